@@ -1,0 +1,121 @@
+{{/*
+Shared pieces. Most take (dict "root" $ "component" "operator").
+Names of objects are fixed: the operator and the policies it writes refer to them.
+*/}}
+
+{{/* Labels that select a component's pods. Immutable in a Deployment: do not add to them. */}}
+{{- define "vitrine.selectorLabels" -}}
+app.kubernetes.io/name: vitrine
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "vitrine.labels" -}}
+{{ include "vitrine.selectorLabels" . }}
+app.kubernetes.io/part-of: vitrine
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Labels of a pod: no chart version, so that a chart release without changes restarts nothing. */}}
+{{- define "vitrine.podLabels" -}}
+{{ include "vitrine.selectorLabels" . }}
+app.kubernetes.io/part-of: vitrine
+{{- end }}
+
+{{- define "vitrine.image" -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- end }}
+
+{{/*
+The pod-level half of "restricted", and where the pod runs.
+token: whether this part talks to the API. Every ServiceAccount of the chart says no; the pod alone says yes.
+*/}}
+{{- define "vitrine.podSpec" -}}
+serviceAccountName: vitrine-{{ .serviceAccount }}
+automountServiceAccountToken: {{ .token }}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Image and the container-level half of "restricted". */}}
+{{- define "vitrine.container" -}}
+image: {{ include "vitrine.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{- define "vitrine.logEnv" -}}
+- name: RUST_LOG
+  value: {{ .Values.logLevel | quote }}
+- name: VITRINE_LOG_FORMAT
+  value: json
+{{- end }}
+
+{{/* For the parts that talk to the API: where they are, and who they are (the leader lease's holder). */}}
+{{- define "vitrine.identityEnv" -}}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- end }}
+
+{{/* All of IPv4 in two halves: some networks treat 0.0.0.0/0 as "every address, in-cluster ones in particular". */}}
+{{- define "vitrine.anyAddress" -}}
+- ipBlock:
+    cidr: 0.0.0.0/1
+- ipBlock:
+    cidr: 128.0.0.0/1
+{{- end }}
+
+{{/* A rule to the API servers. By address, since no selector names them. */}}
+{{- define "vitrine.egressToApi" -}}
+- to:
+    {{- include "vitrine.anyAddress" . | nindent 4 }}
+  ports:
+    {{- range .Values.networkPolicy.apiServerPorts }}
+    - protocol: TCP
+      port: {{ int . }}
+    {{- end }}
+{{- end }}
+
+{{/*
+What the schema cannot say, because it does not see the namespace of the release. Called once, by the policy it is about.
+*/}}
+{{- define "vitrine.checkNamespaces" -}}
+{{- if or (eq .Release.Namespace "default") (hasPrefix "kube-" .Release.Namespace) -}}
+{{- fail (printf "refusing to install into namespace %q: the chart denies all traffic of its namespace by default and would cut off what else runs there; use --namespace vitrine-system --create-namespace" .Release.Namespace) -}}
+{{- end -}}
+{{- if eq .Release.Namespace .Values.slots.namespace -}}
+{{- fail (printf "slots.namespace is %q, the namespace of the release: slots need a namespace of their own, in which only the operator writes" .Values.slots.namespace) -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,83 @@
+//! `drain`: ends every preview and waits until each end is proven. Run by Helm before an uninstall, or by hand.
+
+use std::time::Duration;
+
+use clap::Args;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+    core::{DynamicObject, gvk::GroupVersionKind},
+};
+use tokio::time::Instant;
+use vitrine_crds::TimeSpan;
+
+use crate::{
+    error::{Error, Result, found},
+    run,
+};
+
+const POLL: Duration = Duration::from_millis(500);
+
+/// Settings of a drain.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// How long to wait for the ends.
+    #[arg(long, default_value = "120s")]
+    timeout: TimeSpan,
+}
+
+/// Deletes all previews and waits until they are gone.
+///
+/// # Errors
+/// If some remain; names them and why.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let client = run::client().await?;
+    let resource = kube::core::ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk(vitrine_crds::GROUP, vitrine_crds::VERSION, "PreviewSandbox"),
+        "previewsandboxes",
+    );
+    // Untyped: one that cannot be read as a preview must end as well.
+    let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let deadline = Instant::now() + arguments.timeout.as_duration();
+    let mut asked = std::collections::BTreeSet::new();
+    loop {
+        let listed = found(all.list(&ListParams::default()).await);
+        // Without the CRD there is nothing that could remain.
+        let Some(list) = listed.map_err(Error::kube("list", "PreviewSandbox", "all"))? else {
+            return Ok(());
+        };
+        if list.items.is_empty() {
+            println!("every preview has ended; {} were asked to", asked.len());
+            return Ok(());
+        }
+        for preview in &list.items {
+            let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
+            if asked.insert(format!("{namespace}/{name}")) {
+                let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+                found(api.delete(&name, &DeleteParams::default()).await)
+                    .map_err(Error::kube("delete", "PreviewSandbox", format!("{namespace}/{name}")))?;
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Remains(remains(&list.items, arguments.timeout)));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn remains(previews: &[DynamicObject], timeout: TimeSpan) -> String {
+    let mut text = format!("after {timeout} {} previews have not ended:", previews.len());
+    for preview in previews {
+        let status = &preview.data["status"];
+        let word = |field: &str| status[field].as_str().unwrap_or("-").to_owned();
+        text += &format!(
+            "\n  {}/{}: {} {} {}",
+            preview.namespace().unwrap_or_default(),
+            preview.name_any(),
+            word("phase"),
+            word("reason"),
+            word("message")
+        );
+    }
+    text
+}

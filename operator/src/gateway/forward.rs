@@ -1,0 +1,362 @@
+//! One request: who asks, for which preview, and on to its pod. Dials pods; holds no state but the routes.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::{
+    Request, Response, StatusCode, Uri, Version,
+    body::{Bytes, Incoming},
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use vitrine_crds::Phase;
+
+use super::{
+    Metrics,
+    routes::{self, Lifeline, Route, SharedRoutes, Upstream},
+};
+use crate::link::{BadLink, OPEN_PATH, TOKEN_PARAMETER};
+
+/// The cookie that a link is exchanged for. `__Host-`: this host only, over a trustworthy origin only (RFC 6265bis).
+const COOKIE: &str = "__Host-vitrine-preview";
+/// How long a pod on the same network may take to accept.
+const DIAL: Duration = Duration::from_secs(5);
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// The gateway's one service.
+pub(super) struct Gateway {
+    routes: SharedRoutes,
+    metrics: Metrics,
+}
+
+/// Why a request goes nowhere.
+enum Stop {
+    NoHost,
+    Unknown,
+    Closed(Phase),
+    Link(BadLink),
+    NoCookie,
+    BadUpgrade,
+    Upstream(String),
+}
+
+impl Stop {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::NoHost | Self::Unknown => "unknown",
+            Self::Closed(_) => "closed",
+            Self::Link(_) => "bad_link",
+            Self::NoCookie => "no_link",
+            Self::BadUpgrade => "bad_upgrade",
+            Self::Upstream(_) => "upstream",
+        }
+    }
+
+    fn response(&self) -> Response<Body> {
+        let (status, text) = match self {
+            Self::NoHost => (StatusCode::BAD_REQUEST, "This address names no preview.".to_owned()),
+            Self::Unknown => (StatusCode::NOT_FOUND, "There is no such preview.".to_owned()),
+            Self::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "This preview is not ready yet.".to_owned())
+            }
+            Self::Closed(_) => (StatusCode::GONE, "This preview has ended.".to_owned()),
+            Self::Link(BadLink::Expired) => (StatusCode::GONE, "This preview has ended.".to_owned()),
+            Self::Link(why) => (StatusCode::FORBIDDEN, format!("This link opens nothing: {why}.")),
+            Self::NoCookie => (StatusCode::FORBIDDEN, "Open this preview by the link from the shop.".to_owned()),
+            Self::BadUpgrade => (StatusCode::BAD_REQUEST, "Only WebSockets may be upgraded to.".to_owned()),
+            Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "The product does not answer.".to_owned()),
+        };
+        let mut response = Response::new(full(format!("{text}\n")));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl Gateway {
+    pub(super) fn new(routes: SharedRoutes, metrics: Metrics) -> Self {
+        Self { routes, metrics }
+    }
+
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        lifeline: &Lifeline,
+    ) -> Result<Response<Body>, Infallible> {
+        let (outcome, response) = match self.route(request, lifeline).await {
+            Ok(response) => ("ok", response),
+            Err(stop) => {
+                if let Stop::Upstream(why) = &stop {
+                    tracing::info!(why, "a product does not answer");
+                }
+                (stop.outcome(), stop.response())
+            }
+        };
+        self.metrics.requests.with_label_values(&[outcome]).inc();
+        Ok(response)
+    }
+
+    async fn route(&self, request: Request<Incoming>, lifeline: &Lifeline) -> Result<Response<Body>, Stop> {
+        let label = label(&request).ok_or(Stop::NoHost)?;
+        let route = self.routes.find(&label).ok_or(Stop::Unknown)?;
+        let upstream = match &*route.borrow() {
+            Route::Open(upstream) if upstream.expires > Timestamp::now() => upstream.clone(),
+            Route::Open(_) => return Err(Stop::Closed(Phase::Ended)),
+            Route::Closed(phase) => return Err(Stop::Closed(*phase)),
+        };
+        let keys = self.routes.keys();
+        let check = |token: &str| keys.check(token, &label, Timestamp::now()).map_err(Stop::Link);
+        if request.uri().path() == OPEN_PATH {
+            let token = token(request.uri()).ok_or(Stop::Link(BadLink::Malformed))?;
+            let claims = check(&token)?;
+            return Ok(exchange(&token, claims.expires - Timestamp::now().as_second()));
+        }
+        check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
+        lifeline.hang_on(&route);
+        self.carry(request, &upstream, route).await
+    }
+
+    async fn carry(
+        &self,
+        mut request: Request<Incoming>,
+        upstream: &Upstream,
+        route: watch::Receiver<Route>,
+    ) -> Result<Response<Body>, Stop> {
+        let upgrade = wants_upgrade(request.headers())?;
+        let visitor = upgrade.then(|| hyper::upgrade::on(&mut request));
+        to_product(&mut request, upgrade);
+
+        let dialled = timeout(DIAL, TcpStream::connect((upstream.ip, upstream.port))).await;
+        let stream = dialled
+            .map_err(|_| Stop::Upstream("no connection in time".to_owned()))?
+            .map_err(|error| Stop::Upstream(error.to_string()))?;
+        let failed = |error: hyper::Error| Stop::Upstream(error.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let (for_connection, cut) = (route.clone(), self.metrics.cut.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                // How the product hangs up shows in the response already.
+                _ = connection.with_upgrades() => {}
+                () = routes::end(for_connection) => cut.inc(),
+            }
+        });
+        let mut response = sender.send_request(request).await.map_err(failed)?;
+
+        match visitor {
+            Some(visitor) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                if !is_websocket(response.headers()) {
+                    return Err(Stop::BadUpgrade);
+                }
+                let product = hyper::upgrade::on(&mut response);
+                tokio::spawn(join(visitor, product, route, self.metrics.clone()));
+                to_visitor(response.headers_mut(), true);
+            }
+            // Nobody asked for another protocol: a product that switches on its own would leave HTTP unseen.
+            None if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(Stop::BadUpgrade),
+            _ => to_visitor(response.headers_mut(), false),
+        }
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response.map(BodyExt::boxed))
+    }
+}
+
+/// Carries both directions of a WebSocket until either side or the preview ends.
+async fn join(
+    visitor: hyper::upgrade::OnUpgrade,
+    product: hyper::upgrade::OnUpgrade,
+    route: watch::Receiver<Route>,
+    metrics: Metrics,
+) {
+    let Ok((visitor, product)) = tokio::try_join!(visitor, product) else { return };
+    let (mut visitor, mut product) = (TokioIo::new(visitor), TokioIo::new(product));
+    tokio::select! {
+        // Either side may hang up as it likes.
+        _ = tokio::io::copy_bidirectional(&mut visitor, &mut product) => {}
+        () = routes::end(route) => metrics.cut.inc(),
+    }
+}
+
+/// The first label of the host.
+fn label<B>(request: &Request<B>) -> Option<String> {
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let (label, _) = host.split_once('.')?;
+    (!label.is_empty()).then(|| label.to_ascii_lowercase())
+}
+
+fn token(uri: &Uri) -> Option<String> {
+    let query = uri.query()?;
+    // Tokens are base64url and a dot: nothing in them is ever percent-encoded.
+    query.split('&').find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('=')).map(str::to_owned)
+}
+
+fn cookie(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+        .map(str::to_owned)
+}
+
+/// The link becomes a cookie, and the token leaves the address bar and every Referer.
+fn exchange(token: &str, seconds: i64) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=None; Partitioned");
+    // A token that passed its check has no character that a header could refuse.
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// Headers that end at the next hop (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+];
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::UPGRADE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> Result<bool, Stop> {
+    match (headers.contains_key(header::UPGRADE), is_websocket(headers)) {
+        (false, _) => Ok(false),
+        (true, true) => Ok(true),
+        (true, false) => Err(Stop::BadUpgrade),
+    }
+}
+
+/// Makes a visitor's request one to the product: without our cookie, without what ends here.
+fn to_product(request: &mut Request<Incoming>, upgrade: bool) {
+    let path = request.uri().path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
+    // A path that was a path stays one.
+    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    strip_hop_by_hop(headers, upgrade);
+    let rest: Vec<String> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .map(str::trim)
+        .filter(|pair| !pair.starts_with(COOKIE) && !pair.is_empty())
+        .map(str::to_owned)
+        .collect();
+    headers.remove(header::COOKIE);
+    if let Ok(rest) = HeaderValue::from_str(&rest.join("; "))
+        && !rest.is_empty()
+    {
+        headers.insert(header::COOKIE, rest);
+    }
+}
+
+fn to_visitor(headers: &mut HeaderMap, upgrade: bool) {
+    strip_hop_by_hop(headers, upgrade);
+    // A seller that sets our cookie, or one for the whole domain, would reach beyond its own host.
+    let cookies: Vec<_> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+            !text.trim_start().starts_with(&COOKIE.to_ascii_lowercase())
+                && !text.split(';').skip(1).any(|attribute| attribute.trim().starts_with("domain"))
+        })
+        .cloned()
+        .collect();
+    headers.remove(header::SET_COOKIE);
+    for cookie in cookies {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_label_is_the_first_one_without_its_port() {
+        let request = |host: &str| Request::builder().header(header::HOST, host).body(()).unwrap();
+        assert_eq!(label(&request("p-1.previews.localhost:8080")).as_deref(), Some("p-1"));
+        assert_eq!(label(&request("P-1.previews.localhost")).as_deref(), Some("p-1"));
+        assert_eq!(label(&request("localhost:8080")), None);
+        assert_eq!(label(&request(".previews.localhost")), None);
+    }
+
+    #[test]
+    fn our_cookie_is_found_among_others_and_no_other_is_taken_for_it() {
+        let headers = |text: &str| HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(text).unwrap())]);
+        assert_eq!(cookie(&headers("a=1; __Host-vitrine-preview=x.y; b=2")).as_deref(), Some("x.y"));
+        assert_eq!(cookie(&headers("__Host-vitrine-preview2=x.y")), None);
+    }
+
+    #[test]
+    fn a_product_cannot_set_our_cookie_or_one_for_the_domain() {
+        let mut headers = HeaderMap::new();
+        for value in ["a=1; Path=/", "__Host-vitrine-preview=evil; Path=/", "b=2; Domain=previews.localhost", "c=3; domain =x"] {
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(value));
+        }
+        to_visitor(&mut headers, false);
+        assert_eq!(headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1; Path=/"]);
+    }
+
+    #[test]
+    fn only_websockets_are_upgraded_to() {
+        let headers = |value: &'static str| HeaderMap::from_iter([(header::UPGRADE, HeaderValue::from_static(value))]);
+        assert!(matches!(wants_upgrade(&HeaderMap::new()), Ok(false)));
+        assert!(matches!(wants_upgrade(&headers("WebSocket")), Ok(true)));
+        assert!(wants_upgrade(&headers("h2c")).is_err());
+    }
+
+    #[test]
+    fn the_token_is_read_from_its_own_parameter_only() {
+        assert_eq!(token(&"/x?a=1&t=x.y".parse().unwrap()).as_deref(), Some("x.y"));
+        assert_eq!(token(&"/x?tt=x.y".parse().unwrap()), None);
+    }
+}

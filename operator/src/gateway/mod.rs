@@ -1,0 +1,118 @@
+//! `gateway`: the one way in. Carries requests and WebSockets to previews by signed, expiring links, and closes every
+//! connection by its own clock. Reads previews and link keys; writes nothing to the cluster.
+
+mod forward;
+mod routes;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use clap::Args;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use tokio::net::TcpStream;
+
+use crate::{
+    error::{Error, Result},
+    health::{self, Readiness},
+    run as programs,
+};
+use forward::Gateway;
+use routes::Routes;
+
+/// Settings of the gateway.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// The namespace of Vitrine itself.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "vitrine-system")]
+    namespace: String,
+    /// Where previews are served.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    admin_listen: SocketAddr,
+}
+
+/// What is counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// Requests by outcome.
+    pub(crate) requests: IntCounterVec,
+    /// Connections that the gateway's clock ended.
+    pub(crate) cut: IntGauge,
+}
+
+impl Metrics {
+    fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let requests =
+            IntCounterVec::new(Opts::new("vitrine_gateway_requests_total", "requests by outcome"), &["outcome"])?;
+        let cut = IntGauge::new("vitrine_gateway_cut", "connections that were ended because their preview was")?;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(cut.clone()))?;
+        Ok(Self { registry, requests, cut })
+    }
+
+    fn text(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| format!("# failed to encode the metrics: {error}\n"))
+    }
+}
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// If a port cannot be taken or no cluster is configured.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let client = programs::client().await?;
+    let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
+    let readiness = Readiness::default();
+    let routes = Arc::new(Routes::default());
+    let for_text = metrics.clone();
+    let admin = health::serve(arguments.admin_listen, readiness.clone(), move || for_text.text());
+    let gateway = Arc::new(Gateway::new(routes.clone(), metrics));
+    tokio::select! {
+        result = admin => result,
+        result = listen(arguments.listen, gateway) => result,
+        () = routes::follow(client, &arguments.namespace, &routes, &readiness) => Ok(()),
+        () = programs::until_told() => Ok(()),
+    }
+}
+
+async fn listen(address: SocketAddr, gateway: Arc<Gateway>) -> Result<()> {
+    let listener = health::listen(address).await?;
+    tracing::info!(%address, "carrying previews");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, gateway.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves one visitor's connection until it ends or its preview does.
+async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
+    let lifeline = Arc::new(routes::Lifeline::default());
+    let for_service = lifeline.clone();
+    let service = service_fn(move |request| {
+        let (gateway, lifeline) = (gateway.clone(), for_service.clone());
+        async move { gateway.answer(request, &lifeline).await }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    // A visitor that sends no header for 30 s is gone.
+    builder.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(30));
+    let served = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    tokio::select! {
+        // How a visitor hangs up is no concern of ours.
+        _ = served => {}
+        () = lifeline.cut() => {}
+    }
+}

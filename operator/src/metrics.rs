@@ -1,0 +1,83 @@
+//! The operator's metrics, with bounded labels. Touches a registry of its own.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use vitrine_crds::Phase;
+
+/// What is counted.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Reconciliations by outcome.
+    pub reconciles: IntCounterVec,
+    /// Errors by category.
+    pub errors: IntCounterVec,
+    /// Ends by cause.
+    pub ends: IntCounterVec,
+    /// Repairs by what was repaired.
+    pub repairs: IntCounterVec,
+    /// Previews by phase.
+    pub previews: IntGaugeVec,
+    /// Seconds from creation to ready.
+    pub ready_seconds: Histogram,
+    /// Seconds from the end's cause to its proof.
+    pub end_seconds: Histogram,
+    /// Objects that could not be read.
+    pub malformed: IntCounter,
+    /// Orphans removed.
+    pub orphans: IntCounter,
+}
+
+impl Metrics {
+    /// Makes and registers them.
+    ///
+    /// # Errors
+    /// If two metrics have one name, which is a defect.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, label: &str| -> prometheus::Result<IntCounterVec> {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        // From a warm claim to the longest provisioning deadline that makes sense.
+        let buckets = vec![0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+        let histogram = |name: &str, help: &str| -> prometheus::Result<Histogram> {
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.clone()))?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        let previews = IntGaugeVec::new(Opts::new("vitrine_previews", "previews by phase"), &["phase"])?;
+        registry.register(Box::new(previews.clone()))?;
+        for phase in Phase::ALL {
+            previews.with_label_values(&[phase.as_str()]).set(0);
+        }
+        Ok(Self {
+            reconciles: counters("vitrine_reconciles_total", "reconciliations by outcome", "outcome")?,
+            errors: counters("vitrine_errors_total", "errors by category", "category")?,
+            ends: counters("vitrine_preview_ends_total", "ends of previews by cause", "cause")?,
+            repairs: counters("vitrine_repairs_total", "repairs of cells by what was repaired", "part")?,
+            ready_seconds: histogram("vitrine_preview_ready_seconds", "seconds from creation to ready")?,
+            end_seconds: histogram("vitrine_preview_end_seconds", "seconds from the cause of an end to its proof")?,
+            malformed: counter("vitrine_malformed_objects_total", "objects that could not be read and were set aside")?,
+            orphans: counter("vitrine_orphans_removed_total", "cells and slots without a preview that were removed")?,
+            previews,
+            registry,
+        })
+    }
+
+    /// The text format of Prometheus.
+    pub fn text(&self) -> String {
+        let mut buffer = vec![];
+        match TextEncoder::new().encode(&self.registry.gather(), &mut buffer) {
+            Ok(()) => String::from_utf8_lossy(&buffer).into_owned(),
+            Err(error) => format!("# failed to encode the metrics: {error}\n"),
+        }
+    }
+}

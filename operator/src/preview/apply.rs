@@ -1,0 +1,426 @@
+//! Carries a plan out. Writes the cluster; each write can be repeated, and each is refused if somebody else wrote first.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    runtime::{
+        controller::Action,
+        events::{Event, EventType},
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use vitrine_crds::{
+    PreviewSandbox, StatusReason,
+    preview_sandbox::PodIdentity,
+};
+use vitrine_policies::{
+    Envelope,
+    cell::{Tenant, boundary, network, pod},
+    names,
+    slots::{self, Dimension, Holder},
+};
+
+use super::{
+    Context,
+    decide::{Drift, Plan, World, seal_identity},
+    report::Report,
+    status,
+};
+use crate::{
+    error::{self, Error, Result, found},
+    link, targets,
+};
+
+/// Where nothing is known of when to look again, a watch will tell; this is only for the watch that was lost.
+const SAFETY: Duration = Duration::from_secs(30);
+/// A queued preview looks again this often, beside being woken by a freed slot.
+const QUEUE: Duration = Duration::from_secs(5);
+
+/// Carries the plan out.
+///
+/// # Errors
+/// If a write fails; the whole is tried again from a fresh look.
+pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action> {
+    let preview = &world.preview;
+    match plan {
+        Plan::Idle(after) => Ok(wake(after)),
+        Plan::Report(report, after) => {
+            status::write(context, preview, *report).await?;
+            Ok(wake(after))
+        }
+        Plan::Admit(envelope, limit) => admit(context, &world, &envelope, limit).await,
+        Plan::Provision(envelope) => provision(context, &world, &envelope).await,
+        Plan::Repair(envelope, drift) => {
+            for part in drift {
+                repair(context, &world, &envelope, part).await?;
+            }
+            Ok(Action::requeue(Duration::ZERO))
+        }
+        Plan::Open(mut report) | Plan::Extend(mut report) => {
+            let expires = report.status.expires_at.as_ref().map(|t| t.0);
+            report.status.url = expires.map(|at| url(context, &world.tenant.uid, at));
+            status::write(context, preview, *report).await?;
+            Ok(Action::requeue(Duration::ZERO))
+        }
+        Plan::EndPod(broken) => {
+            if let Some(envelope) = broken {
+                reseal(context, &world, &envelope).await?;
+            }
+            end_pod(context, &world).await?;
+            Ok(wake(Some(SAFETY)))
+        }
+        Plan::ReleasePod => {
+            if let Some(pod) = &world.cell.pod {
+                release(&context.api::<Pod>(&world.tenant.cell), "Pod", pod, names::POD_FINALIZER).await?;
+            }
+            Ok(Action::requeue(Duration::ZERO))
+        }
+        Plan::RemoveCell => remove_cell(context, &world).await,
+        Plan::ReleasePreview => {
+            let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
+            release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
+            Ok(Action::await_change())
+        }
+        Plan::Retire => retire(context, &world).await,
+    }
+}
+
+fn wake(after: Option<Duration>) -> Action {
+    after.map_or_else(Action::await_change, Action::requeue)
+}
+
+/// The link of a preview: its own host, so that every preview is an origin of its own.
+fn url(context: &Context, uid: &str, expires: Timestamp) -> String {
+    let label = names::host_label(uid);
+    let token = context.signer.sign(&label, expires);
+    let base = context.settings.url.replace("{label}", &label);
+    format!("{}{}?{}={token}", base.trim_end_matches('/'), link::OPEN_PATH, link::TOKEN_PARAMETER)
+}
+
+async fn admit(context: &Context, world: &World, envelope: &Envelope, limit: i32) -> Result<Action> {
+    let preview = hold(context, &world.preview).await?;
+    let Some(slot) = take_slot(context, &preview, limit).await? else {
+        let message = format!("the subject's {limit} slots are taken");
+        let position = i32::try_from(world.ahead).unwrap_or(i32::MAX);
+        let report =
+            Report::queued(&preview, StatusReason::WaitingForSlot, &message, Some(position), Timestamp::now());
+        status::write(context, &preview, report).await?;
+        return Ok(Action::requeue(QUEUE));
+    };
+    let mut report = Report::from(&preview, Timestamp::now());
+    report.admitted(&world.tenant, envelope, vec![slot]);
+    status::write(context, &preview, report).await?;
+    Ok(Action::requeue(Duration::ZERO))
+}
+
+/// Puts our finalizer on the preview: from here on something outside of it may have to be cleaned up.
+async fn hold(context: &Context, preview: &PreviewSandbox) -> Result<PreviewSandbox> {
+    if preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER) {
+        return Ok(preview.clone());
+    }
+    let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
+    let mut finalizers = preview.finalizers().to_vec();
+    finalizers.push(names::PREVIEW_FINALIZER.to_owned());
+    let patch = serde_json::json!({"metadata": {"resourceVersion": preview.resource_version(), "finalizers": finalizers}});
+    let api: Api<PreviewSandbox> = context.api(&namespace);
+    let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    patched.map_err(Error::kube("put the finalizer on", "PreviewSandbox", format!("{namespace}/{name}")))
+}
+
+/// Takes a slot of the preview's subject. Creating the Lease is the compare-and-set: two operators, or one that was killed
+/// here before, come to one slot.
+async fn take_slot(context: &Context, preview: &PreviewSandbox, limit: i32) -> Result<Option<String>> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let (key, uid) = (preview.spec.subject.as_str(), preview.uid().unwrap_or_default());
+    let mut free = vec![];
+    for index in 0..limit {
+        let name = slots::name(Dimension::Subject, key, index);
+        match found(leases.get(&name).await).map_err(Error::kube("get", "Lease", &name))? {
+            None => free.push(index),
+            Some(lease) => match slots::holder(&lease, key, &uid) {
+                Holder::Us => return Ok(Some(name)),
+                Holder::Other => {}
+                Holder::Foreign => return Err(Error::Foreign { kind: "Lease", name }),
+            },
+        }
+    }
+    for index in free {
+        let lease = slots::lease(&context.settings.slots, Dimension::Subject, key, index, preview);
+        let created = leases.create(&PostParams::default(), &lease).await;
+        match created.map_err(Error::kube("create", "Lease", lease.name_any())) {
+            Ok(lease) => return Ok(Some(lease.name_any())),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Result<Action> {
+    let (tenant, cell) = (&world.tenant, &world.cell);
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    match &cell.namespace {
+        None => {
+            create(&namespaces, "Namespace", &boundary::namespace(tenant)).await?;
+        }
+        Some(namespace) if !is_ours(namespace, tenant) => {
+            return Err(Error::Foreign { kind: "Namespace", name: tenant.cell.clone() });
+        }
+        Some(_) => {}
+    }
+    let (quotas, ranges): (Api<ResourceQuota>, Api<LimitRange>) = (context.api(&tenant.cell), context.api(&tenant.cell));
+    let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
+        (context.api(&tenant.cell), context.api(&tenant.cell));
+    let desired_policy = network::policy(tenant, envelope, &world.house);
+    let (quota, _, _, policy) = tokio::try_join!(
+        ensure(&quotas, "ResourceQuota", cell.quota.as_ref(), boundary::quota(tenant, envelope)),
+        ensure(&ranges, "LimitRange", cell.limit_range.as_ref(), boundary::limit_range(tenant, envelope)),
+        ensure(&accounts, "ServiceAccount", cell.service_account.as_ref(), boundary::service_account(tenant)),
+        ensure(&policies, "NetworkPolicy", cell.network_policy.as_ref(), desired_policy),
+    )?;
+    // No pod before the quota counts: until then the API server would let everything through.
+    if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
+        return Ok(Action::requeue(QUEUE));
+    }
+    let pod = match &cell.pod {
+        Some(pod) => pod.clone(),
+        None => {
+            let landmarks = targets::landmarks(&context.client, &context.settings).await?;
+            let nonce = names::nonce(&tenant.uid, &tenant.cell);
+            let orders = targets::orders(&landmarks, envelope, &tenant.cell, nonce);
+            let desired = pod::pod(tenant, envelope, &context.settings.probe, &orders);
+            let pods: Api<Pod> = context.api(&tenant.cell);
+            match create(&pods, "Pod", &desired).await {
+                Ok(pod) => pod,
+                Err(error) => return rejected(context, world, error).await,
+            }
+        }
+    };
+    if pod.annotations().get(names::PREVIEW_UID_ANNOTATION) != Some(&tenant.uid) {
+        return Err(Error::Foreign { kind: "Pod", name: format!("{}/{}", tenant.cell, names::POD) });
+    }
+    let mut report = Report::from(&world.preview, Timestamp::now());
+    report.status.pod =
+        Some(PodIdentity { uid: pod.uid().unwrap_or_default(), ip: None, port: i32::from(envelope.port) });
+    report.provisioned(seal_identity(&policy));
+    report.proving(StatusReason::WaitingForNode, "the pod waits for a node");
+    status::write(context, &world.preview, report).await?;
+    Ok(wake(Some(SAFETY)))
+}
+
+/// The API server refused the pod: told within this reconciliation, with the API server's own words.
+async fn rejected(context: &Context, world: &World, error: Error) -> Result<Action> {
+    let Error::Kube { source, .. } = &error else { return Err(error) };
+    let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else { return Err(error) };
+    let reason =
+        if answer.message.contains("exceeded quota") { StatusReason::QuotaExceeded } else { StatusReason::PodRejected };
+    let mut report = Report::from(&world.preview, Timestamp::now());
+    report.ending(reason, &answer.message);
+    status::write(context, &world.preview, report).await?;
+    Ok(Action::requeue(Duration::ZERO))
+}
+
+fn is_ours(namespace: &Namespace, tenant: &Tenant) -> bool {
+    namespace.name_any().starts_with(names::CELL_PREFIX)
+        && namespace.labels().contains_key(names::CELL_LABEL)
+        && namespace.annotations().get(names::PREVIEW_UID_ANNOTATION) == Some(&tenant.uid)
+}
+
+async fn create<K>(api: &Api<K>, kind: &'static str, object: &K) -> Result<K>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let name = format!("{}/{}", object.meta().namespace.as_deref().unwrap_or_default(), object.name_any());
+    match api.create(&PostParams::default(), object).await {
+        Ok(created) => Ok(created),
+        // Another attempt of ours was quicker: what is there is judged like everything that is there.
+        Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => {
+            api.get(&object.name_any()).await.map_err(Error::kube("get", kind, name))
+        }
+        Err(error) => Err(Error::kube("create", kind, name)(error)),
+    }
+}
+
+async fn ensure<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, desired: K) -> Result<K>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    match live {
+        Some(live) => Ok(live.clone()),
+        None => create(api, kind, &desired).await,
+    }
+}
+
+/// Makes an object be what it is to be: whole, so that nothing that somebody added stays.
+async fn put<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, mut desired: K) -> Result<K>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let Some(live) = live else { return create(api, kind, &desired).await };
+    let name = desired.name_any();
+    desired.meta_mut().resource_version = live.resource_version();
+    let put = api.replace(&name, &PostParams::default(), &desired).await;
+    put.map_err(Error::kube("restore", kind, format!("{}/{name}", desired.namespace().unwrap_or_default())))
+}
+
+async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Drift) -> Result<()> {
+    let (tenant, cell) = (&world.tenant, &world.cell);
+    let name = match part {
+        Drift::Namespace => {
+            let api: Api<Namespace> = Api::all(context.client.clone());
+            let desired = boundary::namespace(tenant);
+            let patch = serde_json::json!({"metadata": {
+                "resourceVersion": cell.namespace.as_ref().and_then(ResourceExt::resource_version),
+                "labels": desired.metadata.labels, "annotations": desired.metadata.annotations}});
+            let patched = api.patch(&tenant.cell, &PatchParams::default(), &Patch::Merge(patch)).await;
+            patched.map_err(Error::kube("restore", "Namespace", &tenant.cell))?;
+            "Namespace"
+        }
+        Drift::Quota => {
+            let desired = boundary::quota(tenant, envelope);
+            put(&context.api::<ResourceQuota>(&tenant.cell), "ResourceQuota", cell.quota.as_ref(), desired).await?;
+            "ResourceQuota"
+        }
+        Drift::LimitRange => {
+            let desired = boundary::limit_range(tenant, envelope);
+            put(&context.api::<LimitRange>(&tenant.cell), "LimitRange", cell.limit_range.as_ref(), desired).await?;
+            "LimitRange"
+        }
+        Drift::ServiceAccount => {
+            let desired = boundary::service_account(tenant);
+            let api: Api<ServiceAccount> = context.api(&tenant.cell);
+            put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await?;
+            "ServiceAccount"
+        }
+    };
+    context.metrics.repairs.with_label_values(&[name]).inc();
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "Restored".to_owned(),
+        note: Some(format!("somebody changed or removed the {name} of cell {}; it was put back", tenant.cell)),
+        action: "Repair".to_owned(),
+        secondary: None,
+    };
+    status::publish(context, &world.preview, event).await;
+    Ok(())
+}
+
+/// Puts the network policy back, so that nothing else gets out while the pod ends. The preview ends all the same.
+async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result<()> {
+    let cell = &world.tenant.cell;
+    let api: Api<NetworkPolicy> = context.api(cell);
+    for foreign in &world.cell.foreign_policies {
+        let deleted = found(api.delete(foreign, &DeleteParams::default()).await);
+        deleted.map_err(Error::kube("delete the foreign", "NetworkPolicy", format!("{cell}/{foreign}")))?;
+    }
+    if world.cell.namespace.as_ref().is_none_or(|n| n.metadata.deletion_timestamp.is_some()) {
+        // Nothing can be created in a namespace that is going; its policy stays until the pod is gone (attacks, "What held").
+        return Ok(());
+    }
+    let desired = network::policy(&world.tenant, envelope, &world.house);
+    put(&api, "NetworkPolicy", world.cell.network_policy.as_ref(), desired).await?;
+    context.metrics.repairs.with_label_values(&["NetworkPolicy"]).inc();
+    Ok(())
+}
+
+async fn end_pod(context: &Context, world: &World) -> Result<()> {
+    let Some(pod) = &world.cell.pod else { return Ok(()) };
+    let api: Api<Pod> = context.api(&world.tenant.cell);
+    let params = DeleteParams {
+        grace_period_seconds: u32::try_from(pod::GRACE_SECONDS).ok(),
+        preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let deleted = found(api.delete(names::POD, &params).await);
+    deleted.map_err(Error::kube("delete", "Pod", format!("{}/{}", world.tenant.cell, names::POD)))?;
+    Ok(())
+}
+
+/// Takes one finalizer off an object, and leaves the others.
+pub async fn release<K>(api: &Api<K>, kind: &'static str, object: &K, finalizer: &str) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let finalizers: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
+    let patch = serde_json::json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let name = object.name_any();
+    let patched = found(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await);
+    patched.map_err(Error::kube("let go of", kind, format!("{}/{name}", object.namespace().unwrap_or_default())))?;
+    Ok(())
+}
+
+async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
+    let uid = &world.tenant.uid;
+    for slot in &world.held_slots {
+        free_slot(context, slot, uid).await?;
+    }
+    if let Some(namespace) = &world.cell.namespace {
+        if !is_ours(namespace, &world.tenant) {
+            return Err(Error::Foreign { kind: "Namespace", name: namespace.name_any() });
+        }
+        delete_namespace(context, namespace).await?;
+        return Ok(wake(Some(SAFETY)));
+    }
+    Ok(Action::requeue(Duration::ZERO))
+}
+
+/// Frees one slot, if the preview holds it.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn free_slot(context: &Context, name: &str, uid: &str) -> Result<()> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let lease = found(leases.get(name).await).map_err(Error::kube("get", "Lease", name))?;
+    let Some(lease) = lease.filter(|l| l.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(uid)) else {
+        return Ok(());
+    };
+    let params = DeleteParams::default()
+        .preconditions(Preconditions { uid: lease.uid(), resource_version: lease.resource_version() });
+    found(leases.delete(name, &params).await).map_err(Error::kube("free", "Lease", name))?;
+    Ok(())
+}
+
+/// Deletes a cell's namespace, this very one.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn delete_namespace(context: &Context, namespace: &Namespace) -> Result<()> {
+    if namespace.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let params = DeleteParams::default().preconditions(Preconditions { uid: namespace.uid(), resource_version: None });
+    let name = namespace.name_any();
+    found(api.delete(&name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
+    Ok(())
+}
+
+async fn retire(context: &Context, world: &World) -> Result<Action> {
+    let preview = &world.preview;
+    let (namespace, name) = (&world.tenant.namespace, preview.name_any());
+    if let Some(status) = &preview.status {
+        if let Some(event) = status::receipt(status, "Retired") {
+            status::publish(context, preview, event).await;
+        }
+        let receipt = status.receipt.as_ref().and_then(|r| serde_json::to_string(r).ok());
+        tracing::info!(preview = format!("{namespace}/{name}"), receipt, "retired a finished preview");
+    }
+    let api: Api<PreviewSandbox> = context.api(namespace);
+    let params = DeleteParams::default()
+        .preconditions(Preconditions { uid: preview.uid(), resource_version: preview.resource_version() });
+    found(api.delete(&name, &params).await)
+        .map_err(Error::kube("delete", "PreviewSandbox", format!("{namespace}/{name}")))?;
+    Ok(Action::await_change())
+}

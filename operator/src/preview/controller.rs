@@ -1,0 +1,213 @@
+//! Wires the preview controller: what is watched, how a change finds its preview, how outcomes are reported.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        Controller,
+        controller::{Action, Config, Error as ControllerError},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use vitrine_crds::{Phase, PreviewPolicy, PreviewSandbox, SkuListing};
+use vitrine_policies::{names, slots};
+
+use super::{Context, Guarded, apply, decide, dereference};
+use crate::error::{Error, Result};
+
+/// Reconciliations at once. Bounded: the API server is shared.
+const CONCURRENCY: u16 = 16;
+/// One reconciliation that takes longer is given up and tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The controller with its watches; `run` consumes it.
+pub fn controller(client: &kube::Client, slots_namespace: &str) -> Controller<Guarded> {
+    let previews: Api<Guarded> = Api::all(client.clone());
+    let controller = Controller::new(previews, watcher::Config::default());
+    let store = controller.store();
+    let cells = || watcher::Config::default().labels(&format!("{}=true", names::CELL_LABEL));
+    let all = || watcher::Config::default();
+
+    let (s1, s2, s3, s4) = (store.clone(), store.clone(), store.clone(), store.clone());
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .watches(Api::<Pod>::all(client.clone()), cells(), |o| by_annotation(&o))
+        .watches(meta::<Namespace>(client), cells(), |o| by_annotation(&o))
+        .watches(meta::<ResourceQuota>(client), cells(), |o| by_annotation(&o))
+        .watches(meta::<LimitRange>(client), cells(), |o| by_annotation(&o))
+        .watches(meta::<ServiceAccount>(client), cells(), |o| by_annotation(&o))
+        // Every policy, also those without our label: a foreign one in a cell must be seen.
+        .watches(meta::<NetworkPolicy>(client), all(), move |o| {
+            let cell = o.namespace().unwrap_or_default();
+            if cell.starts_with(names::CELL_PREFIX) { by(&s1, |p| p.status.as_ref()?.cell.as_deref().map(|c| c == cell)) } else { vec![] }
+        })
+        .watches(
+            Api::<Lease>::namespaced(client.clone(), slots_namespace),
+            watcher::Config::default().labels(slots::DIMENSION_LABEL),
+            move |lease| {
+                let key = lease.annotations().get(slots::KEY_ANNOTATION).cloned().unwrap_or_default();
+                by(&s2, |p| Some(p.spec.subject == key && phase(p) == Phase::Queued))
+            },
+        )
+        .watches(Api::<SkuListing>::all(client.clone()), all(), move |listing| {
+            let name = listing.name_any();
+            by(&s3, |p| Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p)))
+        })
+        .watches(Api::<PreviewPolicy>::all(client.clone()), all(), move |_| by(&s4, |p| Some(waits(p))))
+}
+
+fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = ()>,
+{
+    Api::all(client.clone())
+}
+
+fn phase(preview: &PreviewSandbox) -> Phase {
+    preview.status.as_ref().map_or(Phase::Queued, |s| s.phase)
+}
+
+/// Whether a change of policy or listing can mean something to a preview.
+fn waits(preview: &PreviewSandbox) -> bool {
+    matches!(phase(preview), Phase::Queued | Phase::Refused | Phase::Ready)
+}
+
+fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
+    let preview = object.annotations().get(names::PREVIEW_ANNOTATION).and_then(|text| text.split_once('/'));
+    preview.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).into_iter().collect()
+}
+
+fn by(
+    store: &kube::runtime::reflector::Store<Guarded>,
+    wanted: impl Fn(&PreviewSandbox) -> Option<bool>,
+) -> Vec<ObjectRef<Guarded>> {
+    store
+        .state()
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok().filter(|p| wanted(p) == Some(true)))
+        .map(|p| ObjectRef::new(&p.name_any()).within(&p.namespace().unwrap_or_default()))
+        .collect()
+}
+
+/// Runs until `stop`, and then until what was begun is done.
+pub async fn run(
+    controller: Controller<Guarded>,
+    context: Arc<Context>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let backoff = Arc::new(Backoff::default());
+    let (for_reconcile, for_errors) = (backoff.clone(), backoff);
+    controller
+        .graceful_shutdown_on(stop)
+        .run(
+            move |guarded, context| reconcile(guarded, context, for_reconcile.clone()),
+            move |guarded, error, context| failed(&guarded, error, &context, &for_errors),
+            context,
+        )
+        .for_each(|result| async move {
+            match result {
+                // Expected after deletes (kube#1167).
+                Ok(_) | Err(ControllerError::ObjectNotFound(_)) | Err(ControllerError::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!(%error, "the controller's stream reported an error"),
+            }
+        })
+        .await;
+}
+
+async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Backoff>) -> Result<Action> {
+    let name = format!("{}/{}", guarded.meta().namespace.as_deref().unwrap_or_default(), guarded.name_any());
+    if let Err(invalid) = &guarded.0 {
+        context.metrics.malformed.inc();
+        return Err(Error::Malformed { name, message: invalid.error.clone() });
+    }
+    let outcome = tokio::time::timeout(PATIENCE, step(&guarded, &context)).await;
+    let result = outcome.unwrap_or_else(|_| {
+        Err(Error::Installation(format!("the API server took longer than {} s for {name}", PATIENCE.as_secs())))
+    });
+    let label = match &result {
+        Ok(_) => "ok",
+        Err(error) if error.is_conflict() => "conflict",
+        Err(_) => "error",
+    };
+    context.metrics.reconciles.with_label_values(&[label]).inc();
+    if result.is_ok() {
+        backoff.reset(&name);
+    }
+    result
+}
+
+async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
+    let namespace = guarded.meta().namespace.clone().unwrap_or_default();
+    let Some(world) = dereference::dereference(context, &namespace, &guarded.name_any()).await? else {
+        return Ok(Action::await_change());
+    };
+    let plan = decide::decide(&world, Timestamp::now());
+    tracing::debug!(preview = world.preview.name_any(), ?plan, "decided");
+    apply::apply(context, world, plan).await
+}
+
+fn failed(guarded: &Guarded, error: &Error, context: &Context, backoff: &Backoff) -> Action {
+    let name = format!("{}/{}", guarded.meta().namespace.as_deref().unwrap_or_default(), guarded.name_any());
+    if error.is_conflict() {
+        // Somebody wrote first; what they wrote is looked at now.
+        return Action::requeue(Duration::from_millis(20));
+    }
+    context.metrics.errors.with_label_values(&[error.category()]).inc();
+    let after = backoff.next(&name);
+    tracing::warn!(preview = name, %error, retry_ms = after.as_millis(), "failed to reconcile");
+    match error {
+        Error::Malformed { .. } => Action::await_change(),
+        _ => Action::requeue(after),
+    }
+}
+
+/// How long to wait after the n-th failure in a row, by object.
+#[derive(Default)]
+struct Backoff(Mutex<HashMap<String, u32>>);
+
+impl Backoff {
+    fn next(&self, name: &str) -> Duration {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(name.to_owned()).or_default();
+        *count += 1;
+        FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(*count - 1)).min(LONGEST_BACKOFF)
+    }
+
+    fn reset(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_its_bound_and_starts_anew_after_success() {
+        let backoff = Backoff::default();
+        assert_eq!(backoff.next("a"), Duration::from_millis(200));
+        assert_eq!(backoff.next("a"), Duration::from_millis(400));
+        assert_eq!(backoff.next("b"), Duration::from_millis(200));
+        for _ in 0..50 {
+            assert!(backoff.next("a") <= LONGEST_BACKOFF);
+        }
+        backoff.reset("a");
+        assert_eq!(backoff.next("a"), Duration::from_millis(200));
+    }
+}

@@ -1,0 +1,529 @@
+//! What is to be done next for one preview. Pure: from what was seen and the time to one [`Plan`].
+//!
+//! Every fact that a later decision needs is in the cluster before the act that follows from it, so that an operator killed
+//! between any two writes, or another one beside it, comes to the same end.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
+        networking::v1::NetworkPolicy,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::ResourceExt;
+use vitrine_crds::{
+    PreviewPolicySpec, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
+    conditions::{self, types},
+    preview_policy::{IsolationTargets, Requirement},
+    preview_sandbox::{EndResult, IsolationEvidence, PodIdentity, TargetEvidence},
+};
+use vitrine_policies::{
+    Envelope,
+    cell::{Tenant, boundary, network, seal},
+    envelope, names,
+    probe::{Outside, UP, Verdict},
+};
+
+use super::{
+    observe::{self, End, PodView, Product, Proof, Trouble},
+    report::Report,
+};
+
+/// How long after the product's end the sidecar may still say why before the end counts as the product's own.
+const LAST_WORDS_SECONDS: i64 = 3;
+/// How long the unconfined prober may be silent before a proof counts as unproven.
+const PROBER_PATIENCE_SECONDS: i64 = 10;
+/// A live preview is looked at this often even if no watch says so: a lost watch must not lose an expiry.
+const SAFETY: Duration = Duration::from_secs(30);
+/// How often a node is asked whether a lost pod is gone.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What the cell holds.
+#[derive(Clone, Debug, Default)]
+pub struct Cell {
+    /// The namespace, if it exists.
+    pub namespace: Option<Namespace>,
+    /// Its quota.
+    pub quota: Option<ResourceQuota>,
+    /// Its limit range.
+    pub limit_range: Option<LimitRange>,
+    /// Its service account.
+    pub service_account: Option<ServiceAccount>,
+    /// Its network policy.
+    pub network_policy: Option<NetworkPolicy>,
+    /// Network policies in it that are not Vitrine's.
+    pub foreign_policies: Vec<String>,
+    /// Its pod.
+    pub pod: Option<Pod>,
+}
+
+/// Everything that was seen.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The preview.
+    pub preview: PreviewSandbox,
+    /// Who it is.
+    pub tenant: Tenant,
+    /// The platform's policy, if there is one.
+    pub policy: Option<PreviewPolicySpec>,
+    /// Its listing, if there is one.
+    pub listing: Option<SkuListing>,
+    /// Its cell.
+    pub cell: Cell,
+    /// How many of the same subject queue before it.
+    pub ahead: usize,
+    /// What the unconfined prober says of the proof's targets, if it was asked and answered.
+    pub outside: Option<Outside>,
+    /// The slots that it holds still, by name; looked for only once its end is recorded.
+    pub held_slots: Vec<String>,
+    /// Whether the nodes say that a lost pod is gone, if they were asked.
+    pub reported_gone: Option<bool>,
+    /// Where Vitrine's own pods are.
+    pub house: network::House,
+}
+
+/// One part of a cell that differs from what was built, and can be put back without ending the preview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// Labels or annotations of the namespace.
+    Namespace,
+    /// The quota.
+    Quota,
+    /// The limit range.
+    LimitRange,
+    /// The service account.
+    ServiceAccount,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// Nothing before the time is over.
+    Idle(Option<Duration>),
+    /// Write this status, and look again after the time.
+    Report(Box<Report>, Option<Duration>),
+    /// Take a slot and freeze the envelope.
+    Admit(Box<Envelope>, i32),
+    /// Make what is missing of the cell, then the pod.
+    Provision(Box<Envelope>),
+    /// Put back what drifted.
+    Repair(Box<Envelope>, Vec<Drift>),
+    /// The preview is ready: sign its link and say so.
+    Open(Box<Report>),
+    /// Its time was extended: sign a new link and say so.
+    Extend(Box<Report>),
+    /// Ask the pod to end; put the network policy back if it is broken.
+    EndPod(Option<Box<Envelope>>),
+    /// Let go of the pod whose end is recorded.
+    ReleasePod,
+    /// Free the slots, remove the namespace.
+    RemoveCell,
+    /// The end is recorded and nothing is left: let go of the preview.
+    ReleasePreview,
+    /// It was kept long enough: delete the preview.
+    Retire,
+}
+
+/// Decides.
+pub fn decide(world: &World, now: Timestamp) -> Plan {
+    let preview = &world.preview;
+    let status = preview.status.clone().unwrap_or_default();
+    let deleted = preview.metadata.deletion_timestamp.is_some();
+    let ours = preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER);
+
+    if status.phase.is_terminal() {
+        return finished(&status, world, deleted, ours, now);
+    }
+    if let Some(expired) = conditions::find(&status.conditions, types::EXPIRED).filter(|c| c.status == "True") {
+        let cause = serde_json::from_value(serde_json::Value::String(expired.reason.clone()));
+        return ending(&status, world, cause.unwrap_or(StatusReason::Deleted), now);
+    }
+    if deleted {
+        return if ours { end(world, StatusReason::Deleted, "the preview was deleted", now) } else { Plan::Idle(None) };
+    }
+    if conditions::is_true(&status.conditions, types::ADMITTED) {
+        admitted(&status, world, now)
+    } else {
+        admission(world, now)
+    }
+}
+
+fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: bool, now: Timestamp) -> Plan {
+    if deleted {
+        return if ours { Plan::ReleasePreview } else { Plan::Idle(None) };
+    }
+    let Some(ended) = &status.ended_at else { return Plan::Idle(None) };
+    // Without a policy nobody says how long: it is kept.
+    let Some(policy) = &world.policy else { return Plan::Idle(None) };
+    match remaining(ended.0, policy.retention.as_duration(), now) {
+        None => Plan::Retire,
+        Some(left) => Plan::Idle(Some(left)),
+    }
+}
+
+fn admission(world: &World, now: Timestamp) -> Plan {
+    let report = |reason, message: String| {
+        let phase_refused = matches!(reason, StatusReason::OutsideEnvelope | StatusReason::ListingChanged);
+        let report = if phase_refused {
+            Report::refused(&world.preview, reason, &message, now)
+        } else {
+            Report::queued(&world.preview, reason, &message, None, now)
+        };
+        Plan::Report(Box::new(report), None)
+    };
+    let Some(policy) = &world.policy else {
+        return report(
+            StatusReason::PolicyNotFound,
+            "the cluster has no PreviewPolicy named \"default\": install the chart or create one".to_owned(),
+        );
+    };
+    let Some(listing) = &world.listing else {
+        return report(
+            StatusReason::ListingNotFound,
+            format!("no SkuListing {:?} in namespace {:?}", world.preview.spec.listing_ref.name, world.tenant.namespace),
+        );
+    };
+    let pinned = &world.preview.spec.listing_ref;
+    if pinned.uid.as_ref().is_some_and(|uid| Some(uid) != listing.metadata.uid.as_ref())
+        || pinned.generation.is_some_and(|generation| Some(generation) != listing.metadata.generation)
+    {
+        return report(
+            StatusReason::ListingChanged,
+            format!("the preview pins another state of the listing than {}", envelope::listing_identity(listing)),
+        );
+    }
+    let envelope = match envelope::resolve(policy, listing, &world.preview) {
+        Ok(envelope) => envelope,
+        Err(refusal) => return report(StatusReason::OutsideEnvelope, refusal.to_string()),
+    };
+    let limit = policy.limits.per_subject;
+    if world.ahead >= usize::try_from(limit).unwrap_or(0) {
+        let message = format!("{} previews of this subject come first; {limit} may live at once", world.ahead);
+        let report = Report::queued(
+            &world.preview,
+            StatusReason::WaitingForSlot,
+            &message,
+            Some(i32::try_from(world.ahead).unwrap_or(i32::MAX)),
+            now,
+        );
+        return Plan::Report(Box::new(report), Some(SAFETY));
+    }
+    Plan::Admit(Box::new(envelope), limit)
+}
+
+fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Plan {
+    let Some(envelope) = thaw(status, world) else {
+        return end(world, StatusReason::SealBroken, "the preview's status carries no readable envelope", now);
+    };
+    let ready = conditions::is_true(&status.conditions, types::READY);
+    if let (true, Some(expires)) = (ready, &status.expires_at)
+        && expires.0 <= now
+    {
+        return end(world, StatusReason::TimeOver, &format!("its time was over at {}", expires.0), now);
+    }
+    let deadline = status.admitted_at.as_ref().map(|t| remaining(t.0, envelope.provisioning_deadline.as_duration(), now));
+    let too_late = !ready && matches!(deadline, Some(None));
+
+    if !conditions::is_true(&status.conditions, types::PROVISIONED) {
+        if too_late {
+            return end(world, StatusReason::ProvisioningDeadline, &late(&envelope, "the cell was not made"), now);
+        }
+        if world.listing.as_ref().map(envelope::listing_identity).as_deref() != Some(envelope.listing.as_str()) {
+            return end(world, StatusReason::ListingChanged, "the listing was changed or removed during admission", now);
+        }
+        return Plan::Provision(Box::new(envelope));
+    }
+
+    if let Some(broken) = seal_broken(status, world, &envelope) {
+        return end(world, StatusReason::SealBroken, &broken, now);
+    }
+    let Some(pod) = &world.cell.pod else {
+        return end(world, StatusReason::PodLost, "the pod is gone and nobody here ended it", now);
+    };
+    if pod.uid() != status.pod.as_ref().map(|p| p.uid.clone()) {
+        return end(world, StatusReason::SealBroken, "another pod stands in the cell than the one that was made", now);
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        return end(world, StatusReason::PodLost, "somebody else deleted the pod", now);
+    }
+    let drift = drifted(world, &envelope);
+    if !drift.is_empty() {
+        return Plan::Repair(Box::new(envelope), drift);
+    }
+    let view = observe::view(pod, &names::nonce(&world.tenant.uid, &world.tenant.cell));
+    if let Some(plan) = given_up(&view, ready, world, now) {
+        return plan;
+    }
+    if too_late {
+        let (reason, what) = match &view.trouble {
+            Some(trouble) => (trouble.reason, trouble.message.as_str()),
+            None => (StatusReason::ProvisioningDeadline, "the product does not answer"),
+        };
+        return end(world, reason, &late(&envelope, what), now);
+    }
+    let wake = if ready { status.expires_at.as_ref().and_then(|t| until(t.0, now)) } else { deadline.flatten() };
+    let wake = Some(wake.unwrap_or(SAFETY).min(SAFETY));
+    if ready { extension(status, world, wake, now) } else { progress(status, world, &view, &envelope, wake, now) }
+}
+
+/// The pod, or what is in it, has ended or cannot come to be.
+fn given_up(view: &PodView, ready: bool, world: &World, now: Timestamp) -> Option<Plan> {
+    let stop = |reason, message: &str| Some(end(world, reason, message, now));
+    if let Some(broken) = &view.watch_broken {
+        return stop(StatusReason::IsolationBroken, broken);
+    }
+    if let Proof::Failed(reason, message) = &view.proof {
+        return stop(*reason, message);
+    }
+    if let Product::Ended { why, at } = &view.product {
+        // The sidecar's last words come a moment later, and tell a breach from the product's own end.
+        let waited = at.map_or(LAST_WORDS_SECONDS, |at| now.as_second() - at);
+        if view.watching && waited < LAST_WORDS_SECONDS {
+            return Some(Plan::Idle(Some(Duration::from_millis(500))));
+        }
+        let (reason, when) = if ready {
+            (StatusReason::ProductExited, "after it was ready")
+        } else {
+            (StatusReason::ProductCrashed, "before it was ready")
+        };
+        return stop(reason, &format!("the product ended by itself {when}, {why}"));
+    }
+    if let Some(message) = &view.given_up {
+        return stop(StatusReason::PodRejected, message);
+    }
+    match &view.trouble {
+        Some(Trouble { reason, message, hopeless: true }) => stop(*reason, message),
+        _ => None,
+    }
+}
+
+/// A pod on its way to being ready.
+fn progress(
+    status: &PreviewSandboxStatus,
+    world: &World,
+    view: &PodView,
+    envelope: &Envelope,
+    wake: Option<Duration>,
+    now: Timestamp,
+) -> Plan {
+    let pod = PodIdentity { uid: view.uid.clone(), ip: view.ip.clone(), port: i32::from(envelope.port) };
+    let mut report = Report::from(&world.preview, now);
+    report.status.node = view.node.clone();
+    report.status.pod = Some(pod);
+
+    let Proof::Isolated(verdict) = &view.proof else {
+        let (reason, message) = match &view.trouble {
+            Some(trouble) => (trouble.reason, trouble.message.clone()),
+            None if view.node.is_none() => (StatusReason::WaitingForNode, "waiting for a node".to_owned()),
+            None => (StatusReason::ProbeRunning, "the probe looks for a way out from inside the pod".to_owned()),
+        };
+        report.proving(reason, &message);
+        return Plan::Report(Box::new(report), wake);
+    };
+
+    if status.isolation.is_none() {
+        let Some(outside) = &world.outside else {
+            let waited = now.as_second() - status.admitted_at.as_ref().map_or(0, |t| t.0.as_second());
+            let patience = i64::try_from(envelope.proof_deadline.as_secs()).unwrap_or(i64::MAX) + PROBER_PATIENCE_SECONDS;
+            if waited > patience {
+                let message = "the unconfined prober did not answer, so nobody knows that the targets were up";
+                return end(world, StatusReason::Unproven, message, now);
+            }
+            return Plan::Idle(Some(Duration::from_millis(500)));
+        };
+        let targets = evidence(verdict, outside);
+        if let Some(down) = targets.iter().find(|t| t.required && t.outside != UP) {
+            let message = format!(
+                "{} ({}) was silent, but it was not up either ({}): its silence proves nothing",
+                down.name, down.address, down.outside
+            );
+            return end(world, StatusReason::Unproven, &message, now);
+        }
+        report.status.isolation = Some(IsolationEvidence {
+            proven_at: Time(now),
+            pod_uid: view.uid.clone(),
+            rounds: i32::try_from(verdict.rounds).unwrap_or(i32::MAX),
+            targets,
+        });
+    }
+    report.isolated();
+    if view.watching && view.product == (Product::Running { ready: true }) && view.ip.is_some() {
+        report.ready(envelope.ttl.as_duration());
+        return Plan::Open(Box::new(report));
+    }
+    match &view.trouble {
+        Some(trouble) => report.not_ready(trouble.reason, &trouble.message),
+        None => report.not_ready(StatusReason::ProductStarting, "isolated; the product is starting"),
+    }
+    Plan::Report(Box::new(report), wake)
+}
+
+/// A ready preview whose `ttl` has grown lives longer, within the envelope as it is now.
+fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration>, now: Timestamp) -> Plan {
+    let (Some(policy), Some(started), Some(expires), Some(frozen)) =
+        (&world.policy, &status.started_at, &status.expires_at, &status.envelope)
+    else {
+        return Plan::Idle(wake);
+    };
+    let Some(asked) = world.preview.spec.ttl.filter(|asked| *asked > frozen.ttl) else { return Plan::Idle(wake) };
+    let seller = world.listing.as_ref().and_then(|l| l.spec.preview.max_ttl);
+    let allowed = envelope::time_to_live(policy, seller, Some(asked)).is_ok() && asked <= frozen.ttl_cap;
+    let new = started.0.saturating_add(SignedDuration::try_from(asked.as_duration()).unwrap_or_default());
+    let mut report = Report::from(&world.preview, now);
+    match (allowed, new) {
+        (true, Ok(new)) if new > expires.0 => {
+            report.extended(asked, new);
+            Plan::Extend(Box::new(report))
+        }
+        _ => {
+            report.extension_refused(&format!(
+                "ttl {asked} is outside the envelope, at most {}; it ends at {} as before",
+                frozen.ttl_cap, expires.0
+            ));
+            Plan::Report(Box::new(report), wake)
+        }
+    }
+}
+
+fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now: Timestamp) -> Plan {
+    if let Some(pod) = &world.cell.pod {
+        let end = observe::end(pod);
+        return match end {
+            End::NotAsked => {
+                let broken = thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
+                Plan::EndPod(broken.map(Box::new))
+            }
+            End::Pending => {
+                let mut report = Report::from(&world.preview, now);
+                report.ending(cause, "waiting for the node to show every container terminated");
+                Plan::Report(Box::new(report), Some(SAFETY))
+            }
+            End::Verified | End::NeverStarted if status.receipt.is_none() => {
+                let mut report = Report::from(&world.preview, now);
+                let result = if end == End::Verified { EndResult::Verified } else { EndResult::NeverStarted };
+                report.ended(&world.tenant, cause, result);
+                Plan::Report(Box::new(report), Some(Duration::ZERO))
+            }
+            End::Verified | End::NeverStarted => Plan::ReleasePod,
+        };
+    }
+    if status.receipt.is_some() {
+        // The pod is gone; slots first, since others wait for them, then the namespace.
+        if world.cell.namespace.is_some() || !world.held_slots.is_empty() {
+            return Plan::RemoveCell;
+        }
+        let mut report = Report::from(&world.preview, now);
+        report.torn_down();
+        return Plan::Report(Box::new(report), Some(Duration::ZERO));
+    }
+    let mut report = Report::from(&world.preview, now);
+    if status.pod.is_none() {
+        report.ended(&world.tenant, cause, EndResult::NeverStarted);
+        return Plan::Report(Box::new(report), Some(Duration::ZERO));
+    }
+    if world.reported_gone == Some(true) {
+        report.ended(&world.tenant, cause, EndResult::ReportedGone);
+        return Plan::Report(Box::new(report), Some(Duration::ZERO));
+    }
+    report.unknown(cause, status.node.as_deref());
+    Plan::Report(Box::new(report), Some(ASK_AGAIN))
+}
+
+fn end(world: &World, cause: StatusReason, message: &str, now: Timestamp) -> Plan {
+    let mut report = Report::from(&world.preview, now);
+    report.ending(cause, message);
+    Plan::Report(Box::new(report), Some(Duration::ZERO))
+}
+
+fn thaw(status: &PreviewSandboxStatus, world: &World) -> Option<Envelope> {
+    let isolation = world.policy.as_ref().map_or_else(no_targets, |p| p.isolation.clone());
+    Envelope::thaw(status.envelope.as_ref()?, world.listing.as_ref(), &isolation).ok()
+}
+
+/// Without a policy no pod is made; what already runs needs no targets.
+fn no_targets() -> IsolationTargets {
+    IsolationTargets {
+        internet: vec![],
+        metadata: vec![],
+        node_targets: Requirement::Required,
+        metadata_target: Requirement::Required,
+    }
+}
+
+/// How the network policies of a cell show themselves: uid and generation, so that a change that was undone is seen too.
+pub fn seal_identity(policy: &NetworkPolicy) -> String {
+    format!("{}/{}", policy.uid().unwrap_or_default(), policy.metadata.generation.unwrap_or_default())
+}
+
+/// In words what is wrong with the seal that cannot be mended: connections opened in the gap would outlive the repair.
+fn seal_broken(status: &PreviewSandboxStatus, world: &World, envelope: &Envelope) -> Option<String> {
+    let Some(namespace) = &world.cell.namespace else { return Some("the cell's namespace is gone".to_owned()) };
+    if namespace.metadata.deletion_timestamp.is_some() {
+        return Some("somebody deleted the cell's namespace".to_owned());
+    }
+    if let Some(foreign) = world.cell.foreign_policies.first() {
+        return Some(format!("a foreign NetworkPolicy {foreign:?} was put into the cell"));
+    }
+    let Some(policy) = &world.cell.network_policy else { return Some("the NetworkPolicy was deleted".to_owned()) };
+    let desired = network::policy(&world.tenant, envelope, &world.house);
+    if !seal::same(&desired.spec, &policy.spec) {
+        return Some("the NetworkPolicy was changed".to_owned());
+    }
+    if status.seal.as_ref().is_some_and(|seal| *seal != seal_identity(policy)) {
+        return Some("the NetworkPolicy was changed and put back, or made anew".to_owned());
+    }
+    None
+}
+
+fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
+    let (cell, tenant) = (&world.cell, &world.tenant);
+    let gone_or = |holds: Option<bool>| !holds.unwrap_or(false);
+    let mut drift = vec![];
+    if gone_or(cell.namespace.as_ref().map(|live| seal::holds(&boundary::namespace(tenant), live))) {
+        drift.push(Drift::Namespace);
+    }
+    let quota = boundary::quota(tenant, envelope);
+    // The hard limits exactly: an additional scope or key could widen as well.
+    if gone_or(cell.quota.as_ref().map(|live| seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec))) {
+        drift.push(Drift::Quota);
+    }
+    let range = boundary::limit_range(tenant, envelope);
+    if gone_or(cell.limit_range.as_ref().map(|live| seal::holds(&range, live))) {
+        drift.push(Drift::LimitRange);
+    }
+    let account = boundary::service_account(tenant);
+    if gone_or(cell.service_account.as_ref().map(|live| seal::holds(&account, live))) {
+        drift.push(Drift::ServiceAccount);
+    }
+    drift
+}
+
+fn evidence(verdict: &Verdict, outside: &Outside) -> Vec<TargetEvidence> {
+    verdict
+        .targets
+        .iter()
+        .map(|seen| TargetEvidence {
+            name: seen.name.clone(),
+            address: seen.address.clone(),
+            required: seen.required,
+            inside: seen.outcome.words(),
+            outside: outside.get(&seen.address).cloned().unwrap_or_else(|| "not asked".to_owned()),
+        })
+        .collect()
+}
+
+fn late(envelope: &Envelope, what: &str) -> String {
+    format!("not ready within {} of its slot: {what}", envelope.provisioning_deadline)
+}
+
+/// How much of `span` is left since `start`; `None` when nothing is.
+fn remaining(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
+    until(start.saturating_add(SignedDuration::try_from(span).unwrap_or_default()).unwrap_or(Timestamp::MAX), now)
+}
+
+fn until(then: Timestamp, now: Timestamp) -> Option<Duration> {
+    Duration::try_from(then.duration_since(now)).ok().filter(|left| !left.is_zero())
+}

@@ -1,0 +1,297 @@
+//! Decisions, one by one: what was seen → what is done next.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+use vitrine_crds::{
+    Phase, PreviewSandbox, StatusReason,
+    conditions::{self, types},
+    preview_sandbox::EndResult,
+};
+use vitrine_policies::{
+    Envelope,
+    cell::{Tenant, boundary, network},
+    envelope, names,
+};
+
+use super::{
+    decide::{Cell, Drift, Plan, World, decide, seal_identity},
+    report::Report,
+};
+
+const UID: &str = "7d6f1c6e-0000-4000-8000-000000000002";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn preview() -> PreviewSandbox {
+    serde_json::from_value(json!({
+        "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox",
+        "metadata": {"name": "try", "namespace": "shop", "uid": UID, "generation": 1, "finalizers": [names::PREVIEW_FINALIZER]},
+        "spec": {"listingRef": {"name": "notebook"}, "subject": "alice"}
+    }))
+    .unwrap()
+}
+
+fn world() -> World {
+    let preview = preview();
+    World {
+        tenant: Tenant::of(&preview).unwrap(),
+        preview,
+        policy: Some(
+            serde_json::from_value(json!({
+                "ttl": {"min": "10m", "max": "30m", "default": "20m"},
+                "size": {"max": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"}},
+                "isolation": {"internet": ["203.0.113.10:80"]}
+            }))
+            .unwrap(),
+        ),
+        listing: Some(
+            serde_json::from_value(json!({
+                "apiVersion": "vitrine.dev/v1alpha1", "kind": "SkuListing",
+                "metadata": {"name": "notebook", "namespace": "shop", "uid": "l", "generation": 1},
+                "spec": {"sku": "notebook", "seller": "acme", "version": "1.0.0", "preview": {
+                    "image": format!("m/n@sha256:{}", "a".repeat(64)), "port": 8090,
+                    "size": {"cpu": "100m", "memory": "128Mi", "ephemeralStorage": "16Mi"}}}
+            }))
+            .unwrap(),
+        ),
+        cell: Cell::default(),
+        ahead: 0,
+        outside: None,
+        held_slots: vec![],
+        reported_gone: None,
+        house: network::House { namespace: "vitrine-system".into() },
+    }
+}
+
+fn envelope(world: &World) -> Envelope {
+    envelope::resolve(world.policy.as_ref().unwrap(), world.listing.as_ref().unwrap(), &world.preview).unwrap()
+}
+
+/// A world whose preview was admitted at second 0 and whose cell stands.
+fn provisioned(pod_status: serde_json::Value) -> World {
+    let mut world = world();
+    let envelope = envelope(&world);
+    let mut policy = network::policy(&world.tenant, &envelope, &world.house);
+    policy.metadata.uid = Some("np".into());
+    policy.metadata.generation = Some(1);
+    let mut report = Report::from(&world.preview, at(0));
+    report.admitted(&world.tenant, &envelope, vec!["slot".into()]);
+    report.provisioned(seal_identity(&policy));
+    report.status.pod = serde_json::from_value(json!({"uid": "pod", "port": 8090})).unwrap();
+    world.preview.status = Some(report.status);
+    world.cell = Cell {
+        namespace: Some(boundary::namespace(&world.tenant)),
+        quota: Some(boundary::quota(&world.tenant, &envelope)),
+        limit_range: Some(boundary::limit_range(&world.tenant, &envelope)),
+        service_account: Some(boundary::service_account(&world.tenant)),
+        network_policy: Some(policy),
+        foreign_policies: vec![],
+        pod: serde_json::from_value(json!({"metadata": {"uid": "pod", "name": "preview"},
+            "spec": {"containers": [], "nodeName": "node-1"}, "status": pod_status}))
+        .unwrap(),
+    };
+    world
+}
+
+fn container(name: &str, state: serde_json::Value) -> serde_json::Value {
+    json!({"name": name, "image": "", "imageID": "", "ready": true, "started": true, "restartCount": 0, "state": state})
+}
+
+fn running_pod() -> serde_json::Value {
+    let nonce = names::nonce(UID, &names::cell(UID));
+    let verdict = json!({"nonce": nonce, "judgement": "isolated", "rounds": 2, "elapsedMs": 9, "canary": true, "targets": [
+        {"name": "internet", "address": "203.0.113.10:80", "required": true, "outcome": "shut", "how": "timed out"}]});
+    json!({"phase": "Running", "podIP": "10.244.0.9",
+        "initContainerStatuses": [
+            container("prove", json!({"terminated": {"exitCode": 0, "message": verdict.to_string()}})),
+            container("watch", json!({"running": {}}))],
+        "containerStatuses": [container("product", json!({"running": {}}))]})
+}
+
+fn ready() -> World {
+    let mut world = provisioned(running_pod());
+    world.outside = Some([("203.0.113.10:80".to_owned(), "up".to_owned())].into());
+    match decide(&world, at(5)) {
+        Plan::Open(report) => world.preview.status = Some(report.status),
+        other => panic!("{other:?}"),
+    }
+    world
+}
+
+fn ends_with(plan: &Plan) -> (StatusReason, String) {
+    match plan {
+        Plan::Report(report, _) if report.status.phase == Phase::Ending => {
+            (report.status.reason.unwrap(), report.status.message.clone().unwrap_or_default())
+        }
+        other => panic!("no end: {other:?}"),
+    }
+}
+
+#[test]
+fn a_preview_within_the_envelope_is_admitted() {
+    assert!(matches!(decide(&world(), at(0)), Plan::Admit(_, 1)));
+}
+
+#[test]
+fn a_preview_waits_behind_others_of_its_subject_and_says_at_which_place() {
+    let mut world = world();
+    world.ahead = 2;
+    let Plan::Report(report, _) = decide(&world, at(0)) else { panic!() };
+    assert_eq!((report.status.phase, report.status.queue_position), (Phase::Queued, Some(2)));
+    assert_eq!(report.status.reason, Some(StatusReason::WaitingForSlot));
+}
+
+#[test]
+fn what_is_missing_or_too_much_is_said_with_a_reason() {
+    let reason = |change: fn(&mut World)| {
+        let mut world = world();
+        change(&mut world);
+        let Plan::Report(report, _) = decide(&world, at(0)) else { panic!() };
+        (report.status.phase, report.status.reason.unwrap(), report.status.message.unwrap())
+    };
+    assert_eq!(reason(|w| w.policy = None).1, StatusReason::PolicyNotFound);
+    assert_eq!(reason(|w| w.listing = None).1, StatusReason::ListingNotFound);
+    assert_eq!(reason(|w| w.preview.spec.listing_ref.generation = Some(7)).1, StatusReason::ListingChanged);
+    let (phase, why, message) = reason(|w| w.preview.spec.ttl = Some("5h".parse().unwrap()));
+    assert_eq!((phase, why), (Phase::Refused, StatusReason::OutsideEnvelope));
+    assert_eq!(message, "spec.ttl asks for 5h, allowed is 10m to 30m");
+}
+
+#[test]
+fn ready_only_with_proof_from_inside_and_targets_that_were_up() {
+    let mut world = provisioned(running_pod());
+    assert!(matches!(decide(&world, at(5)), Plan::Idle(Some(_))), "nobody asked the prober yet");
+    world.outside = Some([("203.0.113.10:80".to_owned(), "timed out".to_owned())].into());
+    assert_eq!(ends_with(&decide(&world, at(5))).0, StatusReason::Unproven);
+    world.outside = Some([("203.0.113.10:80".to_owned(), "up".to_owned())].into());
+    let Plan::Open(report) = decide(&world, at(5)) else { panic!() };
+    assert_eq!(report.status.expires_at, Some(Time(at(5 + 1200))));
+    assert!(conditions::is_true(&report.status.conditions, types::ISOLATED));
+}
+
+#[test]
+fn a_ready_preview_costs_nothing_until_its_time_is_over() {
+    let world = ready();
+    assert!(matches!(decide(&world, at(1204)), Plan::Idle(Some(_))));
+    assert_eq!(ends_with(&decide(&world, at(1205))).0, StatusReason::TimeOver);
+}
+
+#[test]
+fn a_network_policy_that_was_touched_ends_the_preview_even_if_it_was_put_back() {
+    for change in [
+        (|w: &mut World| w.cell.network_policy = None) as fn(&mut World),
+        |w| w.cell.network_policy.as_mut().unwrap().spec.as_mut().unwrap().egress = Some(vec![Default::default()]),
+        |w| w.cell.network_policy.as_mut().unwrap().metadata.generation = Some(3),
+        |w| w.cell.network_policy.as_mut().unwrap().metadata.uid = Some("other".into()),
+        |w| w.cell.foreign_policies.push("open".into()),
+        |w| w.cell.namespace = None,
+    ] {
+        let mut world = ready();
+        change(&mut world);
+        assert_eq!(ends_with(&decide(&world, at(6))).0, StatusReason::SealBroken);
+    }
+}
+
+#[test]
+fn drift_elsewhere_is_put_back_and_the_preview_lives() {
+    let mut world = ready();
+    world.cell.quota.as_mut().unwrap().spec = None;
+    world.cell.service_account = None;
+    world.cell.namespace.as_mut().unwrap().metadata.labels = None;
+    let Plan::Repair(_, drift) = decide(&world, at(6)) else { panic!() };
+    assert_eq!(drift, [Drift::Namespace, Drift::Quota, Drift::ServiceAccount]);
+}
+
+#[test]
+fn a_breach_is_told_from_the_products_own_end() {
+    let ended = |watch: serde_json::Value| {
+        let mut status = running_pod();
+        status["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137, "finishedAt": at(6).to_string()}});
+        status["initContainerStatuses"][1]["state"] = watch;
+        let mut world = ready();
+        world.cell.pod.as_mut().unwrap().status = serde_json::from_value(status).unwrap();
+        world
+    };
+    let breach = ended(json!({"terminated": {"exitCode": 0, "message": "isolation broken: reached internet"}}));
+    assert_eq!(ends_with(&decide(&breach, at(7))).0, StatusReason::IsolationBroken);
+    let undecided = ended(json!({"running": {}}));
+    assert!(matches!(decide(&undecided, at(7)), Plan::Idle(Some(_))), "the sidecar may still say why");
+    assert_eq!(ends_with(&decide(&undecided, at(10))).0, StatusReason::ProductExited);
+}
+
+#[test]
+fn a_preview_that_is_not_ready_in_time_is_given_up_with_the_reason() {
+    let world = provisioned(json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: insufficient cpu"}]}));
+    assert!(matches!(decide(&world, at(119)), Plan::Report(..)));
+    let (reason, message) = ends_with(&decide(&world, at(120)));
+    assert_eq!(reason, StatusReason::Unschedulable);
+    assert!(message.contains("insufficient cpu"), "{message}");
+}
+
+#[test]
+fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
+    let mut world = ready();
+    let Plan::Report(report, _) = decide(&world, at(1205)) else { panic!() };
+    assert_eq!(report.status.url, None, "the link is cut in the same write");
+    world.preview.status = Some(report.status);
+    assert!(matches!(decide(&world, at(1205)), Plan::EndPod(None)));
+
+    let pod = world.cell.pod.as_mut().unwrap();
+    pod.metadata.deletion_timestamp = Some(Time(at(1206)));
+    assert!(matches!(decide(&world, at(1206)), Plan::Report(..)), "still running");
+    let mut over = running_pod();
+    over["phase"] = json!("Failed");
+    over["initContainerStatuses"][1]["state"] = json!({"terminated": {"exitCode": 0}});
+    over["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137}});
+    world.cell.pod.as_mut().unwrap().status = serde_json::from_value(over).unwrap();
+    let Plan::Report(report, _) = decide(&world, at(1207)) else { panic!() };
+    assert_eq!(report.status.receipt.as_ref().unwrap().result, EndResult::Verified);
+    world.preview.status = Some(report.status);
+    assert!(matches!(decide(&world, at(1207)), Plan::ReleasePod));
+
+    world.cell.pod = None;
+    world.held_slots = vec!["slot".into()];
+    assert!(matches!(decide(&world, at(1208)), Plan::RemoveCell));
+    world.held_slots = vec![];
+    world.cell.namespace = None;
+    let Plan::Report(report, _) = decide(&world, at(1209)) else { panic!() };
+    assert_eq!(report.status.phase, Phase::Ended);
+    world.preview.status = Some(report.status);
+    assert!(matches!(decide(&world, at(1210)), Plan::Idle(Some(_))));
+    assert!(matches!(decide(&world, at(1207 + 24 * 3600)), Plan::Retire));
+}
+
+#[test]
+fn a_pod_that_vanished_unseen_keeps_its_slot_until_the_node_reports_it_gone() {
+    let mut world = ready();
+    world.cell.pod = None;
+    let (reason, _) = ends_with(&decide(&world, at(6)));
+    assert_eq!(reason, StatusReason::PodLost);
+    let Plan::Report(report, _) = decide(&world, at(6)) else { panic!() };
+    world.preview.status = Some(report.status);
+    for said in [None, Some(false)] {
+        world.reported_gone = said;
+        let Plan::Report(report, _) = decide(&world, at(7)) else { panic!() };
+        let torn_down = conditions::find(&report.status.conditions, types::TORN_DOWN).unwrap();
+        assert_eq!((torn_down.status.as_str(), torn_down.reason.as_str()), ("Unknown", "EndUnknown"));
+        assert!(report.status.receipt.is_none() && report.status.slots == ["slot"]);
+    }
+    world.reported_gone = Some(true);
+    let Plan::Report(report, _) = decide(&world, at(8)) else { panic!() };
+    assert_eq!(report.status.receipt.unwrap().result, EndResult::ReportedGone);
+}
+
+#[test]
+fn a_ttl_that_grows_within_the_envelope_extends_a_ready_preview() {
+    let mut world = ready();
+    world.preview.spec.ttl = Some("25m".parse().unwrap());
+    let Plan::Extend(report) = decide(&world, at(6)) else { panic!() };
+    assert_eq!(report.status.expires_at, Some(Time(at(5 + 1500))));
+    world.preview.spec.ttl = Some("2h".parse().unwrap());
+    let Plan::Report(report, _) = decide(&world, at(6)) else { panic!() };
+    assert!(report.status.message.unwrap().contains("outside the envelope"));
+}

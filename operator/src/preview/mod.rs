@@ -1,0 +1,82 @@
+//! The controller of `PreviewSandbox`: dereference → decide → apply. Only the first and the last may touch the cluster.
+//!
+//! `observe`, `decide` and `report` are pure; `dereference`, `apply` and `status` hold a client.
+
+pub mod apply;
+pub mod controller;
+pub mod decide;
+pub mod dereference;
+pub mod observe;
+pub mod report;
+pub mod status;
+pub mod sweep;
+
+#[cfg(test)]
+mod decide_tests;
+
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Resource,
+    core::DeserializeGuard,
+    runtime::{events::Recorder, reflector::Store},
+};
+use vitrine_crds::PreviewSandbox;
+use vitrine_policies::cell::{network::House, pod::ProbeImage};
+
+use crate::{link::LinkSigner, metrics::Metrics, prober::Prober};
+
+/// A preview as it is watched: one that cannot be read does not stop the others.
+pub type Guarded = DeserializeGuard<PreviewSandbox>;
+
+/// What every step may use.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Publishes events; shared, so that they aggregate.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Where things are.
+    pub settings: Settings,
+    /// Signs links.
+    pub signer: LinkSigner,
+    /// Asks whether targets are up.
+    pub prober: Prober,
+    /// The previews as last seen by the watch.
+    pub previews: Store<Guarded>,
+}
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Vitrine's own namespace.
+    pub house: House,
+    /// The namespace of the slots.
+    pub slots: String,
+    /// The image of the probe.
+    pub probe: ProbeImage,
+    /// The form of a preview's address, with `{label}`.
+    pub url: String,
+    /// The Service of the responder.
+    pub responder: String,
+    /// The Service of the decoy.
+    pub decoy: String,
+}
+
+impl Context {
+    /// A namespaced API.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The readable previews of the watch.
+    pub fn watched(&self) -> Vec<PreviewSandbox> {
+        self.previews.state().iter().filter_map(|guarded: &Arc<Guarded>| guarded.0.as_ref().ok().cloned()).collect()
+    }
+}

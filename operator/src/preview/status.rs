@@ -1,0 +1,121 @@
+//! Writes a preview's status and publishes its transitions as events. Writes one object.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::PostParams,
+    runtime::events::{Event, EventType},
+};
+use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxStatus, conditions::types};
+
+use super::{Context, report::Report};
+use crate::error::{Error, Result};
+
+/// Writes the status if it says anything new. Carries the resourceVersion that was read: whoever decided on an older state
+/// is refused and looks again.
+///
+/// # Errors
+/// If the API server refuses, also by conflict.
+pub async fn write(context: &Context, preview: &PreviewSandbox, report: Report) -> Result<PreviewSandbox> {
+    if !report.differs(preview) {
+        return Ok(preview.clone());
+    }
+    let namespace = preview.namespace().unwrap_or_default();
+    let api: Api<PreviewSandbox> = context.api(&namespace);
+    let mut next = preview.clone();
+    // The API server takes the status only; managed fields are large and its own.
+    next.metadata.managed_fields = None;
+    next.status = Some(report.status);
+    let name = preview.name_any();
+    let written = api.replace_status(&name, &PostParams::default(), &next).await;
+    let written = written.map_err(Error::kube("write the status of", "PreviewSandbox", format!("{namespace}/{name}")))?;
+    let (before, after) = (preview.status.clone().unwrap_or_default(), written.status.clone().unwrap_or_default());
+    count(context, preview, &before, &after);
+    for event in transitions(&before, &after) {
+        publish(context, preview, event).await;
+    }
+    Ok(written)
+}
+
+/// Publishes an event; that it cannot be is logged and stops nothing.
+pub async fn publish(context: &Context, preview: &PreviewSandbox, event: Event) {
+    if let Err(error) = context.recorder.publish(&event, &preview.object_ref(&())).await {
+        tracing::warn!(preview = preview.name_any(), %error, "failed to publish an event");
+    }
+}
+
+fn count(context: &Context, preview: &PreviewSandbox, before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) {
+    let seconds = |later: &jiff::Timestamp, earlier: &jiff::Timestamp| later.duration_since(*earlier).as_secs_f64();
+    if before.phase != Phase::Ready && after.phase == Phase::Ready
+        && let (Some(created), Some(started)) = (&preview.metadata.creation_timestamp, &after.started_at)
+    {
+        context.metrics.ready_seconds.observe(seconds(&started.0, &created.0));
+    }
+    if let (None, Some(receipt)) = (&before.receipt, &after.receipt) {
+        context.metrics.ends.with_label_values(&[receipt.cause.as_str()]).inc();
+        if let Some(expired) = after.conditions.iter().find(|c| c.type_ == types::EXPIRED) {
+            context.metrics.end_seconds.observe(seconds(&receipt.ended_at.0, &expired.last_transition_time.0));
+        }
+    }
+}
+
+/// The events of a change: one for each condition whose status or reason is new. Pure.
+pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) -> Vec<Event> {
+    let same = |new: &Condition| {
+        before.conditions.iter().any(|old| old.type_ == new.type_ && old.status == new.status && old.reason == new.reason)
+    };
+    let mut events: Vec<_> = after
+        .conditions
+        .iter()
+        .filter(|new| !same(new))
+        // That the way to readiness has begun is no news; its steps are.
+        .filter(|new| !(new.type_ == types::ISOLATED && new.status == "False"))
+        .filter(|new| !(new.type_ == types::TORN_DOWN && new.status == "False"))
+        // The end is told by Expired; that Ready fell with it says nothing more.
+        .filter(|new| !(new.type_ == types::READY && new.status == "False" && after.phase == Phase::Ending))
+        .filter(|new| !(new.type_ == types::ADMITTED && new.status == "False" && after.phase == Phase::Ending))
+        .map(|new| Event {
+            type_: if is_good(new) { EventType::Normal } else { EventType::Warning },
+            reason: new.reason.clone(),
+            note: Some(clip(&new.message)),
+            action: new.type_.clone(),
+            secondary: None,
+        })
+        .collect();
+    if before.phase.is_terminal() != after.phase.is_terminal()
+        && let Some(event) = receipt(after, "Receipt")
+    {
+        events.push(event);
+    }
+    events
+}
+
+/// The receipt as an event.
+pub fn receipt(status: &PreviewSandboxStatus, reason: &str) -> Option<Event> {
+    let text = serde_json::to_string(status.receipt.as_ref()?).ok()?;
+    Some(Event {
+        type_: EventType::Normal,
+        reason: reason.to_owned(),
+        note: Some(clip(&text)),
+        action: types::TORN_DOWN.to_owned(),
+        secondary: None,
+    })
+}
+
+fn is_good(condition: &Condition) -> bool {
+    match condition.type_.as_str() {
+        types::EXPIRED => matches!(condition.reason.as_str(), "TimeOver" | "Deleted"),
+        types::ADMITTED => condition.status == "True" || condition.reason == "WaitingForSlot",
+        types::READY => condition.status == "True" || condition.reason == "ProductStarting",
+        _ => condition.status == "True",
+    }
+}
+
+/// events.k8s.io/v1 refuses notes over 1 KiB.
+fn clip(text: &str) -> String {
+    const MOST: usize = 1000;
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,249 @@
+//! `run`: the controllers of one operator process, from readiness over leadership to a graceful end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use clap::Args;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, CustomResourceExt,
+    runtime::events::{Recorder, Reporter},
+};
+use tokio::{signal::unix, sync::watch};
+use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
+use vitrine_policies::cell::{network::House, pod::ProbeImage};
+
+use crate::{
+    error::{Error, Result},
+    health::{self, Readiness},
+    leader::Candidate,
+    link::LinkSigner,
+    link_keys,
+    metrics::Metrics,
+    preview::{Context, Settings, controller, sweep},
+    prober::{CONTROL_PORT, Prober},
+    targets,
+};
+
+/// The Lease of leadership.
+const LEASE: &str = "vitrine-operator";
+/// How often missing parts of the installation are looked for.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often the link key is published anew; see `link_keys`.
+const PUBLISH: Duration = Duration::from_secs(24 * 3600);
+
+/// Settings of the controllers.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// The namespace of Vitrine itself.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "vitrine-system")]
+    namespace: String,
+    /// The name of this process among candidates for leadership.
+    #[arg(long, env = "POD_NAME", default_value = "vitrine-operator")]
+    identity: String,
+    /// The namespace of the slots.
+    #[arg(long, default_value = "vitrine-slots")]
+    slots_namespace: String,
+    /// Vitrine's own image, by digest: the probe inside previews runs from it.
+    #[arg(long, env = "VITRINE_IMAGE")]
+    image: String,
+    /// Pull policy of that image.
+    #[arg(long, default_value = "IfNotPresent")]
+    image_pull_policy: String,
+    /// Address of a preview, with `{label}` where its own host label goes.
+    #[arg(long, default_value = "http://{label}.previews.localhost:8080")]
+    preview_url: String,
+    /// The Service of the responder.
+    #[arg(long, default_value = "vitrine-responder")]
+    responder_service: String,
+    /// The Service of the decoy.
+    #[arg(long, default_value = "vitrine-decoy")]
+    decoy_service: String,
+    /// The label by which cells let the gateway in (fixed by the policies of cells; here for the record).
+    #[arg(long, default_value = "app.kubernetes.io/component=gateway", hide = true)]
+    gateway_selector: String,
+    /// Where the unconfined prober is, if not behind the responder's Service.
+    #[arg(long)]
+    prober_url: Option<String>,
+    /// Whether one operator at a time works. For economy only: two do no harm.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    leader_elect: bool,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+}
+
+/// Runs until SIGTERM or SIGINT, or until leadership is lost.
+///
+/// # Errors
+/// If the installation or the settings cannot be used, or leadership is lost.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    if !arguments.preview_url.contains("{label}") {
+        return Err(Error::Setting("--preview-url must contain {label}: every preview has a host of its own".to_owned()));
+    }
+    let client = client().await?;
+    let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
+    let readiness = Readiness::default();
+    readiness.missing("installation", "not looked at yet");
+    let for_text = metrics.clone();
+    let server = tokio::spawn(health::serve(arguments.listen, readiness.clone(), move || for_text.text()));
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        until_told().await;
+        stop.send_replace(true);
+    });
+
+    let work = work(&arguments, client, metrics, readiness, stopped.clone());
+    tokio::select! {
+        result = work => result,
+        served = server => match served {
+            Ok(result) => result,
+            Err(error) => Err(Error::Setting(format!("the health server ended: {error}"))),
+        },
+    }
+}
+
+async fn work(
+    arguments: &Arguments,
+    client: Client,
+    metrics: Metrics,
+    readiness: Readiness,
+    stopped: watch::Receiver<bool>,
+) -> Result<()> {
+    let settings = Settings {
+        house: House { namespace: arguments.namespace.clone() },
+        slots: arguments.slots_namespace.clone(),
+        probe: ProbeImage { image: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() },
+        url: arguments.preview_url.clone(),
+        responder: arguments.responder_service.clone(),
+        decoy: arguments.decoy_service.clone(),
+    };
+    let prober = tokio::select! {
+        prober = installation(&client, &settings, arguments.prober_url.as_deref(), &readiness) => prober,
+        () = told(stopped.clone()) => return Ok(()),
+    };
+    // Ready from here on, also as a standby: a rollout waits for readiness while the old operator still leads.
+    let mut candidate = Candidate::new(client.clone(), &arguments.namespace, LEASE, &arguments.identity);
+    if arguments.leader_elect {
+        tracing::info!(identity = arguments.identity, "waiting for leadership");
+        tokio::select! {
+            () = candidate.acquire() => tracing::info!(identity = arguments.identity, "leading"),
+            () = told(stopped.clone()) => return Ok(()),
+        }
+    }
+    let signer = LinkSigner::generate();
+    while let Err(error) = link_keys::publish(&client, &arguments.namespace, &signer).await {
+        readiness.missing("link-key", error.to_string());
+        tracing::warn!(%error, "failed to publish the link key, will try again");
+        tokio::time::sleep(RETRY).await;
+    }
+    readiness.present("link-key");
+
+    let controller = controller::controller(&client, &settings.slots);
+    let reporter = Reporter { controller: "vitrine.dev/operator".into(), instance: Some(arguments.identity.clone()) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        previews: controller.store(),
+        client,
+        metrics,
+        settings,
+        signer,
+        prober,
+    });
+    let reconciling = controller::run(controller, context.clone(), told(stopped));
+    let result = tokio::select! {
+        () = reconciling => Ok(()),
+        error = candidate.keep(), if arguments.leader_elect => Err(error),
+        () = background(context) => Ok(()),
+    };
+    if arguments.leader_elect && result.is_ok() {
+        candidate.release().await;
+    }
+    tracing::info!("stopped");
+    result
+}
+
+/// What runs beside the controller; never returns.
+async fn background(context: Arc<Context>) {
+    // An orphan is one that the watch does not know: without its first list everything would be one.
+    if context.previews.wait_until_ready().await.is_err() {
+        return std::future::pending().await;
+    }
+    let publishing = async {
+        loop {
+            tokio::time::sleep(PUBLISH).await;
+            let namespace = &context.settings.house.namespace;
+            if let Err(error) = link_keys::publish(&context.client, namespace, &context.signer).await {
+                tracing::warn!(%error, "failed to publish the link key anew");
+            }
+        }
+    };
+    tokio::join!(publishing, sweep::run(context.clone()));
+}
+
+/// Waits until everything is there that previews need; says in `/readyz` what is not.
+async fn installation(
+    client: &Client,
+    settings: &Settings,
+    prober: Option<&str>,
+    readiness: &Readiness,
+) -> Prober {
+    loop {
+        match look(client, settings).await {
+            Ok(responder) => {
+                readiness.present("installation");
+                let base = prober.map_or_else(|| format!("http://{responder}:{CONTROL_PORT}"), str::to_owned);
+                return Prober::new(base);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "not ready");
+                readiness.missing("installation", error.to_string());
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn look(client: &Client, settings: &Settings) -> Result<String> {
+    // The operator has no right to read CRDs, and needs none: listing the resources shows whether they are served.
+    let params = kube::api::ListParams::default().limit(1);
+    let crds = [PreviewSandbox::crd(), SkuListing::crd(), PreviewPolicy::crd()];
+    let [previews, listings, policies] = crds.map(|crd: CustomResourceDefinition| crd.metadata.name.unwrap_or_default());
+    let missing = |name: String| move |error: kube::Error| Error::Installation(format!("{name} cannot be listed: {error}"));
+    Api::<PreviewSandbox>::all(client.clone()).list_metadata(&params).await.map_err(missing(previews))?;
+    Api::<SkuListing>::all(client.clone()).list_metadata(&params).await.map_err(missing(listings))?;
+    Api::<PreviewPolicy>::all(client.clone()).list_metadata(&params).await.map_err(missing(policies))?;
+    Ok(targets::landmarks(client, settings).await?.responder)
+}
+
+/// The client that every program uses.
+///
+/// # Errors
+/// If no cluster is configured.
+pub async fn client() -> Result<Client> {
+    Client::try_default().await.map_err(|error| {
+        Error::Setting(format!("no Kubernetes cluster is configured ({error}); set KUBECONFIG or run inside a pod"))
+    })
+}
+
+/// Returns at SIGTERM or SIGINT.
+pub async fn until_told() {
+    let wait = |kind| async move {
+        match unix::signal(kind) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(unix::SignalKind::terminate()) => {}
+        () = wait(unix::SignalKind::interrupt()) => {}
+    }
+}
+
+async fn told(mut stopped: watch::Receiver<bool>) {
+    // A closed channel means that nobody can tell any more: then nobody did.
+    if stopped.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

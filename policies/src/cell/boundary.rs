@@ -1,0 +1,117 @@
+//! The cell's boundary: Namespace, ResourceQuota, LimitRange, ServiceAccount. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        LimitRange, LimitRangeItem, LimitRangeSpec, Namespace, ResourceQuota, ResourceQuotaSpec, ServiceAccount,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::api::ObjectMeta;
+use vitrine_crds::Amount;
+
+use super::{Tenant, labels, pod};
+use crate::{Envelope, names};
+
+/// The namespace. Pod Security "restricted" is enforced whatever the platform's default is.
+pub fn namespace(tenant: &Tenant) -> Namespace {
+    let mut labels = labels();
+    for mode in ["enforce", "warn", "audit"] {
+        labels.insert(format!("pod-security.kubernetes.io/{mode}"), "restricted".to_owned());
+        labels.insert(format!("pod-security.kubernetes.io/{mode}-version"), "latest".to_owned());
+    }
+    Namespace {
+        metadata: ObjectMeta {
+            name: Some(tenant.cell.clone()),
+            labels: Some(labels),
+            annotations: Some(tenant.annotations()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    }
+}
+
+/// The quota: the listing's size and Vitrine's fixed overhead, one pod, and none of every other kind that can be counted.
+pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
+    let overhead = pod::overhead();
+    let mut hard: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut set = |name: &str, amount: String| hard.insert(name.to_owned(), Quantity(amount));
+    for (resource, amount) in [
+        ("cpu", envelope.cpu.plus(overhead.cpu)),
+        ("memory", envelope.memory.plus(overhead.memory)),
+        ("ephemeral-storage", envelope.ephemeral_storage.plus(overhead.ephemeral_storage)),
+    ] {
+        set(&format!("requests.{resource}"), amount.to_string());
+        set(&format!("limits.{resource}"), amount.to_string());
+    }
+    // One, as a fence: two pods can never be in one cell, whoever makes them (attacks, 8).
+    set("count/pods", "1".to_owned());
+    // The controller-manager itself puts one into every namespace: kube-root-ca.crt and the default ServiceAccount.
+    set("count/configmaps", "1".to_owned());
+    set("count/serviceaccounts", "2".to_owned());
+    for kind in [
+        "count/secrets",
+        "count/services",
+        "count/persistentvolumeclaims",
+        "count/replicationcontrollers",
+        "count/deployments.apps",
+        "count/replicasets.apps",
+        "count/statefulsets.apps",
+        "count/daemonsets.apps",
+        "count/jobs.batch",
+        "count/cronjobs.batch",
+        "count/leases.coordination.k8s.io",
+        "count/endpointslices.discovery.k8s.io",
+        "count/ingresses.networking.k8s.io",
+        "count/roles.rbac.authorization.k8s.io",
+        "count/rolebindings.rbac.authorization.k8s.io",
+        "count/resourceclaims.resource.k8s.io",
+    ] {
+        set(kind, "0".to_owned());
+    }
+    ResourceQuota {
+        metadata: tenant.metadata(names::SEAL),
+        spec: Some(ResourceQuotaSpec { hard: Some(hard), ..ResourceQuotaSpec::default() }),
+        ..ResourceQuota::default()
+    }
+}
+
+/// The limit range: what no single container may exceed, also one that names no limits.
+pub fn limit_range(tenant: &Tenant, envelope: &Envelope) -> LimitRange {
+    let quantities = |cpu: Amount, memory: Amount, storage: Amount| {
+        Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_string())),
+            ("memory".to_owned(), Quantity(memory.to_string())),
+            ("ephemeral-storage".to_owned(), Quantity(storage.to_string())),
+        ]))
+    };
+    let overhead = pod::overhead();
+    let most = quantities(
+        envelope.cpu.max(overhead.cpu),
+        envelope.memory.max(overhead.memory),
+        envelope.ephemeral_storage.max(overhead.ephemeral_storage),
+    );
+    let default = quantities(overhead.cpu, overhead.memory, overhead.ephemeral_storage);
+    LimitRange {
+        metadata: tenant.metadata(names::SEAL),
+        spec: Some(LimitRangeSpec {
+            limits: vec![LimitRangeItem {
+                type_: "Container".to_owned(),
+                max: most,
+                default: default.clone(),
+                default_request: default,
+                ..LimitRangeItem::default()
+            }],
+        }),
+    }
+}
+
+/// The pod's ServiceAccount: a name without a token and without rights.
+pub fn service_account(tenant: &Tenant) -> ServiceAccount {
+    ServiceAccount {
+        metadata: tenant.metadata(names::SERVICE_ACCOUNT),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}

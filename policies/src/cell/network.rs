@@ -1,0 +1,66 @@
+//! The cell's one NetworkPolicy: in from the gateway, out to one canary port of the responder, nothing else. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::networking::v1::{
+        NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+        NetworkPolicySpec,
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+use super::Tenant;
+use crate::{Envelope, names};
+
+/// Where Vitrine's own pods are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct House {
+    /// The namespace of gateway and responder.
+    pub namespace: String,
+}
+
+/// The label by which Vitrine's own pods are told apart.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+
+/// The policy. It names no address block at all: an `except` of a family that the cluster does not run has been seen to
+/// open everything or to stop the node's enforcement (attacks, 2).
+pub fn policy(tenant: &Tenant, envelope: &Envelope, house: &House) -> NetworkPolicy {
+    NetworkPolicy {
+        metadata: tenant.metadata(names::SEAL),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(LabelSelector::default()),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(vec![NetworkPolicyIngressRule {
+                from: Some(vec![component(house, "gateway")]),
+                ports: Some(vec![tcp(envelope.port)]),
+            }]),
+            egress: Some(vec![NetworkPolicyEgressRule {
+                to: Some(vec![component(house, "responder")]),
+                ports: Some(vec![tcp(names::canary_port(&tenant.cell))]),
+            }]),
+        }),
+    }
+}
+
+fn component(house: &House, name: &str) -> NetworkPolicyPeer {
+    let labels = |key: &str, value: &str| {
+        Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(key.to_owned(), value.to_owned())])),
+            ..LabelSelector::default()
+        })
+    };
+    NetworkPolicyPeer {
+        namespace_selector: labels("kubernetes.io/metadata.name", &house.namespace),
+        pod_selector: labels(COMPONENT_LABEL, name),
+        ip_block: None,
+    }
+}
+
+fn tcp(port: u16) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        protocol: Some("TCP".to_owned()),
+        port: Some(IntOrString::Int(i32::from(port))),
+        end_port: None,
+    }
+}

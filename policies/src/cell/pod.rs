@@ -1,0 +1,265 @@
+//! The pod of a preview: the probe first, its sidecar for life, and the seller's container, hardened. Pure.
+//!
+//! Order of starting is the kubelet's own (Kubernetes "Sidecar containers"): `prove` must exit 0, then `watch` must have
+//! started and passed its startup probe, only then the product is started.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+        ObjectFieldSelector, Pod, PodDNSConfig, PodSecurityContext, PodSpec, Probe, ResourceRequirements,
+        SeccompProfile, SecurityContext, TCPSocketAction, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+};
+use vitrine_crds::Amount;
+
+use super::Tenant;
+use crate::{Envelope, names, probe};
+
+/// The uid and gid of every seller's container: ours, whatever the image says.
+pub const PRODUCT_UID: i64 = 64_535;
+/// The uid of probe and sidecar. Another one than the seller's, so that the seller cannot share its bound ports.
+pub const PROBE_UID: i64 = 64_534;
+
+/// Seconds between SIGTERM and SIGKILL. Never 0: a pod deleted with grace 0 is gone from the API while its containers
+/// still run (attacks, 4).
+pub const GRACE_SECONDS: i64 = 1;
+
+/// How the probe gets into the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeImage {
+    /// Vitrine's own image, by digest.
+    pub image: String,
+    /// Its pull policy.
+    pub pull_policy: String,
+}
+
+/// What Vitrine itself needs in every cell, on top of the listing's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overhead {
+    /// Cores.
+    pub cpu: Amount,
+    /// Bytes of memory.
+    pub memory: Amount,
+    /// Bytes of scratch space.
+    pub ephemeral_storage: Amount,
+}
+
+/// The fixed overhead: one probe container at a time (`prove` ends before `watch` starts).
+pub const fn overhead() -> Overhead {
+    Overhead { cpu: Amount::milli(50), memory: Amount::whole(48 << 20), ephemeral_storage: Amount::whole(8 << 20) }
+}
+
+/// The pod.
+pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &probe::Orders) -> Pod {
+    let mut metadata = tenant.metadata(names::POD);
+    metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
+    metadata.annotations.get_or_insert_default().insert(names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone());
+    // A bound that the kubelet keeps with the operator down; the exact end is the operator's and the gateway's.
+    let deadline = envelope.provisioning_deadline.as_secs() + envelope.ttl_cap.as_secs();
+    Pod {
+        metadata,
+        spec: Some(PodSpec {
+            active_deadline_seconds: Some(i64::try_from(deadline).unwrap_or(i64::MAX)),
+            automount_service_account_token: Some(false),
+            containers: vec![product(envelope)],
+            // No resolver: previews have no DNS, and the node's resolv.conf is nobody's business.
+            dns_policy: Some("None".to_owned()),
+            dns_config: Some(PodDNSConfig {
+                nameservers: Some(vec!["127.0.0.1".to_owned()]),
+                ..PodDNSConfig::default()
+            }),
+            enable_service_links: Some(false),
+            init_containers: Some(vec![prove(image, orders), watch(image, orders)]),
+            restart_policy: Some("Never".to_owned()),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(PRODUCT_UID),
+                run_as_group: Some(PRODUCT_UID),
+                fs_group: Some(PRODUCT_UID),
+                seccomp_profile: Some(runtime_default()),
+                ..PodSecurityContext::default()
+            }),
+            service_account_name: Some(names::SERVICE_ACCOUNT.to_owned()),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            volumes: Some(
+                envelope
+                    .writable
+                    .iter()
+                    .enumerate()
+                    .map(|(index, folder)| Volume {
+                        name: format!("writable-{index}"),
+                        empty_dir: Some(EmptyDirVolumeSource {
+                            medium: Some("Memory".to_owned()),
+                            size_limit: Some(Quantity(folder.size.clone())),
+                        }),
+                        ..Volume::default()
+                    })
+                    .collect(),
+            )
+            .filter(|volumes: &Vec<Volume>| !volumes.is_empty()),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn product(envelope: &Envelope) -> Container {
+    let port = IntOrString::Int(i32::from(envelope.port));
+    let (http_get, tcp_socket) = match &envelope.health_path {
+        Some(path) => {
+            (Some(HTTPGetAction { path: Some(path.clone()), port, ..HTTPGetAction::default() }), None)
+        }
+        None => (None, Some(TCPSocketAction { port, host: None })),
+    };
+    Container {
+        name: names::PRODUCT.to_owned(),
+        image: Some(envelope.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: some(envelope.command.clone()),
+        args: some(envelope.args.clone()),
+        env: some(
+            envelope
+                .env
+                .iter()
+                .map(|variable| EnvVar {
+                    name: variable.name.clone(),
+                    // "$(" would let the seller's text be expanded by the kubelet; "$$(" is the literal.
+                    value: Some(variable.value.replace("$(", "$$(")),
+                    value_from: None,
+                })
+                .collect(),
+        ),
+        ports: Some(vec![ContainerPort { container_port: i32::from(envelope.port), ..ContainerPort::default() }]),
+        resources: Some(resources(envelope.cpu, envelope.memory, envelope.ephemeral_storage)),
+        readiness_probe: Some(Probe {
+            http_get,
+            tcp_socket,
+            period_seconds: Some(1),
+            timeout_seconds: Some(3),
+            failure_threshold: Some(5),
+            ..Probe::default()
+        }),
+        // The seller's liveness is the sidecar's port: a breach, or a dead sidecar, and the kubelet kills the seller even
+        // with the operator down (attacks, 12). A refused connection fails at once; the time-out is long because a busy
+        // node is no breach.
+        liveness_probe: Some(Probe {
+            http_get: Some(HTTPGetAction {
+                path: Some("/sealed".to_owned()),
+                port: IntOrString::Int(i32::from(names::WATCH_PORT)),
+                ..HTTPGetAction::default()
+            }),
+            period_seconds: Some(1),
+            timeout_seconds: Some(5),
+            failure_threshold: Some(1),
+            ..Probe::default()
+        }),
+        security_context: Some(hardened(PRODUCT_UID)),
+        termination_message_policy: Some("File".to_owned()),
+        volume_mounts: some(
+            envelope
+                .writable
+                .iter()
+                .enumerate()
+                .map(|(index, folder)| VolumeMount {
+                    name: format!("writable-{index}"),
+                    mount_path: folder.path.clone(),
+                    ..VolumeMount::default()
+                })
+                .collect(),
+        ),
+        ..Container::default()
+    }
+}
+
+fn prove(image: &ProbeImage, orders: &probe::Orders) -> Container {
+    probe_container(names::PROVE, "prove", image, orders)
+}
+
+fn watch(image: &ProbeImage, orders: &probe::Orders) -> Container {
+    Container {
+        restart_policy: Some("Always".to_owned()),
+        startup_probe: Some(Probe {
+            http_get: Some(HTTPGetAction {
+                path: Some("/sealed".to_owned()),
+                port: IntOrString::Int(i32::from(names::WATCH_PORT)),
+                ..HTTPGetAction::default()
+            }),
+            period_seconds: Some(1),
+            timeout_seconds: Some(5),
+            failure_threshold: Some(30),
+            ..Probe::default()
+        }),
+        ..probe_container(names::WATCH, "watch", image, orders)
+    }
+}
+
+fn probe_container(name: &str, command: &str, image: &ProbeImage, orders: &probe::Orders) -> Container {
+    let overhead = overhead();
+    Container {
+        name: name.to_owned(),
+        image: Some(image.image.clone()),
+        image_pull_policy: Some(image.pull_policy.clone()),
+        args: Some(vec!["probe".to_owned(), command.to_owned()]),
+        env: Some(vec![
+            EnvVar {
+                name: probe::ORDERS_ENV.to_owned(),
+                value: Some(orders_json(orders)),
+                value_from: None,
+            },
+            EnvVar {
+                name: probe::NODE_IP_ENV.to_owned(),
+                value: None,
+                value_from: Some(EnvVarSource {
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: "status.hostIP".to_owned(),
+                        ..ObjectFieldSelector::default()
+                    }),
+                    ..EnvVarSource::default()
+                }),
+            },
+        ]),
+        resources: Some(resources(overhead.cpu, overhead.memory, overhead.ephemeral_storage)),
+        security_context: Some(hardened(PROBE_UID)),
+        termination_message_policy: Some("File".to_owned()),
+        ..Container::default()
+    }
+}
+
+fn orders_json(orders: &probe::Orders) -> String {
+    // A struct of strings and numbers: serde_json has nothing to fail on, and an empty order fails the probe closed.
+    serde_json::to_string(orders).unwrap_or_default()
+}
+
+fn resources(cpu: Amount, memory: Amount, ephemeral_storage: Amount) -> ResourceRequirements {
+    let amounts = Some(BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cpu.to_string())),
+        ("memory".to_owned(), Quantity(memory.to_string())),
+        ("ephemeral-storage".to_owned(), Quantity(ephemeral_storage.to_string())),
+    ]));
+    ResourceRequirements { limits: amounts.clone(), requests: amounts, ..ResourceRequirements::default() }
+}
+
+fn hardened(uid: i64) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        run_as_user: Some(uid),
+        run_as_group: Some(uid),
+        seccomp_profile: Some(runtime_default()),
+        ..SecurityContext::default()
+    }
+}
+
+fn runtime_default() -> SeccompProfile {
+    SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }
+}
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    if list.is_empty() { None } else { Some(list) }
+}

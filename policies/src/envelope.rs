@@ -1,0 +1,300 @@
+//! The envelope of one preview: platform's policy ∩ seller's listing ∩ the preview's own wishes. Pure.
+
+use kube::ResourceExt;
+use vitrine_crds::{
+    Amount, PreviewPolicySpec, PreviewSandbox, SkuListing, TimeSpan,
+    preview_policy::IsolationTargets,
+    preview_sandbox::ResolvedEnvelope,
+    sku_listing::{EnvVar, Size, WritableFolder},
+};
+
+/// What a preview gets. Everything in it was checked: builders need no checks of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope {
+    /// How long it lives once ready.
+    pub ttl: TimeSpan,
+    /// The longest it may come to live by later extensions.
+    pub ttl_cap: TimeSpan,
+    /// From the slot to ready.
+    pub provisioning_deadline: TimeSpan,
+    /// How long the probe may look.
+    pub proof_deadline: TimeSpan,
+    /// Cores.
+    pub cpu: Amount,
+    /// Bytes of memory.
+    pub memory: Amount,
+    /// Bytes of scratch space.
+    pub ephemeral_storage: Amount,
+    /// The image by digest.
+    pub image: String,
+    /// The port of the product.
+    pub port: u16,
+    /// Command, if not the image's.
+    pub command: Vec<String>,
+    /// Arguments, if not the image's.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<EnvVar>,
+    /// Folders in memory.
+    pub writable: Vec<WritableFolder>,
+    /// Path of the readiness check.
+    pub health_path: Option<String>,
+    /// Which listing this came from, `uid/generation`.
+    pub listing: String,
+    /// What the probe must find shut beside what it knows by itself.
+    pub isolation: IsolationTargets,
+}
+
+/// A preview asks for more than it may have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} asks for {asked}, allowed is {allowed}")]
+pub struct Refusal {
+    /// The field, as in the manifest that holds it.
+    pub field: String,
+    /// What it asks for.
+    pub asked: String,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+fn refuse<T>(field: &str, asked: impl ToString, allowed: impl ToString) -> Result<T, Refusal> {
+    Err(Refusal { field: field.to_owned(), asked: asked.to_string(), allowed: allowed.to_string() })
+}
+
+/// Intersects policy, listing and preview.
+///
+/// # Errors
+/// The first field that asks for more than is allowed, with what it asks and what is allowed.
+pub fn resolve(
+    policy: &PreviewPolicySpec,
+    listing: &SkuListing,
+    preview: &PreviewSandbox,
+) -> Result<Envelope, Refusal> {
+    let template = &listing.spec.preview;
+    let (ttl, ttl_cap) = time_to_live(policy, template.max_ttl, preview.spec.ttl)?;
+
+    let most = amounts(&policy.size.max, "PreviewPolicy spec.size.max")?;
+    let offered = within("SkuListing spec.preview.size", &template.size, &most)?;
+    let [cpu, memory, ephemeral_storage] = match &preview.spec.size {
+        Some(size) => within("spec.size", size, &offered)?,
+        None => offered,
+    };
+
+    names_within("SkuListing spec.preview.egress", &template.egress, &policy.egress.allowed_names)?;
+    if let Some(egress) = &preview.spec.egress {
+        names_within("spec.egress", egress, &template.egress)?;
+    }
+
+    let mut folders = Amount::whole(0);
+    for folder in &template.writable {
+        folders = folders.plus(amount("SkuListing spec.preview.writable.size", &folder.size)?);
+    }
+    if folders > memory {
+        return refuse("SkuListing spec.preview.writable", folders, format!("at most the memory, {memory}"));
+    }
+    let Ok(port) = u16::try_from(template.port) else {
+        return refuse("SkuListing spec.preview.port", template.port, "1024 to 65535");
+    };
+
+    Ok(Envelope {
+        ttl,
+        ttl_cap,
+        provisioning_deadline: policy.provisioning_deadline,
+        proof_deadline: policy.proof_deadline,
+        cpu,
+        memory,
+        ephemeral_storage,
+        image: template.image.clone(),
+        port,
+        command: template.command.clone(),
+        args: template.args.clone(),
+        env: template.env.clone(),
+        writable: template.writable.clone(),
+        health_path: template.health_path.clone(),
+        listing: listing_identity(listing),
+        isolation: policy.isolation.clone(),
+    })
+}
+
+/// Checks a preview's time to live alone: what an extension must pass too. Returns the time and its cap.
+///
+/// # Errors
+/// If it is outside the range of the policy or longer than the seller allows.
+pub fn time_to_live(
+    policy: &PreviewPolicySpec,
+    listing_max: Option<TimeSpan>,
+    asked: Option<TimeSpan>,
+) -> Result<(TimeSpan, TimeSpan), Refusal> {
+    let range = &policy.ttl;
+    let cap = listing_max.map_or(range.max, |most| most.min(range.max));
+    let ttl = asked.unwrap_or(range.default.min(cap));
+    if ttl < range.min || ttl > cap {
+        return refuse("spec.ttl", ttl, format!("{} to {cap}", range.min));
+    }
+    Ok((ttl, cap))
+}
+
+/// Which listing, in which state: `uid/generation`.
+pub fn listing_identity(listing: &SkuListing) -> String {
+    format!("{}/{}", listing.uid().unwrap_or_default(), listing.metadata.generation.unwrap_or_default())
+}
+
+impl Envelope {
+    /// The envelope that was frozen at admission. What a later change of policy or listing says is for new previews: the
+    /// container's details come from the listing only while it is the very listing that was admitted.
+    ///
+    /// # Errors
+    /// If the frozen text is no envelope (somebody wrote the status).
+    pub fn thaw(
+        frozen: &ResolvedEnvelope,
+        listing: Option<&SkuListing>,
+        isolation: &IsolationTargets,
+    ) -> Result<Self, Refusal> {
+        let [cpu, memory, ephemeral_storage] = amounts(&frozen.size, "status.envelope.size")?;
+        let Ok(port) = u16::try_from(frozen.port) else {
+            return refuse("status.envelope.port", frozen.port, "1024 to 65535");
+        };
+        let template = listing.filter(|l| listing_identity(l) == frozen.listing).map(|l| &l.spec.preview);
+        Ok(Self {
+            ttl: frozen.ttl,
+            ttl_cap: frozen.ttl_cap,
+            provisioning_deadline: frozen.provisioning_deadline,
+            proof_deadline: frozen.proof_deadline,
+            cpu,
+            memory,
+            ephemeral_storage,
+            image: frozen.image.clone(),
+            port,
+            command: template.map(|t| t.command.clone()).unwrap_or_default(),
+            args: template.map(|t| t.args.clone()).unwrap_or_default(),
+            env: template.map(|t| t.env.clone()).unwrap_or_default(),
+            writable: template.map(|t| t.writable.clone()).unwrap_or_default(),
+            health_path: template.and_then(|t| t.health_path.clone()),
+            listing: frozen.listing.clone(),
+            isolation: isolation.clone(),
+        })
+    }
+
+    /// What is frozen in the preview's status at admission.
+    pub fn resolved(&self) -> ResolvedEnvelope {
+        ResolvedEnvelope {
+            ttl: self.ttl,
+            ttl_cap: self.ttl_cap,
+            provisioning_deadline: self.provisioning_deadline,
+            proof_deadline: self.proof_deadline,
+            image: self.image.clone(),
+            port: i32::from(self.port),
+            listing: self.listing.clone(),
+            size: Size {
+                cpu: self.cpu.to_string(),
+                memory: self.memory.to_string(),
+                ephemeral_storage: self.ephemeral_storage.to_string(),
+            },
+        }
+    }
+}
+
+fn amount(field: &str, text: &str) -> Result<Amount, Refusal> {
+    text.parse().or_else(|error: vitrine_crds::quantity::NotAQuantity| refuse(field, text, error))
+}
+
+fn amounts(size: &Size, field: &str) -> Result<[Amount; 3], Refusal> {
+    Ok([
+        amount(&format!("{field}.cpu"), &size.cpu)?,
+        amount(&format!("{field}.memory"), &size.memory)?,
+        amount(&format!("{field}.ephemeralStorage"), &size.ephemeral_storage)?,
+    ])
+}
+
+fn within(field: &str, size: &Size, most: &[Amount; 3]) -> Result<[Amount; 3], Refusal> {
+    let asked = amounts(size, field)?;
+    for ((asked, most), part) in asked.iter().zip(most).zip(["cpu", "memory", "ephemeralStorage"]) {
+        if asked > most {
+            return refuse(&format!("{field}.{part}"), asked, format!("at most {most}"));
+        }
+    }
+    Ok(asked)
+}
+
+fn names_within(field: &str, asked: &[String], allowed: &[String]) -> Result<(), Refusal> {
+    match asked.iter().find(|name| !allowed.contains(name)) {
+        None => Ok(()),
+        Some(name) if allowed.is_empty() => refuse(field, format!("{name:?}"), "nothing"),
+        Some(name) => refuse(field, format!("{name:?}"), format!("only {}", allowed.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::fixtures::{listing, policy, preview};
+
+    #[test]
+    fn without_wishes_a_preview_gets_the_listing_and_the_default_time() {
+        let envelope = resolve(&policy(), &listing(), &preview()).unwrap();
+        assert_eq!(envelope.ttl, TimeSpan::from_secs(1200));
+        assert_eq!(envelope.ttl_cap, TimeSpan::from_secs(1800));
+        assert_eq!(envelope.memory.to_string(), "128Mi");
+    }
+
+    #[test]
+    fn what_is_frozen_at_admission_thaws_to_the_same_envelope() {
+        let envelope = resolve(&policy(), &listing(), &preview()).unwrap();
+        let isolation = policy().isolation;
+        assert_eq!(Envelope::thaw(&envelope.resolved(), Some(&listing()), &isolation).unwrap(), envelope);
+        let mut changed = listing();
+        changed.metadata.generation = Some(4);
+        changed.spec.preview.args = vec!["--evil".into()];
+        assert!(Envelope::thaw(&envelope.resolved(), Some(&changed), &isolation).unwrap().args.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_names_field_asked_and_allowed() {
+        let mut asks = preview();
+        asks.spec.ttl = Some(TimeSpan::from_secs(7200));
+        assert_eq!(
+            resolve(&policy(), &listing(), &asks).unwrap_err().to_string(),
+            "spec.ttl asks for 2h, allowed is 10m to 30m"
+        );
+
+        let mut asks = preview();
+        asks.spec.size = Some(Size { cpu: "4".into(), memory: "64Mi".into(), ephemeral_storage: "16Mi".into() });
+        assert_eq!(
+            resolve(&policy(), &listing(), &asks).unwrap_err().to_string(),
+            "spec.size.cpu asks for 4, allowed is at most 100m"
+        );
+
+        let mut asks = preview();
+        asks.spec.egress = Some(vec!["example.com".into()]);
+        assert_eq!(
+            resolve(&policy(), &listing(), &asks).unwrap_err().to_string(),
+            "spec.egress asks for \"example.com\", allowed is nothing"
+        );
+    }
+
+    #[test]
+    fn a_listing_cannot_ask_for_more_than_the_platform_allows() {
+        let mut greedy = listing();
+        greedy.spec.preview.size.memory = "64Gi".into();
+        assert_eq!(
+            resolve(&policy(), &greedy, &preview()).unwrap_err().field,
+            "SkuListing spec.preview.size.memory"
+        );
+        let mut greedy = listing();
+        greedy.spec.preview.egress = vec!["evil.example".into()];
+        assert_eq!(resolve(&policy(), &greedy, &preview()).unwrap_err().field, "SkuListing spec.preview.egress");
+        let mut greedy = listing();
+        greedy.spec.preview.writable[0].size = "2Gi".into();
+        assert_eq!(resolve(&policy(), &greedy, &preview()).unwrap_err().field, "SkuListing spec.preview.writable");
+    }
+
+    #[test]
+    fn the_sellers_longest_time_narrows_the_platforms() {
+        let mut short = listing();
+        short.spec.preview.max_ttl = Some(TimeSpan::from_secs(900));
+        assert_eq!(resolve(&policy(), &short, &preview()).unwrap().ttl, TimeSpan::from_secs(900));
+        let mut asks = preview();
+        asks.spec.ttl = Some(TimeSpan::from_secs(1200));
+        assert_eq!(resolve(&policy(), &short, &asks).unwrap_err().allowed, "10m to 15m");
+    }
+}

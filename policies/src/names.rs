@@ -1,0 +1,108 @@
+//! Names, labels, annotations and ports: the one place for every string that two programs must agree on. Pure.
+
+use sha2::{Digest, Sha256};
+
+/// Marks everything that belongs to a cell. Set only at creation.
+pub const CELL_LABEL: &str = "vitrine.dev/cell";
+/// On everything in a cell: the preview it serves, `namespace/name`.
+pub const PREVIEW_ANNOTATION: &str = "vitrine.dev/preview";
+/// On everything in a cell: the uid of the preview it serves.
+pub const PREVIEW_UID_ANNOTATION: &str = "vitrine.dev/preview-uid";
+/// On a preview's pod: the nonce that the probe's verdict must carry.
+pub const NONCE_ANNOTATION: &str = "vitrine.dev/nonce";
+/// On a preview: keeps it until its end is proven.
+pub const PREVIEW_FINALIZER: &str = "vitrine.dev/cell";
+/// On a preview's pod: keeps the object until its terminated containers were seen (docs/adr/0002).
+pub const POD_FINALIZER: &str = "vitrine.dev/end-proof";
+/// What the names of all cells begin with.
+pub const CELL_PREFIX: &str = "vitrine-cell-";
+/// The field manager of the operator's writes.
+pub const FIELD_MANAGER: &str = "vitrine-operator";
+
+/// Name of the ResourceQuota, LimitRange and NetworkPolicy in a cell.
+pub const SEAL: &str = "vitrine";
+/// Name of the ServiceAccount (without a token) in a cell.
+pub const SERVICE_ACCOUNT: &str = "preview";
+/// Name of the pod in a cell.
+pub const POD: &str = "preview";
+/// The init container whose verdict lets the product start.
+pub const PROVE: &str = "prove";
+/// The sidecar that repeats the proof for life.
+pub const WATCH: &str = "watch";
+/// The seller's container.
+pub const PRODUCT: &str = "product";
+
+/// The sidecar's port: liveness of the seller's container.
+pub const WATCH_PORT: u16 = 20_100;
+/// First port on which the responder answers.
+pub const CANARY_FIRST: u16 = 20_000;
+/// How many ports the responder answers on. One of them is open to a preview, the next one is forbidden.
+pub const CANARY_COUNT: u16 = 64;
+/// First of the source ports that the sidecar takes before the product runs.
+pub const SOURCE_FIRST: u16 = 20_101;
+
+/// The namespace of a preview.
+pub fn cell(preview_uid: &str) -> String {
+    format!("{CELL_PREFIX}{}", &digest(&["cell", preview_uid])[..16])
+}
+
+/// The host label of a preview's link: from its uid, so that nobody can choose it.
+pub fn host_label(preview_uid: &str) -> String {
+    format!("p-{}", &digest(&["host", preview_uid])[..20])
+}
+
+/// The nonce of a preview's pod.
+pub fn nonce(preview_uid: &str, cell: &str) -> String {
+    digest(&["nonce", preview_uid, cell])[..32].to_owned()
+}
+
+/// The one port of the responder that this cell's policy opens.
+pub fn canary_port(cell: &str) -> u16 {
+    let bytes = Sha256::digest(["canary\0", cell].concat());
+    CANARY_FIRST + u16::from(bytes[0]) % CANARY_COUNT
+}
+
+/// The port of the responder that answers everybody else and must be shut for this cell.
+pub fn forbidden_port(cell: &str) -> u16 {
+    CANARY_FIRST + (canary_port(cell) - CANARY_FIRST + 1) % CANARY_COUNT
+}
+
+/// SHA-256 over the parts, each ended by a NUL byte so that no two lists of parts are the same text.
+pub fn digest(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    hex::encode(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_fixed_by_the_uid_alone_and_fit_kubernetes() {
+        let uid = "0c7c2c04-2f0e-4c38-9f0b-6f4b1c5f2a11";
+        assert_eq!(cell(uid), cell(uid));
+        assert_ne!(cell(uid), cell("0c7c2c04-2f0e-4c38-9f0b-6f4b1c5f2a12"));
+        assert!(cell(uid).len() <= 63 && host_label(uid).len() <= 63);
+    }
+
+    #[test]
+    fn canary_and_forbidden_port_differ_and_are_ports_of_the_responder() {
+        for n in 0..500 {
+            let cell = cell(&n.to_string());
+            let (open, shut) = (canary_port(&cell), forbidden_port(&cell));
+            assert_ne!(open, shut);
+            for port in [open, shut] {
+                assert!((CANARY_FIRST..CANARY_FIRST + CANARY_COUNT).contains(&port));
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_digest_cannot_run_into_each_other() {
+        assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
+    }
+}

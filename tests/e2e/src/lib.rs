@@ -1,0 +1,1 @@
+//! Behaviour on a real cluster, one file a behaviour.

@@ -1,0 +1,63 @@
+//! The front door, `cargo xtask COMMAND`: reads the command line and hands over; does nothing itself.
+//!
+//! One file a subcommand (`test`, `trace`, …), each with `Args` and `run`. A new subcommand is a new file, a
+//! variant of [`Command`] and a line in `main`.
+
+#[cfg(test)]
+mod architecture;
+mod cluster;
+mod clusters;
+mod command;
+mod error;
+mod libtest;
+mod progress;
+mod requirements;
+mod results;
+mod test;
+mod tools;
+mod trace;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The front door of Vitrine.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every test of the workspace, or those whose name contains FILTER
+    Test(test::Args),
+    /// Check docs/requirements.md against the tests that ran, and print what is done
+    Trace(trace::Args),
+    /// Bring a real Kubernetes up on this machine, look at it, end it
+    #[command(subcommand)]
+    Cluster(vitrine_devcluster::cli::ClusterCommand),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Test(args) => test::run(&args).map(verdict),
+        Command::Trace(args) => trace::run(&args).map(verdict),
+        Command::Cluster(command) => cluster::run(command),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints nothing: the subcommand has said what is wrong, and another line would hide its last one.
+fn verdict(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
