@@ -252,18 +252,55 @@ mod tests {
     #[test]
     fn the_transition_time_moves_only_when_the_status_changes() {
         let mut list = vec![];
-        assert!(set(&mut list, types::READY, Some(false), StatusReason::MakingCell, "a", Some(1), &at(1)));
-        assert!(set(&mut list, types::READY, Some(false), StatusReason::ProbeRunning, "b", Some(1), &at(2)));
+        assert!(set(
+            &mut list,
+            types::READY,
+            Some(false),
+            StatusReason::MakingCell,
+            "a",
+            Some(1),
+            &at(1)
+        ));
+        assert!(set(
+            &mut list,
+            types::READY,
+            Some(false),
+            StatusReason::ProbeRunning,
+            "b",
+            Some(1),
+            &at(2)
+        ));
         assert_eq!(list[0].last_transition_time, at(1));
-        assert!(!set(&mut list, types::READY, Some(false), StatusReason::ProbeRunning, "b", Some(1), &at(3)));
-        assert!(set(&mut list, types::READY, Some(true), StatusReason::Answering, "", Some(1), &at(4)));
+        assert!(!set(
+            &mut list,
+            types::READY,
+            Some(false),
+            StatusReason::ProbeRunning,
+            "b",
+            Some(1),
+            &at(3)
+        ));
+        assert!(set(
+            &mut list,
+            types::READY,
+            Some(true),
+            StatusReason::Answering,
+            "",
+            Some(1),
+            &at(4)
+        ));
         assert_eq!(list[0].last_transition_time, at(4));
         assert_eq!(list.len(), 1);
     }
 
     #[test]
     fn a_reason_is_written_as_serde_writes_it() {
-        for reason in [StatusReason::Admitted, StatusReason::NetworkNotEnforcing, StatusReason::EndUnknown, StatusReason::RemovingCell] {
+        for reason in [
+            StatusReason::Admitted,
+            StatusReason::NetworkNotEnforcing,
+            StatusReason::EndUnknown,
+            StatusReason::RemovingCell,
+        ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
         for phase in Phase::ALL {

@@ -42,12 +42,17 @@ impl FromStr for TimeSpan {
         let mut seconds: u64 = 0;
         let mut rest = text;
         for (unit, factor) in [('h', 3600_u64), ('m', 60), ('s', 1)] {
-            let Some((number, tail)) = rest.split_once(unit) else { continue };
+            let Some((number, tail)) = rest.split_once(unit) else {
+                continue;
+            };
             if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(wrong());
             }
             let number: u64 = number.parse().map_err(|_| wrong())?;
-            seconds = number.checked_mul(factor).and_then(|n| seconds.checked_add(n)).ok_or_else(wrong)?;
+            seconds = number
+                .checked_mul(factor)
+                .and_then(|n| seconds.checked_add(n))
+                .ok_or_else(wrong)?;
             rest = tail;
         }
         if text.is_empty() || !rest.is_empty() {
@@ -107,9 +112,13 @@ mod tests {
 
     #[test]
     fn reads_what_people_write_and_writes_it_back_in_short_form() {
-        for (text, seconds, short) in
-            [("90s", 90, "1m30s"), ("20m", 1200, "20m"), ("1h30m", 5400, "1h30m"), ("24h", 86_400, "24h"), ("0s", 0, "0s")]
-        {
+        for (text, seconds, short) in [
+            ("90s", 90, "1m30s"),
+            ("20m", 1200, "20m"),
+            ("1h30m", 5400, "1h30m"),
+            ("24h", 86_400, "24h"),
+            ("0s", 0, "0s"),
+        ] {
             let span: TimeSpan = text.parse().unwrap();
             assert_eq!(span.as_secs(), seconds);
             assert_eq!(span.to_string(), short);
@@ -119,7 +128,11 @@ mod tests {
     #[test]
     fn refuses_what_is_no_duration() {
         for text in ["", "20", "m", "-5m", "5m1h", "1.5h", "5 m", "5d", "5mm"] {
-            assert_eq!(text.parse::<TimeSpan>(), Err(NotADuration(text.to_owned())), "{text:?}");
+            assert_eq!(
+                text.parse::<TimeSpan>(),
+                Err(NotADuration(text.to_owned())),
+                "{text:?}"
+            );
         }
     }
 }

@@ -21,7 +21,10 @@ pub fn all() -> Vec<(String, CustomResourceDefinition)> {
 /// # Errors
 /// If a CRD cannot be written as YAML, which would be a defect of its schema.
 pub fn files() -> Result<Vec<(String, String)>, serde_yaml::Error> {
-    all().into_iter().map(|(name, crd)| Ok((name, format!("{HEADER}{}", serde_yaml::to_string(&crd)?)))).collect()
+    all()
+        .into_iter()
+        .map(|(name, crd)| Ok((name, format!("{HEADER}{}", serde_yaml::to_string(&crd)?))))
+        .collect()
 }
 
 #[cfg(test)]
@@ -30,10 +33,14 @@ mod tests {
 
     #[test]
     fn generated_crds_in_the_chart_are_current() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/vitrine-crds/templates");
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/vitrine-crds/templates");
         for (name, text) in files().unwrap() {
             let committed = std::fs::read_to_string(folder.join(&name)).unwrap_or_default();
-            assert!(committed == text, "charts/vitrine-crds/templates/{name} is not what crds/src says: run `cargo xtask crdgen` and commit the result");
+            assert!(
+                committed == text,
+                "charts/vitrine-crds/templates/{name} is not what crds/src says: run `cargo xtask crdgen` and commit the result"
+            );
         }
     }
 
@@ -41,7 +48,10 @@ mod tests {
     fn no_schema_uses_a_number_format_that_the_api_server_warns_about() {
         let text = serde_json::to_string(&all()).unwrap();
         for format in ["uint8", "uint16", "uint32", "uint64", "uint"] {
-            assert!(!text.contains(&format!("\"format\":\"{format}\"")), "{format}: use i32 or i64");
+            assert!(
+                !text.contains(&format!("\"format\":\"{format}\"")),
+                "{format}: use i32 or i64"
+            );
         }
     }
 
@@ -50,7 +60,11 @@ mod tests {
         for (_, crd) in all() {
             for version in crd.spec.versions {
                 for column in version.additional_printer_columns.unwrap_or_default() {
-                    assert!(!column.json_path.contains("url"), "{}: a preview's link is a bearer secret", column.name);
+                    assert!(
+                        !column.json_path.contains("url"),
+                        "{}: a preview's link is a bearer secret",
+                        column.name
+                    );
                 }
             }
         }

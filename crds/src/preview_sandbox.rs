@@ -1,9 +1,7 @@
 //! `PreviewSandbox`: one visitor's try of one product, locked and short-lived. Types only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{
-    CustomResource, KubeSchema,
-};
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +19,7 @@ use crate::{
     kind = "PreviewSandbox",
     plural = "previewsandboxes",
     shortname = "preview",
+    shortname = "previews",
     shortname = "pvw",
     category = "vitrine",
     namespaced,
@@ -184,6 +183,8 @@ pub struct ResolvedEnvelope {
     pub image: String,
     /// The port on which the product serves.
     pub port: i32,
+    /// The path that a visitor is sent to first.
+    pub landing_path: String,
     /// The listing's uid and generation that were used (`uid/generation`).
     pub listing: String,
     /// The size.

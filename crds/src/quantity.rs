@@ -21,18 +21,24 @@ pub const PATTERN: &str = "^[0-9]{1,15}(\\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$
 impl Amount {
     /// An amount of whole units (cores or bytes).
     pub const fn whole(units: u64) -> Self {
-        Self { thousandths: units as u128 * 1000 }
+        Self {
+            thousandths: units as u128 * 1000,
+        }
     }
 
     /// An amount in thousandths (millicores).
     pub const fn milli(thousandths: u64) -> Self {
-        Self { thousandths: thousandths as u128 }
+        Self {
+            thousandths: thousandths as u128,
+        }
     }
 
     /// The sum; saturates, since no cluster comes near the bound.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
-        Self { thousandths: self.thousandths.saturating_add(other.thousandths) }
+        Self {
+            thousandths: self.thousandths.saturating_add(other.thousandths),
+        }
     }
 }
 
@@ -41,15 +47,24 @@ impl FromStr for Amount {
 
     fn from_str(text: &str) -> Result<Self, NotAQuantity> {
         let wrong = || NotAQuantity(text.to_owned());
-        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let split = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
         let (number, suffix) = text.split_at(split);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if whole.is_empty() || fraction.len() > 3 || (number.contains('.') && fraction.is_empty()) {
             return Err(wrong());
         }
         let whole: u128 = whole.parse().map_err(|_| wrong())?;
-        let fraction: u128 = if fraction.is_empty() { 0 } else { format!("{fraction:0<3}").parse().map_err(|_| wrong())? };
-        let number = whole.checked_mul(1000).and_then(|n| n.checked_add(fraction)).ok_or_else(wrong)?;
+        let fraction: u128 = if fraction.is_empty() {
+            0
+        } else {
+            format!("{fraction:0<3}").parse().map_err(|_| wrong())?
+        };
+        let number = whole
+            .checked_mul(1000)
+            .and_then(|n| n.checked_add(fraction))
+            .ok_or_else(wrong)?;
         let thousandths = match suffix {
             // Kubernetes rounds sub-milli amounts up.
             "m" => Some(number.div_ceil(1000)),
@@ -64,7 +79,9 @@ impl FromStr for Amount {
             "Ti" => number.checked_mul(1024_u128.pow(4)),
             _ => None,
         };
-        Ok(Self { thousandths: thousandths.ok_or_else(wrong)? })
+        Ok(Self {
+            thousandths: thousandths.ok_or_else(wrong)?,
+        })
     }
 }
 
@@ -90,8 +107,18 @@ mod tests {
 
     #[test]
     fn the_same_amount_in_other_words_is_equal() {
-        for (one, other) in [("1", "1000m"), ("1Gi", "1024Mi"), ("0.5", "500m"), ("1k", "1000"), ("1.5Gi", "1536Mi")] {
-            assert_eq!(one.parse::<Amount>().unwrap(), other.parse::<Amount>().unwrap(), "{one} {other}");
+        for (one, other) in [
+            ("1", "1000m"),
+            ("1Gi", "1024Mi"),
+            ("0.5", "500m"),
+            ("1k", "1000"),
+            ("1.5Gi", "1536Mi"),
+        ] {
+            assert_eq!(
+                one.parse::<Amount>().unwrap(),
+                other.parse::<Amount>().unwrap(),
+                "{one} {other}"
+            );
         }
     }
 
@@ -99,7 +126,13 @@ mod tests {
     fn amounts_compare_and_print_in_canonical_form() {
         assert!("1500m".parse::<Amount>().unwrap() > "1".parse().unwrap());
         assert!("1Gi".parse::<Amount>().unwrap() > "1G".parse().unwrap());
-        for (text, canonical) in [("1024Mi", "1Gi"), ("0.25", "250m"), ("2", "2"), ("320Mi", "320Mi"), ("1G", "1000000000")] {
+        for (text, canonical) in [
+            ("1024Mi", "1Gi"),
+            ("0.25", "250m"),
+            ("2", "2"),
+            ("320Mi", "320Mi"),
+            ("1G", "1000000000"),
+        ] {
             assert_eq!(text.parse::<Amount>().unwrap().to_string(), canonical);
         }
         assert_eq!(Amount::whole(1).plus(Amount::milli(50)).to_string(), "1050m");
@@ -107,7 +140,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_quantity() {
-        for text in ["", "Gi", "-1", "1x", "1.", "1.0001", ".5", "1e3", "99999999999999999999999999999999999999Ti"] {
+        for text in [
+            "",
+            "Gi",
+            "-1",
+            "1x",
+            "1.",
+            "1.0001",
+            ".5",
+            "1e3",
+            "99999999999999999999999999999999999999Ti",
+        ] {
             assert!(text.parse::<Amount>().is_err(), "{text:?}");
         }
     }

@@ -21,7 +21,12 @@ use crate::{duration::TimeSpan, quantity};
     printcolumn(json_path = ".spec.sku", name = "SKU", type_ = "string"),
     printcolumn(json_path = ".spec.version", name = "Version", type_ = "string"),
     printcolumn(json_path = ".spec.seller", name = "Seller", type_ = "string"),
-    printcolumn(json_path = ".spec.preview.image", name = "Image", type_ = "string", priority = 1),
+    printcolumn(
+        json_path = ".spec.preview.image",
+        name = "Image",
+        type_ = "string",
+        priority = 1
+    ),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
 )]
 #[serde(rename_all = "camelCase")]
@@ -35,7 +40,10 @@ pub struct SkuListingSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("seller is immutable: make a new listing"))]
     pub seller: String,
     /// The version on offer, as semver.
-    #[schemars(regex(pattern = "^[0-9]+\\.[0-9]+\\.[0-9]+(-[0-9A-Za-z.-]+)?(\\+[0-9A-Za-z.-]+)?$"), length(max = 64))]
+    #[schemars(
+        regex(pattern = "^[0-9]+\\.[0-9]+\\.[0-9]+(-[0-9A-Za-z.-]+)?(\\+[0-9A-Za-z.-]+)?$"),
+        length(max = 64)
+    )]
     pub version: String,
     /// How it is previewed.
     pub preview: PreviewTemplate,
@@ -46,7 +54,10 @@ pub struct SkuListingSpec {
 #[serde(rename_all = "camelCase")]
 pub struct PreviewTemplate {
     /// The image, pinned by digest.
-    #[schemars(regex(pattern = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?@sha256:[0-9a-f]{64}$"), length(max = 512))]
+    #[schemars(
+        regex(pattern = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?@sha256:[0-9a-f]{64}$"),
+        length(max = 512)
+    )]
     pub image: String,
     /// The TCP port on which the product serves HTTP. Ports of the probe (20000 to 20200) are not free.
     #[schemars(range(min = 1024, max = 65535))]
@@ -81,6 +92,10 @@ pub struct PreviewTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^/[A-Za-z0-9._~/-]*$"), length(max = 256))]
     pub health_path: Option<String>,
+    /// The path that a visitor is sent to first; `/` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^/([A-Za-z0-9._~-][A-Za-z0-9._~/-]*)?$"), length(max = 256))]
+    pub landing_path: Option<String>,
 }
 
 /// An environment variable with a literal value: previews see no secrets.

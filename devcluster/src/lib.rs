@@ -11,6 +11,21 @@
 //! # }
 //! ```
 //!
+//! How it holds together:
+//!
+//! ```text
+//! owner (xtask, a test, a shell)       builds the tools, starts the supervisor, talks to its control socket
+//!  └ unshare                           makes a mount and a pid namespace; when it dies, all below dies
+//!     └ init        pid 1 in there     buries orphans; when it ends, the kernel ends every process in there
+//!        └ supervise                   in the machine's own network namespace, from where it relays
+//!           ├ etcd, API server, …      in the network namespace "node", entered by nsenter
+//!           └ containerd, kubelet, …   pods in namespaces of their own, joined to "node" by a bridge
+//! network namespace "outside"          203.0.113.10 and 169.254.169.254, answered by the supervisor
+//! ```
+//!
+//! /run, /var/lib and /var/log are the cluster's own in there. So after any end, kill -9 included, only the state folder
+//! and empty cgroups can be left, and every cluster command removes those of dead clusters.
+//!
 //! Three levels: [`Level::ControlPlane`], [`Level::Scale`], [`Level::Full`]. Several clusters live side by side under
 //! different names. All calls block; none needs a runtime.
 

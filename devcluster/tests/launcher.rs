@@ -389,3 +389,45 @@ fn an_owner_that_ends_while_the_cluster_starts_takes_it_along() {
         }
     });
 }
+
+#[test]
+fn a_start_that_fails_says_why_keeps_the_logs_and_leaves_nothing_else() {
+    let name = support::name("fails");
+    let before = machine(&name);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let api_port = taken.local_addr().unwrap().port();
+    let config = ClusterConfig {
+        api_port,
+        ..ClusterConfig::new(&name, Level::ControlPlane)
+    };
+    let error = Cluster::up(&config, Lifetime::Owned, &progress::Silent).unwrap_err();
+    let Error::BringUp { detail, logs, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        detail.contains(&format!("failed to listen on 127.0.0.1:{api_port}")),
+        "{detail}"
+    );
+    assert!(logs.join("supervisor.log").is_file(), "{}", logs.display());
+    fs::remove_dir_all(logs).unwrap();
+    assert_same(&before, &name);
+}
+
+#[test]
+fn logs_are_kept_where_that_is_asked() {
+    let kept = std::env::temp_dir().join(support::name("kept-logs"));
+    let config = ClusterConfig {
+        keep_logs: Some(kept.clone()),
+        ..ClusterConfig::new(support::name("kept"), Level::ControlPlane)
+    };
+    support::up_with(config).down().unwrap();
+    for log in ["apiserver.log", "audit.log", "supervisor.log"] {
+        assert!(
+            kept.join(log)
+                .metadata()
+                .is_ok_and(|meta| meta.len() > 0 || log == "supervisor.log"),
+            "{log}"
+        );
+    }
+    fs::remove_dir_all(kept).unwrap();
+}

@@ -54,8 +54,11 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
             if asked.insert(format!("{namespace}/{name}")) {
                 let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-                found(api.delete(&name, &DeleteParams::default()).await)
-                    .map_err(Error::kube("delete", "PreviewSandbox", format!("{namespace}/{name}")))?;
+                found(api.delete(&name, &DeleteParams::default()).await).map_err(Error::kube(
+                    "delete",
+                    "PreviewSandbox",
+                    format!("{namespace}/{name}"),
+                ))?;
             }
         }
         if Instant::now() >= deadline {

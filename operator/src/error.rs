@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server refused or did not answer.
-    #[error("failed to {verb} {kind} {name}: {source}")]
+    #[error("failed to {verb} {kind} {name}: {}", words(source))]
     Kube {
         /// What was tried.
         verb: &'static str,
@@ -57,9 +57,18 @@ pub enum Error {
 
 impl Error {
     /// Wraps an error of the API server.
-    pub fn kube(verb: &'static str, kind: &'static str, name: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+    pub fn kube(
+        verb: &'static str,
+        kind: &'static str,
+        name: impl Into<String>,
+    ) -> impl FnOnce(kube::Error) -> Self {
         let name = name.into();
-        move |source| Self::Kube { verb, kind, name, source: Box::new(source) }
+        move |source| Self::Kube {
+            verb,
+            kind,
+            name,
+            source: Box::new(source),
+        }
     }
 
     /// The bounded word for metrics.
@@ -79,6 +88,14 @@ impl Error {
     /// Whether somebody else wrote first: not a failure, look again.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Kube { source, .. } if status(source).is_some_and(|s| s.is_conflict() || s.is_already_exists()))
+    }
+}
+
+/// The API server's own message: kube's text repeats the whole answer in its Rust form.
+fn words(error: &kube::Error) -> String {
+    match status(error) {
+        Some(status) => format!("{} ({})", status.message, status.reason),
+        None => error.to_string(),
     }
 }
 

@@ -19,18 +19,27 @@ pub struct Readiness {
 impl Readiness {
     /// Says that something is missing, and why.
     pub fn missing(&self, what: &'static str, why: impl Into<String>) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(what, why.into());
+        self.pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(what, why.into());
     }
 
     /// Says that it is there.
     pub fn present(&self, what: &'static str) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+        self.pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(what);
     }
 
     /// What is missing, a line each; empty when ready.
     pub fn reasons(&self) -> String {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.iter().map(|(what, why)| format!("{what}: {why}\n")).collect()
+        pending
+            .iter()
+            .map(|(what, why)| format!("{what}: {why}\n"))
+            .collect()
     }
 }
 
@@ -49,7 +58,9 @@ pub async fn serve(
         .with_state(readiness)
         .route("/metrics", get(move || async move { metrics() }));
     let listener = listen(address).await?;
-    axum::serve(listener, router).await.map_err(|source| Error::Listen { address, source })
+    axum::serve(listener, router)
+        .await
+        .map_err(|source| Error::Listen { address, source })
 }
 
 /// Takes a port.
@@ -57,12 +68,18 @@ pub async fn serve(
 /// # Errors
 /// If it cannot be taken; says which.
 pub async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+    tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, source })
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
     let reasons = readiness.reasons();
-    if reasons.is_empty() { (StatusCode::OK, "ok\n".to_owned()) } else { (StatusCode::SERVICE_UNAVAILABLE, reasons) }
+    if reasons.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, reasons)
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +90,10 @@ mod tests {
     fn readiness_names_what_is_missing_until_it_is_there() {
         let readiness = Readiness::default();
         readiness.missing("crds", "previewsandboxes.vitrine.dev is not installed");
-        assert_eq!(readiness.reasons(), "crds: previewsandboxes.vitrine.dev is not installed\n");
+        assert_eq!(
+            readiness.reasons(),
+            "crds: previewsandboxes.vitrine.dev is not installed\n"
+        );
         readiness.present("crds");
         assert_eq!(readiness.reasons(), "");
     }

@@ -43,7 +43,9 @@ pub async fn pods(node: &Node) -> Result<Vec<String>, String> {
         .and_then(|d| d.kubelet_endpoint.as_ref())
         .map_or(DEFAULT_PORT, |endpoint| endpoint.port);
     let mut config = Config::infer().await.map_err(|e| e.to_string())?;
-    config.cluster_url = format!("https://{address}:{port}").parse().map_err(|e| format!("{address}: {e}"))?;
+    config.cluster_url = format!("https://{address}:{port}")
+        .parse()
+        .map_err(|e| format!("{address}: {e}"))?;
     config.tls_server_name = None;
     let client = Client::try_from(config).map_err(|e| e.to_string())?;
     let request = axum::http::Request::get("/stats/summary?only_cpu_and_memory=true")

@@ -63,7 +63,9 @@ impl Candidate {
             match self.attempt().await {
                 Ok(true) => renewed = Instant::now(),
                 Ok(false) => return Error::LeadershipLost("another operator holds the lease".to_owned()),
-                Err(error) if renewed.elapsed() > RENEW_DEADLINE => return Error::LeadershipLost(error.to_string()),
+                Err(error) if renewed.elapsed() > RENEW_DEADLINE => {
+                    return Error::LeadershipLost(error.to_string());
+                }
                 Err(error) => tracing::warn!(%error, "failed to renew leadership, will try again"),
             }
         }
@@ -71,12 +73,22 @@ impl Candidate {
 
     /// Gives leadership up so that the next operator need not wait.
     pub async fn release(&mut self) {
-        let Ok(Some(mut lease)) = found(self.leases.get(&self.name).await) else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_ref() == Some(&self.identity)) else {
+        let Ok(Some(mut lease)) = found(self.leases.get(&self.name).await) else {
+            return;
+        };
+        let Some(spec) = lease
+            .spec
+            .as_mut()
+            .filter(|s| s.holder_identity.as_ref() == Some(&self.identity))
+        else {
             return;
         };
         spec.holder_identity = None;
-        if let Err(error) = self.leases.replace(&self.name, &PostParams::default(), &lease).await {
+        if let Err(error) = self
+            .leases
+            .replace(&self.name, &PostParams::default(), &lease)
+            .await
+        {
             tracing::warn!(%error, "failed to give leadership up; the next operator waits for the lease to run out");
         }
     }
@@ -87,10 +99,17 @@ impl Candidate {
             found(self.leases.get(&self.name).await).map_err(Error::kube("get", "Lease", &self.name))?
         else {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
+                },
                 spec: Some(self.spec(0)),
             };
-            return won(self.leases.create(&params, &lease).await.map_err(Error::kube("create", "Lease", &self.name)));
+            return won(self
+                .leases
+                .create(&params, &lease)
+                .await
+                .map_err(Error::kube("create", "Lease", &self.name)));
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.clone().filter(|h| !h.is_empty());
@@ -118,7 +137,8 @@ impl Candidate {
                 self.seen = Some((spec.renew_time.clone(), spec.holder_identity.clone(), now));
                 // A lease that is long over by any clock need not be watched first.
                 spec.renew_time.as_ref().is_some_and(|t| {
-                    Timestamp::now().duration_since(t.0) > SignedDuration::try_from(LEASE * 4).unwrap_or_default()
+                    Timestamp::now().duration_since(t.0)
+                        > SignedDuration::try_from(LEASE * 4).unwrap_or_default()
                 })
             }
         }

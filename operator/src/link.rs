@@ -32,6 +32,9 @@ pub struct Claims {
     /// The id of the key.
     #[serde(rename = "k")]
     pub key: String,
+    /// The path that the visitor is sent to, in the preview's own host.
+    #[serde(rename = "p")]
+    pub path: String,
 }
 
 /// Why a token opens nothing.
@@ -79,8 +82,13 @@ impl LinkSigner {
     }
 
     /// A token for one preview until a time.
-    pub fn sign(&self, label: &str, expires: Timestamp) -> String {
-        let claims = Claims { label: label.to_owned(), expires: expires.as_second(), key: self.id.clone() };
+    pub fn sign(&self, label: &str, path: &str, expires: Timestamp) -> String {
+        let claims = Claims {
+            label: label.to_owned(),
+            expires: expires.as_second(),
+            key: self.id.clone(),
+            path: path.to_owned(),
+        };
         let body = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap_or_default());
         let signature = self.key.sign(&[DOMAIN, body.as_bytes()].concat());
         format!("{body}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
@@ -123,7 +131,8 @@ impl KeyRing {
         let claims: Claims = serde_json::from_slice(&decode(body)?).map_err(|_| BadLink::Malformed)?;
         let signature = Signature::from_slice(&decode(signature)?).map_err(|_| BadLink::Malformed)?;
         let key = self.keys.get(&claims.key).ok_or(BadLink::UnknownKey)?;
-        key.verify_strict(&[DOMAIN, body.as_bytes()].concat(), &signature).map_err(|_| BadLink::BadSignature)?;
+        key.verify_strict(&[DOMAIN, body.as_bytes()].concat(), &signature)
+            .map_err(|_| BadLink::BadSignature)?;
         if claims.label != label {
             return Err(BadLink::OtherPreview);
         }
@@ -152,8 +161,14 @@ mod tests {
     use super::*;
 
     fn ring(signer: &LinkSigner) -> KeyRing {
-        let entry = KeyEntry { key: signer.public(), until: 0 };
-        KeyRing::read(&BTreeMap::from([(signer.id().to_owned(), serde_json::to_string(&entry).unwrap())]))
+        let entry = KeyEntry {
+            key: signer.public(),
+            until: 0,
+        };
+        KeyRing::read(&BTreeMap::from([(
+            signer.id().to_owned(),
+            serde_json::to_string(&entry).unwrap(),
+        )]))
     }
 
     fn at(second: i64) -> Timestamp {
@@ -163,7 +178,7 @@ mod tests {
     #[test]
     fn a_link_opens_its_own_preview_until_it_expires() {
         let signer = LinkSigner::generate();
-        let token = signer.sign("p-1", at(100));
+        let token = signer.sign("p-1", "/", at(100));
         let ring = ring(&signer);
         assert_eq!(ring.check(&token, "p-1", at(99)).unwrap().expires, 100);
         assert_eq!(ring.check(&token, "p-1", at(100)), Err(BadLink::Expired));
@@ -173,21 +188,40 @@ mod tests {
     #[test]
     fn a_changed_or_foreign_link_opens_nothing() {
         let (signer, other) = (LinkSigner::generate(), LinkSigner::generate());
-        let token = signer.sign("p-1", at(100));
+        let token = signer.sign("p-1", "/", at(100));
         assert_eq!(ring(&other).check(&token, "p-1", at(1)), Err(BadLink::UnknownKey));
         let (_, signature) = token.split_once('.').unwrap();
-        let forged = Claims { label: "p-1".into(), expires: 1_000_000, key: signer.id().into() };
-        let forged = format!("{}.{signature}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(&forged).unwrap()));
-        assert_eq!(ring(&signer).check(&forged, "p-1", at(1)), Err(BadLink::BadSignature));
+        let forged = Claims {
+            label: "p-1".into(),
+            expires: 1_000_000,
+            key: signer.id().into(),
+            path: "/".into(),
+        };
+        let forged = format!(
+            "{}.{signature}",
+            URL_SAFE_NO_PAD.encode(serde_json::to_vec(&forged).unwrap())
+        );
+        assert_eq!(
+            ring(&signer).check(&forged, "p-1", at(1)),
+            Err(BadLink::BadSignature)
+        );
         for bad in ["", ".", "a.b", "e30.e30", &"a".repeat(5000)] {
-            assert_eq!(ring(&signer).check(bad, "p-1", at(1)), Err(BadLink::Malformed), "{bad:?}");
+            assert_eq!(
+                ring(&signer).check(bad, "p-1", at(1)),
+                Err(BadLink::Malformed),
+                "{bad:?}"
+            );
         }
     }
 
     #[test]
     fn a_key_under_another_keys_id_is_not_taken() {
         let (signer, other) = (LinkSigner::generate(), LinkSigner::generate());
-        let entry = serde_json::to_string(&KeyEntry { key: other.public(), until: 0 }).unwrap();
+        let entry = serde_json::to_string(&KeyEntry {
+            key: other.public(),
+            until: 0,
+        })
+        .unwrap();
         assert!(KeyRing::read(&BTreeMap::from([(signer.id().to_owned(), entry)])).is_empty());
     }
 }

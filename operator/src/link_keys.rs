@@ -29,26 +29,51 @@ pub async fn publish(client: &Client, namespace: &str, signer: &LinkSigner) -> R
     let now = Timestamp::now().as_second();
     let name = || format!("{namespace}/{NAME}");
     let current = found(api.get(NAME).await).map_err(Error::kube("get", "ConfigMap", name()))?;
-    let data = with_key(current.as_ref().and_then(|c| c.data.clone()).unwrap_or_default(), signer, now);
+    let data = with_key(
+        current.as_ref().and_then(|c| c.data.clone()).unwrap_or_default(),
+        signer,
+        now,
+    );
     let result = match current {
         Some(mut map) => {
             map.data = Some(data);
             api.replace(NAME, &PostParams::default(), &map).await
         }
         None => {
-            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-            api.create(&PostParams::default(), &ConfigMap { metadata, data: Some(data), ..ConfigMap::default() }).await
+            let metadata = ObjectMeta {
+                name: Some(NAME.to_owned()),
+                ..ObjectMeta::default()
+            };
+            api.create(
+                &PostParams::default(),
+                &ConfigMap {
+                    metadata,
+                    data: Some(data),
+                    ..ConfigMap::default()
+                },
+            )
+            .await
         }
     };
     let written = result.map_err(Error::kube("publish the link key in", "ConfigMap", name()))?;
-    tracing::info!(key = signer.id(), version = written.resource_version(), "published the key of preview links");
+    tracing::info!(
+        key = signer.id(),
+        version = written.resource_version(),
+        "published the key of preview links"
+    );
     Ok(())
 }
 
 fn with_key(mut data: BTreeMap<String, String>, signer: &LinkSigner, now: i64) -> BTreeMap<String, String> {
     data.retain(|_, entry| serde_json::from_str::<KeyEntry>(entry).is_ok_and(|entry| entry.until > now));
-    let entry = KeyEntry { key: signer.public(), until: now + GOOD_FOR_SECONDS };
-    data.insert(signer.id().to_owned(), serde_json::to_string(&entry).unwrap_or_default());
+    let entry = KeyEntry {
+        key: signer.public(),
+        until: now + GOOD_FOR_SECONDS,
+    };
+    data.insert(
+        signer.id().to_owned(),
+        serde_json::to_string(&entry).unwrap_or_default(),
+    );
     data
 }
 

@@ -7,7 +7,11 @@ use tracing_subscriber::EnvFilter;
 use vitrine_operator::{drain, gateway, probe, responder, run};
 
 #[derive(Parser)]
-#[command(name = "vitrine-operator", version, about = "Previews of a software marketplace, isolated and short-lived")]
+#[command(
+    name = "vitrine-operator",
+    version,
+    about = "Previews of a software marketplace, isolated and short-lived"
+)]
 struct Arguments {
     #[command(subcommand)]
     program: Program,
@@ -34,7 +38,10 @@ fn main() -> ExitCode {
     let program = Arguments::parse().program;
     logging();
     // Two crypto providers in one process would make rustls panic at the first connection: choose before anything connects.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         eprintln!("a TLS provider is already installed: this is a defect");
         return ExitCode::FAILURE;
     }
@@ -71,7 +78,9 @@ fn main() -> ExitCode {
 
 fn logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if std::env::var("VITRINE_LOG_FORMAT").is_ok_and(|format| format == "json") {
         builder.json().init();
     } else {

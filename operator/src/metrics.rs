@@ -47,7 +47,9 @@ impl Metrics {
             Ok(counter)
         };
         // From a warm claim to the longest provisioning deadline that makes sense.
-        let buckets = vec![0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+        let buckets = vec![
+            0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0,
+        ];
         let histogram = |name: &str, help: &str| -> prometheus::Result<Histogram> {
             let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.clone()))?;
             registry.register(Box::new(histogram.clone()))?;
@@ -59,14 +61,31 @@ impl Metrics {
             previews.with_label_values(&[phase.as_str()]).set(0);
         }
         Ok(Self {
-            reconciles: counters("vitrine_reconciles_total", "reconciliations by outcome", "outcome")?,
+            reconciles: counters(
+                "vitrine_reconciles_total",
+                "reconciliations by outcome",
+                "outcome",
+            )?,
             errors: counters("vitrine_errors_total", "errors by category", "category")?,
             ends: counters("vitrine_preview_ends_total", "ends of previews by cause", "cause")?,
-            repairs: counters("vitrine_repairs_total", "repairs of cells by what was repaired", "part")?,
+            repairs: counters(
+                "vitrine_repairs_total",
+                "repairs of cells by what was repaired",
+                "part",
+            )?,
             ready_seconds: histogram("vitrine_preview_ready_seconds", "seconds from creation to ready")?,
-            end_seconds: histogram("vitrine_preview_end_seconds", "seconds from the cause of an end to its proof")?,
-            malformed: counter("vitrine_malformed_objects_total", "objects that could not be read and were set aside")?,
-            orphans: counter("vitrine_orphans_removed_total", "cells and slots without a preview that were removed")?,
+            end_seconds: histogram(
+                "vitrine_preview_end_seconds",
+                "seconds from the cause of an end to its proof",
+            )?,
+            malformed: counter(
+                "vitrine_malformed_objects_total",
+                "objects that could not be read and were set aside",
+            )?,
+            orphans: counter(
+                "vitrine_orphans_removed_total",
+                "cells and slots without a preview that were removed",
+            )?,
             previews,
             registry,
         })

@@ -42,9 +42,14 @@ impl Prober {
             if !response.status().is_success() {
                 return Err(format!("it answered {}", response.status()));
             }
-            Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|e| e.to_string())
+            Limited::new(response.into_body(), MAX_BYTES)
+                .collect()
+                .await
+                .map_err(|e| e.to_string())
         });
-        let body = answer.await.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))??;
+        let body = answer
+            .await
+            .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))??;
         serde_json::from_slice(&body.to_bytes()).map_err(|e| e.to_string())
     }
 }

@@ -58,7 +58,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         tokio::spawn(answer(listener));
     }
     tracing::info!(canary = arguments.canary, control = %arguments.control, "answering");
-    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/check", get(check));
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/check", get(check));
     let listener = health::listen(arguments.control).await?;
     tokio::select! {
         served = async { axum::serve(listener, router).await } => {
@@ -101,7 +103,12 @@ async fn answer(listener: TcpListener) {
 }
 
 async fn check(Query(query): Query<BTreeMap<String, String>>) -> (StatusCode, Json<Outside>) {
-    let targets: Vec<_> = query.get("targets").into_iter().flat_map(|t| t.split(',')).map(str::to_owned).collect();
+    let targets: Vec<_> = query
+        .get("targets")
+        .into_iter()
+        .flat_map(|t| t.split(','))
+        .map(str::to_owned)
+        .collect();
     if targets.len() > MAX_TARGETS {
         return (StatusCode::BAD_REQUEST, Json(Outside::new()));
     }
@@ -116,7 +123,10 @@ async fn check(Query(query): Query<BTreeMap<String, String>>) -> (StatusCode, Js
         };
         (target, outcome)
     });
-    (StatusCode::OK, Json(futures::future::join_all(asked).await.into_iter().collect()))
+    (
+        StatusCode::OK,
+        Json(futures::future::join_all(asked).await.into_iter().collect()),
+    )
 }
 
 fn ports(text: &str) -> Result<Vec<SocketAddr>> {
@@ -124,7 +134,10 @@ fn ports(text: &str) -> Result<Vec<SocketAddr>> {
     let (ip, range) = text.rsplit_once(':').ok_or_else(wrong)?;
     let (first, last) = range.split_once('-').ok_or_else(wrong)?;
     let ip = ip.parse().map_err(|_| wrong())?;
-    let (first, last): (u16, u16) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    let (first, last): (u16, u16) = (
+        first.parse().map_err(|_| wrong())?,
+        last.parse().map_err(|_| wrong())?,
+    );
     if first > last || last - first >= names::CANARY_COUNT {
         return Err(wrong());
     }
@@ -138,7 +151,13 @@ mod tests {
     #[test]
     fn the_canarys_ports_are_a_small_range_of_one_address() {
         assert_eq!(ports("127.0.0.1:20000-20063").unwrap().len(), 64);
-        for bad in ["", "127.0.0.1:20000", "127.0.0.1:5-4", "127.0.0.1:1-60000", "x:1-2"] {
+        for bad in [
+            "",
+            "127.0.0.1:20000",
+            "127.0.0.1:5-4",
+            "127.0.0.1:1-60000",
+            "x:1-2",
+        ] {
             assert!(ports(bad).is_err(), "{bad:?}");
         }
     }
@@ -148,7 +167,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let up = listener.local_addr().unwrap().to_string();
         // A port that was just free and that nobody listens on.
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
         let query = Query([("targets".to_owned(), format!("{up},{closed}"))].into());
         let (_, Json(outside)) = check(query).await;
         assert_eq!(outside[&up], UP);

@@ -78,14 +78,18 @@ pub struct Arguments {
 /// If the installation or the settings cannot be used, or leadership is lost.
 pub async fn run(arguments: Arguments) -> Result<()> {
     if !arguments.preview_url.contains("{label}") {
-        return Err(Error::Setting("--preview-url must contain {label}: every preview has a host of its own".to_owned()));
+        return Err(Error::Setting(
+            "--preview-url must contain {label}: every preview has a host of its own".to_owned(),
+        ));
     }
     let client = client().await?;
     let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
     let readiness = Readiness::default();
     readiness.missing("installation", "not looked at yet");
     let for_text = metrics.clone();
-    let server = tokio::spawn(health::serve(arguments.listen, readiness.clone(), move || for_text.text()));
+    let server = tokio::spawn(health::serve(arguments.listen, readiness.clone(), move || {
+        for_text.text()
+    }));
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         until_told().await;
@@ -110,9 +114,14 @@ async fn work(
     stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let settings = Settings {
-        house: House { namespace: arguments.namespace.clone() },
+        house: House {
+            namespace: arguments.namespace.clone(),
+        },
         slots: arguments.slots_namespace.clone(),
-        probe: ProbeImage { image: arguments.image.clone(), pull_policy: arguments.image_pull_policy.clone() },
+        probe: ProbeImage {
+            image: arguments.image.clone(),
+            pull_policy: arguments.image_pull_policy.clone(),
+        },
         url: arguments.preview_url.clone(),
         responder: arguments.responder_service.clone(),
         decoy: arguments.decoy_service.clone(),
@@ -139,7 +148,10 @@ async fn work(
     readiness.present("link-key");
 
     let controller = controller::controller(&client, &settings.slots);
-    let reporter = Reporter { controller: "vitrine.dev/operator".into(), instance: Some(arguments.identity.clone()) };
+    let reporter = Reporter {
+        controller: "vitrine.dev/operator".into(),
+        instance: Some(arguments.identity.clone()),
+    };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         previews: controller.store(),
@@ -187,6 +199,7 @@ async fn installation(
     prober: Option<&str>,
     readiness: &Readiness,
 ) -> Prober {
+    let mut told = String::new();
     loop {
         match look(client, settings).await {
             Ok(responder) => {
@@ -195,8 +208,12 @@ async fn installation(
                 return Prober::new(base);
             }
             Err(error) => {
-                tracing::warn!(%error, "not ready");
-                readiness.missing("installation", error.to_string());
+                // Once a reason: it is looked for every two seconds.
+                if told != error.to_string() {
+                    told = error.to_string();
+                    tracing::warn!(%error, "not ready");
+                }
+                readiness.missing("installation", told.clone());
             }
         }
         tokio::time::sleep(RETRY).await;
@@ -207,11 +224,23 @@ async fn look(client: &Client, settings: &Settings) -> Result<String> {
     // The operator has no right to read CRDs, and needs none: listing the resources shows whether they are served.
     let params = kube::api::ListParams::default().limit(1);
     let crds = [PreviewSandbox::crd(), SkuListing::crd(), PreviewPolicy::crd()];
-    let [previews, listings, policies] = crds.map(|crd: CustomResourceDefinition| crd.metadata.name.unwrap_or_default());
-    let missing = |name: String| move |error: kube::Error| Error::Installation(format!("{name} cannot be listed: {error}"));
-    Api::<PreviewSandbox>::all(client.clone()).list_metadata(&params).await.map_err(missing(previews))?;
-    Api::<SkuListing>::all(client.clone()).list_metadata(&params).await.map_err(missing(listings))?;
-    Api::<PreviewPolicy>::all(client.clone()).list_metadata(&params).await.map_err(missing(policies))?;
+    let [previews, listings, policies] =
+        crds.map(|crd: CustomResourceDefinition| crd.metadata.name.unwrap_or_default());
+    let missing = |name: String| {
+        move |error: kube::Error| Error::Installation(format!("{name} cannot be listed: {error}"))
+    };
+    Api::<PreviewSandbox>::all(client.clone())
+        .list_metadata(&params)
+        .await
+        .map_err(missing(previews))?;
+    Api::<SkuListing>::all(client.clone())
+        .list_metadata(&params)
+        .await
+        .map_err(missing(listings))?;
+    Api::<PreviewPolicy>::all(client.clone())
+        .list_metadata(&params)
+        .await
+        .map_err(missing(policies))?;
     Ok(targets::landmarks(client, settings).await?.responder)
 }
 
@@ -221,7 +250,9 @@ async fn look(client: &Client, settings: &Settings) -> Result<String> {
 /// If no cluster is configured.
 pub async fn client() -> Result<Client> {
     Client::try_default().await.map_err(|error| {
-        Error::Setting(format!("no Kubernetes cluster is configured ({error}); set KUBECONFIG or run inside a pod"))
+        Error::Setting(format!(
+            "no Kubernetes cluster is configured ({error}); set KUBECONFIG or run inside a pod"
+        ))
     })
 }
 

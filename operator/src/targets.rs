@@ -46,7 +46,12 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
         service(&house, &settings.decoy),
         service(&default, "kubernetes"),
         service(&system, "kube-dns"),
-        async { slices.list(&params).await.map_err(Error::kube("list", "EndpointSlice", "default")) },
+        async {
+            slices
+                .list(&params)
+                .await
+                .map_err(Error::kube("list", "EndpointSlice", "default"))
+        },
     )?;
     let responder = responder.and_then(|s| cluster_ip(&s)).ok_or_else(|| {
         Error::Installation(format!(
@@ -76,26 +81,46 @@ async fn service(api: &Api<Service>, name: &str) -> Result<Option<Service>> {
 }
 
 fn cluster_ip(service: &Service) -> Option<String> {
-    service.spec.as_ref()?.cluster_ip.clone().filter(|ip| ip != "None" && !ip.is_empty())
+    service
+        .spec
+        .as_ref()?
+        .cluster_ip
+        .clone()
+        .filter(|ip| ip != "None" && !ip.is_empty())
 }
 
 fn first_port(service: &Service) -> Option<String> {
     // DNS is tried by TCP: a UDP packet without an answer shows nothing.
     let ports = service.spec.as_ref()?.ports.as_ref()?;
-    let tcp = ports.iter().find(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")?;
+    let tcp = ports
+        .iter()
+        .find(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")?;
     Some(format!("{}:{}", cluster_ip(service)?, tcp.port))
 }
 
 /// The orders for the probe of one cell. Pure.
 pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: String) -> Orders {
-    let IsolationTargets { internet, metadata, node_targets, metadata_target } = &envelope.isolation;
+    let IsolationTargets {
+        internet,
+        metadata,
+        node_targets,
+        metadata_target,
+    } = &envelope.isolation;
     let mut targets = vec![];
     let mut add = |name: &str, address: String, required: bool| {
-        targets.push(Target { name: name.to_owned(), address, required });
+        targets.push(Target {
+            name: name.to_owned(),
+            address,
+            required,
+        });
     };
     let node_required = *node_targets == Requirement::Required;
     for address in metadata {
-        add("metadata", address.clone(), *metadata_target == Requirement::Required);
+        add(
+            "metadata",
+            address.clone(),
+            *metadata_target == Requirement::Required,
+        );
     }
     for address in internet {
         add("internet", address.clone(), true);
@@ -106,14 +131,22 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
     for address in &landmarks.api_addresses {
         add("api-server-node", address.clone(), node_required);
     }
-    add("kubelet", format!("{NODE_PLACEHOLDER}:{KUBELET_PORT}"), node_required);
+    add(
+        "kubelet",
+        format!("{NODE_PLACEHOLDER}:{KUBELET_PORT}"),
+        node_required,
+    );
     if let Some(address) = &landmarks.dns {
         add("cluster-dns", address.clone(), true);
     }
     if let Some(address) = &landmarks.decoy {
         add("neighbour", address.clone(), true);
     }
-    add("other-port", format!("{}:{}", landmarks.responder, names::forbidden_port(cell)), true);
+    add(
+        "other-port",
+        format!("{}:{}", landmarks.responder, names::forbidden_port(cell)),
+        true,
+    );
     Orders {
         nonce,
         canary: format!("{}:{}", landmarks.responder, names::canary_port(cell)),

@@ -39,6 +39,8 @@ pub struct Envelope {
     pub writable: Vec<WritableFolder>,
     /// Path of the readiness check.
     pub health_path: Option<String>,
+    /// Path that a visitor is sent to first.
+    pub landing_path: String,
     /// Which listing this came from, `uid/generation`.
     pub listing: String,
     /// What the probe must find shut beside what it knows by itself.
@@ -58,7 +60,11 @@ pub struct Refusal {
 }
 
 fn refuse<T>(field: &str, asked: impl ToString, allowed: impl ToString) -> Result<T, Refusal> {
-    Err(Refusal { field: field.to_owned(), asked: asked.to_string(), allowed: allowed.to_string() })
+    Err(Refusal {
+        field: field.to_owned(),
+        asked: asked.to_string(),
+        allowed: allowed.to_string(),
+    })
 }
 
 /// Intersects policy, listing and preview.
@@ -80,7 +86,11 @@ pub fn resolve(
         None => offered,
     };
 
-    names_within("SkuListing spec.preview.egress", &template.egress, &policy.egress.allowed_names)?;
+    names_within(
+        "SkuListing spec.preview.egress",
+        &template.egress,
+        &policy.egress.allowed_names,
+    )?;
     if let Some(egress) = &preview.spec.egress {
         names_within("spec.egress", egress, &template.egress)?;
     }
@@ -90,7 +100,11 @@ pub fn resolve(
         folders = folders.plus(amount("SkuListing spec.preview.writable.size", &folder.size)?);
     }
     if folders > memory {
-        return refuse("SkuListing spec.preview.writable", folders, format!("at most the memory, {memory}"));
+        return refuse(
+            "SkuListing spec.preview.writable",
+            folders,
+            format!("at most the memory, {memory}"),
+        );
     }
     let Ok(port) = u16::try_from(template.port) else {
         return refuse("SkuListing spec.preview.port", template.port, "1024 to 65535");
@@ -111,6 +125,7 @@ pub fn resolve(
         env: template.env.clone(),
         writable: template.writable.clone(),
         health_path: template.health_path.clone(),
+        landing_path: template.landing_path.clone().unwrap_or_else(|| "/".to_owned()),
         listing: listing_identity(listing),
         isolation: policy.isolation.clone(),
     })
@@ -136,7 +151,11 @@ pub fn time_to_live(
 
 /// Which listing, in which state: `uid/generation`.
 pub fn listing_identity(listing: &SkuListing) -> String {
-    format!("{}/{}", listing.uid().unwrap_or_default(), listing.metadata.generation.unwrap_or_default())
+    format!(
+        "{}/{}",
+        listing.uid().unwrap_or_default(),
+        listing.metadata.generation.unwrap_or_default()
+    )
 }
 
 impl Envelope {
@@ -154,7 +173,9 @@ impl Envelope {
         let Ok(port) = u16::try_from(frozen.port) else {
             return refuse("status.envelope.port", frozen.port, "1024 to 65535");
         };
-        let template = listing.filter(|l| listing_identity(l) == frozen.listing).map(|l| &l.spec.preview);
+        let template = listing
+            .filter(|l| listing_identity(l) == frozen.listing)
+            .map(|l| &l.spec.preview);
         Ok(Self {
             ttl: frozen.ttl,
             ttl_cap: frozen.ttl_cap,
@@ -170,6 +191,7 @@ impl Envelope {
             env: template.map(|t| t.env.clone()).unwrap_or_default(),
             writable: template.map(|t| t.writable.clone()).unwrap_or_default(),
             health_path: template.and_then(|t| t.health_path.clone()),
+            landing_path: frozen.landing_path.clone(),
             listing: frozen.listing.clone(),
             isolation: isolation.clone(),
         })
@@ -184,6 +206,7 @@ impl Envelope {
             proof_deadline: self.proof_deadline,
             image: self.image.clone(),
             port: i32::from(self.port),
+            landing_path: self.landing_path.clone(),
             listing: self.listing.clone(),
             size: Size {
                 cpu: self.cpu.to_string(),
@@ -195,7 +218,8 @@ impl Envelope {
 }
 
 fn amount(field: &str, text: &str) -> Result<Amount, Refusal> {
-    text.parse().or_else(|error: vitrine_crds::quantity::NotAQuantity| refuse(field, text, error))
+    text.parse()
+        .or_else(|error: vitrine_crds::quantity::NotAQuantity| refuse(field, text, error))
 }
 
 fn amounts(size: &Size, field: &str) -> Result<[Amount; 3], Refusal> {
@@ -241,11 +265,19 @@ mod tests {
     fn what_is_frozen_at_admission_thaws_to_the_same_envelope() {
         let envelope = resolve(&policy(), &listing(), &preview()).unwrap();
         let isolation = policy().isolation;
-        assert_eq!(Envelope::thaw(&envelope.resolved(), Some(&listing()), &isolation).unwrap(), envelope);
+        assert_eq!(
+            Envelope::thaw(&envelope.resolved(), Some(&listing()), &isolation).unwrap(),
+            envelope
+        );
         let mut changed = listing();
         changed.metadata.generation = Some(4);
         changed.spec.preview.args = vec!["--evil".into()];
-        assert!(Envelope::thaw(&envelope.resolved(), Some(&changed), &isolation).unwrap().args.is_empty());
+        assert!(
+            Envelope::thaw(&envelope.resolved(), Some(&changed), &isolation)
+                .unwrap()
+                .args
+                .is_empty()
+        );
     }
 
     #[test]
@@ -258,7 +290,11 @@ mod tests {
         );
 
         let mut asks = preview();
-        asks.spec.size = Some(Size { cpu: "4".into(), memory: "64Mi".into(), ephemeral_storage: "16Mi".into() });
+        asks.spec.size = Some(Size {
+            cpu: "4".into(),
+            memory: "64Mi".into(),
+            ephemeral_storage: "16Mi".into(),
+        });
         assert_eq!(
             resolve(&policy(), &listing(), &asks).unwrap_err().to_string(),
             "spec.size.cpu asks for 4, allowed is at most 100m"
@@ -282,19 +318,31 @@ mod tests {
         );
         let mut greedy = listing();
         greedy.spec.preview.egress = vec!["evil.example".into()];
-        assert_eq!(resolve(&policy(), &greedy, &preview()).unwrap_err().field, "SkuListing spec.preview.egress");
+        assert_eq!(
+            resolve(&policy(), &greedy, &preview()).unwrap_err().field,
+            "SkuListing spec.preview.egress"
+        );
         let mut greedy = listing();
         greedy.spec.preview.writable[0].size = "2Gi".into();
-        assert_eq!(resolve(&policy(), &greedy, &preview()).unwrap_err().field, "SkuListing spec.preview.writable");
+        assert_eq!(
+            resolve(&policy(), &greedy, &preview()).unwrap_err().field,
+            "SkuListing spec.preview.writable"
+        );
     }
 
     #[test]
     fn the_sellers_longest_time_narrows_the_platforms() {
         let mut short = listing();
         short.spec.preview.max_ttl = Some(TimeSpan::from_secs(900));
-        assert_eq!(resolve(&policy(), &short, &preview()).unwrap().ttl, TimeSpan::from_secs(900));
+        assert_eq!(
+            resolve(&policy(), &short, &preview()).unwrap().ttl,
+            TimeSpan::from_secs(900)
+        );
         let mut asks = preview();
         asks.spec.ttl = Some(TimeSpan::from_secs(1200));
-        assert_eq!(resolve(&policy(), &short, &asks).unwrap_err().allowed, "10m to 15m");
+        assert_eq!(
+            resolve(&policy(), &short, &asks).unwrap_err().allowed,
+            "10m to 15m"
+        );
     }
 }

@@ -124,10 +124,17 @@ impl Verdict {
     /// In one sentence what stands in the way of isolation.
     pub fn complaint(&self) -> String {
         let name = |s: &Seen| format!("{} ({})", s.name, s.address);
-        let reached: Vec<_> =
-            self.targets.iter().filter(|s| s.required && s.outcome == Outcome::Reached).map(name).collect();
+        let reached: Vec<_> = self
+            .targets
+            .iter()
+            .filter(|s| s.required && s.outcome == Outcome::Reached)
+            .map(name)
+            .collect();
         if !self.ipv6.is_empty() {
-            return format!("the pod has IPv6 addresses that no policy covers: {}", self.ipv6.join(", "));
+            return format!(
+                "the pod has IPv6 addresses that no policy covers: {}",
+                self.ipv6.join(", ")
+            );
         }
         if !reached.is_empty() {
             return format!(
@@ -175,7 +182,12 @@ mod tests {
     use super::*;
 
     fn seen(required: bool, outcome: Outcome) -> Seen {
-        Seen { name: "internet".into(), address: "203.0.113.10:80".into(), required, outcome }
+        Seen {
+            name: "internet".into(),
+            address: "203.0.113.10:80".into(),
+            required,
+            outcome,
+        }
     }
 
     #[test]
@@ -183,15 +195,24 @@ mod tests {
         let shut = || seen(true, Outcome::Shut("timed out".into()));
         assert_eq!(judge(true, &[], &[shut()]), Judgement::Isolated);
         assert_eq!(judge(false, &[], &[shut()]), Judgement::Unproven);
-        assert_eq!(judge(true, &[], &[shut(), seen(true, Outcome::Reached)]), Judgement::Leaking);
-        assert_eq!(judge(true, &[], &[shut(), seen(false, Outcome::Reached)]), Judgement::Isolated);
+        assert_eq!(
+            judge(true, &[], &[shut(), seen(true, Outcome::Reached)]),
+            Judgement::Leaking
+        );
+        assert_eq!(
+            judge(true, &[], &[shut(), seen(false, Outcome::Reached)]),
+            Judgement::Isolated
+        );
     }
 
     #[test]
     fn a_local_error_is_unproven_never_shut() {
         let no_ports = seen(true, Outcome::Unproven("EADDRNOTAVAIL".into()));
         assert_eq!(judge(true, &[], &[no_ports.clone()]), Judgement::Unproven);
-        assert_eq!(judge(true, &[], &[no_ports, seen(true, Outcome::Reached)]), Judgement::Leaking);
+        assert_eq!(
+            judge(true, &[], &[no_ports, seen(true, Outcome::Reached)]),
+            Judgement::Leaking
+        );
     }
 
     #[test]
@@ -232,6 +253,10 @@ mod tests {
             ipv6: vec![],
             targets: vec![seen(true, Outcome::Reached)],
         };
-        assert!(verdict.complaint().contains("could still reach internet (203.0.113.10:80)"));
+        assert!(
+            verdict
+                .complaint()
+                .contains("could still reach internet (203.0.113.10:80)")
+        );
     }
 }

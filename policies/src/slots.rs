@@ -34,11 +34,21 @@ impl Dimension {
 
 /// The name of the slot with this index.
 pub fn name(dimension: Dimension, key: &str, index: i32) -> String {
-    format!("{}-{}-{index}", dimension.as_str(), names::digest(&[dimension.as_str(), key]))
+    format!(
+        "{}-{}-{index}",
+        dimension.as_str(),
+        names::digest(&[dimension.as_str(), key])
+    )
 }
 
 /// The slot as it is created for a preview.
-pub fn lease(namespace: &str, dimension: Dimension, key: &str, index: i32, preview: &PreviewSandbox) -> Lease {
+pub fn lease(
+    namespace: &str,
+    dimension: Dimension,
+    key: &str,
+    index: i32,
+    preview: &PreviewSandbox,
+) -> Lease {
     Lease {
         metadata: ObjectMeta {
             name: Some(name(dimension, key, index)),
@@ -51,12 +61,19 @@ pub fn lease(namespace: &str, dimension: Dimension, key: &str, index: i32, previ
                 (KEY_ANNOTATION.to_owned(), key.to_owned()),
                 (
                     names::PREVIEW_ANNOTATION.to_owned(),
-                    format!("{}/{}", preview.namespace().unwrap_or_default(), preview.name_any()),
+                    format!(
+                        "{}/{}",
+                        preview.namespace().unwrap_or_default(),
+                        preview.name_any()
+                    ),
                 ),
             ])),
             ..ObjectMeta::default()
         },
-        spec: Some(LeaseSpec { holder_identity: preview.uid(), ..LeaseSpec::default() }),
+        spec: Some(LeaseSpec {
+            holder_identity: preview.uid(),
+            ..LeaseSpec::default()
+        }),
     }
 }
 
@@ -90,7 +107,10 @@ mod tests {
     #[test]
     fn a_slot_names_its_key_in_full_and_its_holder() {
         let lease = lease("vitrine-slots", Dimension::Subject, "alice", 0, &preview());
-        assert_eq!(lease.name_any(), format!("subject-{}-0", names::digest(&["subject", "alice"])));
+        assert_eq!(
+            lease.name_any(),
+            format!("subject-{}-0", names::digest(&["subject", "alice"]))
+        );
         assert_eq!(holder(&lease, "alice", &preview().uid().unwrap()), Holder::Us);
         assert_eq!(holder(&lease, "alice", "another"), Holder::Other);
         assert_eq!(holder(&lease, "bob", &preview().uid().unwrap()), Holder::Foreign);

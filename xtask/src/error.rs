@@ -36,6 +36,9 @@ pub enum Error {
     /// The launcher could not do what it was asked.
     #[error(transparent)]
     Cluster(#[from] vitrine_devcluster::Error),
+    /// The cluster could not be prepared.
+    #[error(transparent)]
+    Kit(#[from] vitrine_kit::Error),
     /// Something was read that has another shape than it should.
     #[error("failed to read {what}: {why}")]
     Shape {

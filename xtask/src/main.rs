@@ -8,7 +8,10 @@ mod architecture;
 mod cluster;
 mod clusters;
 mod command;
+mod crdgen;
+mod demo;
 mod error;
+mod install;
 mod libtest;
 mod progress;
 mod requirements;
@@ -32,8 +35,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Preview a real product in a real Kubernetes, from nothing to the receipt
+    Demo(demo::Args),
     /// Run every test of the workspace, or those whose name contains FILTER
     Test(test::Args),
+    /// Build Vitrine and install it into a running development cluster
+    Install(install::Args),
+    /// Write the CRD files of charts/vitrine-crds from crds/src
+    Crdgen,
     /// Check docs/requirements.md against the tests that ran, and print what is done
     Trace(trace::Args),
     /// Bring a real Kubernetes up on this machine, look at it, end it
@@ -43,6 +52,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Install(args) => install::run(&args),
+        Command::Crdgen => crdgen::run(),
         Command::Test(args) => test::run(&args).map(verdict),
         Command::Trace(args) => trace::run(&args).map(verdict),
         Command::Cluster(command) => cluster::run(command),

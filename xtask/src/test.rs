@@ -94,22 +94,35 @@ struct Run {
 
 /// Runs it; `false` if anything failed.
 pub fn run(args: &Args) -> Result<bool, Error> {
-    let workspace = Workspace::load()?;
-    let logs = workspace.scratch()?.join("logs");
-    let mut run = Run {
-        workspace,
-        progress: Progress::start(),
-        filter: args.filter.clone(),
-        logs,
-        results: Vec::new(),
-        failures: Vec::new(),
-        stages: Vec::new(),
-    };
-    if args.list { run.list() } else { run.everything() }
+    match Run::prepare(args.filter.clone()) {
+        Ok(mut run) if args.list => run.list(),
+        Ok(mut run) => Ok(run.everything()),
+        Err(error) if args.list => Err(error),
+        Err(error) => {
+            // Whoever reads only the last line must learn of it too.
+            eprintln!("error: {error}");
+            println!("0 passed, 1 failed");
+            Ok(false)
+        }
+    }
 }
 
 impl Run {
-    fn everything(&mut self) -> Result<bool, Error> {
+    fn prepare(filter: Option<String>) -> Result<Self, Error> {
+        let workspace = Workspace::load()?;
+        let logs = workspace.scratch()?.join("logs");
+        Ok(Self {
+            workspace,
+            progress: Progress::start(),
+            filter,
+            logs,
+            results: Vec::new(),
+            failures: Vec::new(),
+            stages: Vec::new(),
+        })
+    }
+
+    fn everything(&mut self) -> bool {
         let stages: Vec<_> = STAGES
             .into_iter()
             .filter(|(stage, _, _)| self.wants(*stage))
@@ -169,7 +182,7 @@ impl Run {
             );
         }
         report::close(&self.progress, &self.stages, &self.failures, &self.results, &path);
-        Ok(self.failures.is_empty())
+        self.failures.is_empty()
     }
 
     fn list(&mut self) -> Result<bool, Error> {

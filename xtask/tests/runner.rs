@@ -195,3 +195,15 @@ fn a_list_names_every_test_and_runs_none() {
     );
     assert!(output.status.success());
 }
+
+#[test]
+fn a_workspace_that_cannot_be_read_is_a_failure_in_the_last_line_too() {
+    let sample = Sample::new(
+        "unreadable",
+        &[("sound", &[("Cargo.toml", "not toml"), ("src/lib.rs", "")])],
+    );
+    let output = sample.run(&["::"]);
+    assert!(!output.status.success());
+    assert_eq!(last_line(&output), "0 passed, 1 failed");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cargo metadata"));
+}

@@ -57,22 +57,35 @@ impl Stop {
 
     fn response(&self) -> Response<Body> {
         let (status, text) = match self {
-            Self::NoHost => (StatusCode::BAD_REQUEST, "This address names no preview.".to_owned()),
+            Self::NoHost => (
+                StatusCode::BAD_REQUEST,
+                "This address names no preview.".to_owned(),
+            ),
             Self::Unknown => (StatusCode::NOT_FOUND, "There is no such preview.".to_owned()),
-            Self::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "This preview is not ready yet.".to_owned())
-            }
+            Self::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This preview is not ready yet.".to_owned(),
+            ),
             Self::Closed(_) => (StatusCode::GONE, "This preview has ended.".to_owned()),
             Self::Link(BadLink::Expired) => (StatusCode::GONE, "This preview has ended.".to_owned()),
             Self::Link(why) => (StatusCode::FORBIDDEN, format!("This link opens nothing: {why}.")),
-            Self::NoCookie => (StatusCode::FORBIDDEN, "Open this preview by the link from the shop.".to_owned()),
-            Self::BadUpgrade => (StatusCode::BAD_REQUEST, "Only WebSockets may be upgraded to.".to_owned()),
+            Self::NoCookie => (
+                StatusCode::FORBIDDEN,
+                "Open this preview by the link from the shop.".to_owned(),
+            ),
+            Self::BadUpgrade => (
+                StatusCode::BAD_REQUEST,
+                "Only WebSockets may be upgraded to.".to_owned(),
+            ),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "The product does not answer.".to_owned()),
         };
         let mut response = Response::new(full(format!("{text}\n")));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -117,7 +130,11 @@ impl Gateway {
         if request.uri().path() == OPEN_PATH {
             let token = token(request.uri()).ok_or(Stop::Link(BadLink::Malformed))?;
             let claims = check(&token)?;
-            return Ok(exchange(&token, claims.expires - Timestamp::now().as_second()));
+            return Ok(exchange(
+                &token,
+                &claims.path,
+                claims.expires - Timestamp::now().as_second(),
+            ));
         }
         check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
         lifeline.hang_on(&route);
@@ -139,8 +156,9 @@ impl Gateway {
             .map_err(|_| Stop::Upstream("no connection in time".to_owned()))?
             .map_err(|error| Stop::Upstream(error.to_string()))?;
         let failed = |error: hyper::Error| Stop::Upstream(error.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
         let (for_connection, cut) = (route.clone(), self.metrics.cut.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -176,7 +194,9 @@ async fn join(
     route: watch::Receiver<Route>,
     metrics: Metrics,
 ) {
-    let Ok((visitor, product)) = tokio::try_join!(visitor, product) else { return };
+    let Ok((visitor, product)) = tokio::try_join!(visitor, product) else {
+        return;
+    };
     let (mut visitor, mut product) = (TokioIo::new(visitor), TokioIo::new(product));
     tokio::select! {
         // Either side may hang up as it likes.
@@ -196,7 +216,10 @@ fn label<B>(request: &Request<B>) -> Option<String> {
 fn token(uri: &Uri) -> Option<String> {
     let query = uri.query()?;
     // Tokens are base64url and a dot: nothing in them is ever percent-encoded.
-    query.split('&').find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('=')).map(str::to_owned)
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('='))
+        .map(str::to_owned)
 }
 
 fn cookie(headers: &HeaderMap) -> Option<String> {
@@ -210,14 +233,21 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The link becomes a cookie, and the token leaves the address bar and every Referer.
-fn exchange(token: &str, seconds: i64) -> Response<Body> {
+fn exchange(token: &str, path: &str, seconds: i64) -> Response<Body> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SEE_OTHER;
     let headers = response.headers_mut();
-    headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+    // The path is signed; "//" would be another host all the same.
+    let path = Some(path).filter(|p| p.starts_with('/') && !p.starts_with("//"));
+    let location = path.and_then(|p| HeaderValue::from_str(p).ok());
+    headers.insert(
+        header::LOCATION,
+        location.unwrap_or(HeaderValue::from_static("/")),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=None; Partitioned");
+    let cookie =
+        format!("{COOKIE}={token}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=None; Partitioned");
     // A token that passed its check has no character that a header could refuse.
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         headers.insert(header::SET_COOKIE, cookie);
@@ -252,7 +282,10 @@ fn wants_upgrade(headers: &HeaderMap) -> Result<bool, Stop> {
 
 /// Makes a visitor's request one to the product: without our cookie, without what ends here.
 fn to_product(request: &mut Request<Incoming>, upgrade: bool) {
-    let path = request.uri().path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", hyper::http::uri::PathAndQuery::as_str);
     // A path that was a path stays one.
     *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     *request.version_mut() = Version::HTTP_11;
@@ -284,7 +317,10 @@ fn to_visitor(headers: &mut HeaderMap, upgrade: bool) {
         .filter(|value| {
             let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
             !text.trim_start().starts_with(&COOKIE.to_ascii_lowercase())
-                && !text.split(';').skip(1).any(|attribute| attribute.trim().starts_with("domain"))
+                && !text
+                    .split(';')
+                    .skip(1)
+                    .any(|attribute| attribute.trim().starts_with("domain"))
         })
         .cloned()
         .collect();
@@ -313,7 +349,9 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
 }
 
 fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed()
+    Full::new(text.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed()
 }
 
 #[cfg(test)]
@@ -323,7 +361,10 @@ mod tests {
     #[test]
     fn the_host_label_is_the_first_one_without_its_port() {
         let request = |host: &str| Request::builder().header(header::HOST, host).body(()).unwrap();
-        assert_eq!(label(&request("p-1.previews.localhost:8080")).as_deref(), Some("p-1"));
+        assert_eq!(
+            label(&request("p-1.previews.localhost:8080")).as_deref(),
+            Some("p-1")
+        );
         assert_eq!(label(&request("P-1.previews.localhost")).as_deref(), Some("p-1"));
         assert_eq!(label(&request("localhost:8080")), None);
         assert_eq!(label(&request(".previews.localhost")), None);
@@ -331,24 +372,37 @@ mod tests {
 
     #[test]
     fn our_cookie_is_found_among_others_and_no_other_is_taken_for_it() {
-        let headers = |text: &str| HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(text).unwrap())]);
-        assert_eq!(cookie(&headers("a=1; __Host-vitrine-preview=x.y; b=2")).as_deref(), Some("x.y"));
+        let headers =
+            |text: &str| HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(text).unwrap())]);
+        assert_eq!(
+            cookie(&headers("a=1; __Host-vitrine-preview=x.y; b=2")).as_deref(),
+            Some("x.y")
+        );
         assert_eq!(cookie(&headers("__Host-vitrine-preview2=x.y")), None);
     }
 
     #[test]
     fn a_product_cannot_set_our_cookie_or_one_for_the_domain() {
         let mut headers = HeaderMap::new();
-        for value in ["a=1; Path=/", "__Host-vitrine-preview=evil; Path=/", "b=2; Domain=previews.localhost", "c=3; domain =x"] {
+        for value in [
+            "a=1; Path=/",
+            "__Host-vitrine-preview=evil; Path=/",
+            "b=2; Domain=previews.localhost",
+            "c=3; domain =x",
+        ] {
             headers.append(header::SET_COOKIE, HeaderValue::from_static(value));
         }
         to_visitor(&mut headers, false);
-        assert_eq!(headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1; Path=/"]);
+        assert_eq!(
+            headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(),
+            ["a=1; Path=/"]
+        );
     }
 
     #[test]
     fn only_websockets_are_upgraded_to() {
-        let headers = |value: &'static str| HeaderMap::from_iter([(header::UPGRADE, HeaderValue::from_static(value))]);
+        let headers =
+            |value: &'static str| HeaderMap::from_iter([(header::UPGRADE, HeaderValue::from_static(value))]);
         assert!(matches!(wants_upgrade(&HeaderMap::new()), Ok(false)));
         assert!(matches!(wants_upgrade(&headers("WebSocket")), Ok(true)));
         assert!(wants_upgrade(&headers("h2c")).is_err());

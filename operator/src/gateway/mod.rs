@@ -47,12 +47,21 @@ pub(crate) struct Metrics {
 impl Metrics {
     fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let requests =
-            IntCounterVec::new(Opts::new("vitrine_gateway_requests_total", "requests by outcome"), &["outcome"])?;
-        let cut = IntGauge::new("vitrine_gateway_cut", "connections that were ended because their preview was")?;
+        let requests = IntCounterVec::new(
+            Opts::new("vitrine_gateway_requests_total", "requests by outcome"),
+            &["outcome"],
+        )?;
+        let cut = IntGauge::new(
+            "vitrine_gateway_cut",
+            "connections that were ended because their preview was",
+        )?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(cut.clone()))?;
-        Ok(Self { registry, requests, cut })
+        Ok(Self {
+            registry,
+            requests,
+            cut,
+        })
     }
 
     fn text(&self) -> String {
@@ -108,8 +117,12 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // A visitor that sends no header for 30 s is gone.
-    builder.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(30));
-    let served = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(std::time::Duration::from_secs(30));
+    let served = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::select! {
         // How a visitor hangs up is no concern of ours.
         _ = served => {}

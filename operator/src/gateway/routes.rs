@@ -54,7 +54,11 @@ pub(super) struct Routes {
 impl Routes {
     /// What a label leads to now, to be followed as it changes.
     pub(super) fn find(&self, label: &str) -> Option<watch::Receiver<Route>> {
-        self.by_label.read().unwrap_or_else(PoisonError::into_inner).get(label).map(watch::Sender::subscribe)
+        self.by_label
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(label)
+            .map(watch::Sender::subscribe)
     }
 
     /// The keys of links.
@@ -82,17 +86,25 @@ impl Routes {
 
     /// Forgets a preview. Dropping the sender cuts every connection that follows it.
     fn forget(&self, uid: &str) {
-        self.by_label.write().unwrap_or_else(PoisonError::into_inner).remove(&names::host_label(uid));
+        self.by_label
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&names::host_label(uid));
     }
 
     fn keep_only(&self, labels: &std::collections::HashSet<String>) {
-        self.by_label.write().unwrap_or_else(PoisonError::into_inner).retain(|label, _| labels.contains(label));
+        self.by_label
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|label, _| labels.contains(label));
     }
 }
 
 /// What a preview's status means to traffic. Pure.
 fn route(preview: &PreviewSandbox) -> Route {
-    let Some(status) = &preview.status else { return Route::Closed(Phase::Queued) };
+    let Some(status) = &preview.status else {
+        return Route::Closed(Phase::Queued);
+    };
     let upstream = || {
         let pod = status.pod.as_ref()?;
         Some(Upstream {
@@ -110,14 +122,22 @@ fn route(preview: &PreviewSandbox) -> Route {
 /// Follows previews and link keys for ever.
 pub(super) async fn follow(client: Client, namespace: &str, routes: &Routes, readiness: &Readiness) {
     readiness.missing("previews", "not listed yet");
-    readiness.missing("link-keys", format!("ConfigMap {namespace}/{} was not read yet", link_keys::NAME));
-    tokio::join!(previews(client.clone(), routes, readiness), keys(client, namespace, routes, readiness));
+    readiness.missing(
+        "link-keys",
+        format!("ConfigMap {namespace}/{} was not read yet", link_keys::NAME),
+    );
+    tokio::join!(
+        previews(client.clone(), routes, readiness),
+        keys(client, namespace, routes, readiness)
+    );
 }
 
 async fn previews(client: Client, routes: &Routes, readiness: &Readiness) {
     let api: Api<DeserializeGuard<PreviewSandbox>> = Api::all(client);
     let mut seen = std::collections::HashSet::new();
-    let mut events = kube::runtime::watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut events = kube::runtime::watcher(api, watcher::Config::default())
+        .default_backoff()
+        .boxed();
     loop {
         match events.try_next().await {
             Ok(Some(Event::Init)) => seen.clear(),
@@ -150,7 +170,9 @@ async fn previews(client: Client, routes: &Routes, readiness: &Readiness) {
 
 async fn keys(client: Client, namespace: &str, routes: &Routes, readiness: &Readiness) {
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-    let mut maps = kube::runtime::watcher::watch_object(api, link_keys::NAME).default_backoff().boxed();
+    let mut maps = kube::runtime::watcher::watch_object(api, link_keys::NAME)
+        .default_backoff()
+        .boxed();
     loop {
         match maps.try_next().await {
             Ok(Some(Some(map))) => {
@@ -243,7 +265,10 @@ mod tests {
     fn only_a_ready_preview_is_open() {
         assert!(matches!(route(&preview("Ready", soon(1000))), Route::Open(_)));
         for phase in ["Queued", "Proving", "Ending", "Ended", "Failed", "Refused"] {
-            assert!(matches!(route(&preview(phase, soon(1000))), Route::Closed(_)), "{phase}");
+            assert!(
+                matches!(route(&preview(phase, soon(1000))), Route::Closed(_)),
+                "{phase}"
+            );
         }
     }
 
@@ -253,7 +278,9 @@ mod tests {
         routes.set(&preview("Ready", soon(150)));
         let lifeline = Lifeline::default();
         lifeline.hang_on(&routes.find(&names::host_label("u")).unwrap());
-        tokio::time::timeout(Duration::from_secs(5), lifeline.cut()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), lifeline.cut())
+            .await
+            .unwrap();
         assert!(Timestamp::now() >= soon(-5000));
     }
 
@@ -264,8 +291,14 @@ mod tests {
             routes.set(&preview("Ready", soon(60_000)));
             let lifeline = Lifeline::default();
             lifeline.hang_on(&routes.find(&names::host_label("u")).unwrap());
-            if by == "status" { routes.set(&preview("Ending", soon(60_000))) } else { routes.forget("u") }
-            tokio::time::timeout(Duration::from_secs(5), lifeline.cut()).await.unwrap();
+            if by == "status" {
+                routes.set(&preview("Ending", soon(60_000)))
+            } else {
+                routes.forget("u")
+            }
+            tokio::time::timeout(Duration::from_secs(5), lifeline.cut())
+                .await
+                .unwrap();
         }
     }
 }

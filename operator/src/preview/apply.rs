@@ -17,10 +17,7 @@ use kube::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use vitrine_crds::{
-    PreviewSandbox, StatusReason,
-    preview_sandbox::PodIdentity,
-};
+use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::PodIdentity};
 use vitrine_policies::{
     Envelope,
     cell::{Tenant, boundary, network, pod},
@@ -66,7 +63,13 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
         }
         Plan::Open(mut report) | Plan::Extend(mut report) => {
             let expires = report.status.expires_at.as_ref().map(|t| t.0);
-            report.status.url = expires.map(|at| url(context, &world.tenant.uid, at));
+            let path = report
+                .status
+                .envelope
+                .as_ref()
+                .map_or("/", |e| e.landing_path.as_str());
+            let url = expires.map(|at| url(context, &world.tenant.uid, path, at));
+            report.status.url = url;
             status::write(context, preview, *report).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -79,7 +82,13 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
         }
         Plan::ReleasePod => {
             if let Some(pod) = &world.cell.pod {
-                release(&context.api::<Pod>(&world.tenant.cell), "Pod", pod, names::POD_FINALIZER).await?;
+                release(
+                    &context.api::<Pod>(&world.tenant.cell),
+                    "Pod",
+                    pod,
+                    names::POD_FINALIZER,
+                )
+                .await?;
             }
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -98,11 +107,16 @@ fn wake(after: Option<Duration>) -> Action {
 }
 
 /// The link of a preview: its own host, so that every preview is an origin of its own.
-fn url(context: &Context, uid: &str, expires: Timestamp) -> String {
+fn url(context: &Context, uid: &str, path: &str, expires: Timestamp) -> String {
     let label = names::host_label(uid);
-    let token = context.signer.sign(&label, expires);
+    let token = context.signer.sign(&label, path, expires);
     let base = context.settings.url.replace("{label}", &label);
-    format!("{}{}?{}={token}", base.trim_end_matches('/'), link::OPEN_PATH, link::TOKEN_PARAMETER)
+    format!(
+        "{}{}?{}={token}",
+        base.trim_end_matches('/'),
+        link::OPEN_PATH,
+        link::TOKEN_PARAMETER
+    )
 }
 
 async fn admit(context: &Context, world: &World, envelope: &Envelope, limit: i32) -> Result<Action> {
@@ -110,8 +124,13 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, limit: i32
     let Some(slot) = take_slot(context, &preview, limit).await? else {
         let message = format!("the subject's {limit} slots are taken");
         let position = i32::try_from(world.ahead).unwrap_or(i32::MAX);
-        let report =
-            Report::queued(&preview, StatusReason::WaitingForSlot, &message, Some(position), Timestamp::now());
+        let report = Report::queued(
+            &preview,
+            StatusReason::WaitingForSlot,
+            &message,
+            Some(position),
+            Timestamp::now(),
+        );
         status::write(context, &preview, report).await?;
         return Ok(Action::requeue(QUEUE));
     };
@@ -131,8 +150,14 @@ async fn hold(context: &Context, preview: &PreviewSandbox) -> Result<PreviewSand
     finalizers.push(names::PREVIEW_FINALIZER.to_owned());
     let patch = serde_json::json!({"metadata": {"resourceVersion": preview.resource_version(), "finalizers": finalizers}});
     let api: Api<PreviewSandbox> = context.api(&namespace);
-    let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-    patched.map_err(Error::kube("put the finalizer on", "PreviewSandbox", format!("{namespace}/{name}")))
+    let patched = api
+        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await;
+    patched.map_err(Error::kube(
+        "put the finalizer on",
+        "PreviewSandbox",
+        format!("{namespace}/{name}"),
+    ))
 }
 
 /// Takes a slot of the preview's subject. Creating the Lease is the compare-and-set: two operators, or one that was killed
@@ -172,19 +197,43 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             create(&namespaces, "Namespace", &boundary::namespace(tenant)).await?;
         }
         Some(namespace) if !is_ours(namespace, tenant) => {
-            return Err(Error::Foreign { kind: "Namespace", name: tenant.cell.clone() });
+            return Err(Error::Foreign {
+                kind: "Namespace",
+                name: tenant.cell.clone(),
+            });
         }
         Some(_) => {}
     }
-    let (quotas, ranges): (Api<ResourceQuota>, Api<LimitRange>) = (context.api(&tenant.cell), context.api(&tenant.cell));
+    let (quotas, ranges): (Api<ResourceQuota>, Api<LimitRange>) =
+        (context.api(&tenant.cell), context.api(&tenant.cell));
     let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
         (context.api(&tenant.cell), context.api(&tenant.cell));
     let desired_policy = network::policy(tenant, envelope, &world.house);
     let (quota, _, _, policy) = tokio::try_join!(
-        ensure(&quotas, "ResourceQuota", cell.quota.as_ref(), boundary::quota(tenant, envelope)),
-        ensure(&ranges, "LimitRange", cell.limit_range.as_ref(), boundary::limit_range(tenant, envelope)),
-        ensure(&accounts, "ServiceAccount", cell.service_account.as_ref(), boundary::service_account(tenant)),
-        ensure(&policies, "NetworkPolicy", cell.network_policy.as_ref(), desired_policy),
+        ensure(
+            &quotas,
+            "ResourceQuota",
+            cell.quota.as_ref(),
+            boundary::quota(tenant, envelope)
+        ),
+        ensure(
+            &ranges,
+            "LimitRange",
+            cell.limit_range.as_ref(),
+            boundary::limit_range(tenant, envelope)
+        ),
+        ensure(
+            &accounts,
+            "ServiceAccount",
+            cell.service_account.as_ref(),
+            boundary::service_account(tenant)
+        ),
+        ensure(
+            &policies,
+            "NetworkPolicy",
+            cell.network_policy.as_ref(),
+            desired_policy
+        ),
     )?;
     // No pod before the quota counts: until then the API server would let everything through.
     if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
@@ -205,11 +254,17 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
         }
     };
     if pod.annotations().get(names::PREVIEW_UID_ANNOTATION) != Some(&tenant.uid) {
-        return Err(Error::Foreign { kind: "Pod", name: format!("{}/{}", tenant.cell, names::POD) });
+        return Err(Error::Foreign {
+            kind: "Pod",
+            name: format!("{}/{}", tenant.cell, names::POD),
+        });
     }
     let mut report = Report::from(&world.preview, Timestamp::now());
-    report.status.pod =
-        Some(PodIdentity { uid: pod.uid().unwrap_or_default(), ip: None, port: i32::from(envelope.port) });
+    report.status.pod = Some(PodIdentity {
+        uid: pod.uid().unwrap_or_default(),
+        ip: None,
+        port: i32::from(envelope.port),
+    });
     report.provisioned(seal_identity(&policy));
     report.proving(StatusReason::WaitingForNode, "the pod waits for a node");
     status::write(context, &world.preview, report).await?;
@@ -218,10 +273,17 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
 
 /// The API server refused the pod: told within this reconciliation, with the API server's own words.
 async fn rejected(context: &Context, world: &World, error: Error) -> Result<Action> {
-    let Error::Kube { source, .. } = &error else { return Err(error) };
-    let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else { return Err(error) };
-    let reason =
-        if answer.message.contains("exceeded quota") { StatusReason::QuotaExceeded } else { StatusReason::PodRejected };
+    let Error::Kube { source, .. } = &error else {
+        return Err(error);
+    };
+    let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else {
+        return Err(error);
+    };
+    let reason = if answer.message.contains("exceeded quota") {
+        StatusReason::QuotaExceeded
+    } else {
+        StatusReason::PodRejected
+    };
     let mut report = Report::from(&world.preview, Timestamp::now());
     report.ending(reason, &answer.message);
     status::write(context, &world.preview, report).await?;
@@ -239,13 +301,18 @@ where
     K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
 {
-    let name = format!("{}/{}", object.meta().namespace.as_deref().unwrap_or_default(), object.name_any());
+    let name = format!(
+        "{}/{}",
+        object.meta().namespace.as_deref().unwrap_or_default(),
+        object.name_any()
+    );
     match api.create(&PostParams::default(), object).await {
         Ok(created) => Ok(created),
         // Another attempt of ours was quicker: what is there is judged like everything that is there.
-        Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => {
-            api.get(&object.name_any()).await.map_err(Error::kube("get", kind, name))
-        }
+        Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => api
+            .get(&object.name_any())
+            .await
+            .map_err(Error::kube("get", kind, name)),
         Err(error) => Err(Error::kube("create", kind, name)(error)),
     }
 }
@@ -267,11 +334,17 @@ where
     K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
 {
-    let Some(live) = live else { return create(api, kind, &desired).await };
+    let Some(live) = live else {
+        return create(api, kind, &desired).await;
+    };
     let name = desired.name_any();
     desired.meta_mut().resource_version = live.resource_version();
     let put = api.replace(&name, &PostParams::default(), &desired).await;
-    put.map_err(Error::kube("restore", kind, format!("{}/{name}", desired.namespace().unwrap_or_default())))
+    put.map_err(Error::kube(
+        "restore",
+        kind,
+        format!("{}/{name}", desired.namespace().unwrap_or_default()),
+    ))
 }
 
 async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Drift) -> Result<()> {
@@ -283,18 +356,32 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
             let patch = serde_json::json!({"metadata": {
                 "resourceVersion": cell.namespace.as_ref().and_then(ResourceExt::resource_version),
                 "labels": desired.metadata.labels, "annotations": desired.metadata.annotations}});
-            let patched = api.patch(&tenant.cell, &PatchParams::default(), &Patch::Merge(patch)).await;
+            let patched = api
+                .patch(&tenant.cell, &PatchParams::default(), &Patch::Merge(patch))
+                .await;
             patched.map_err(Error::kube("restore", "Namespace", &tenant.cell))?;
             "Namespace"
         }
         Drift::Quota => {
             let desired = boundary::quota(tenant, envelope);
-            put(&context.api::<ResourceQuota>(&tenant.cell), "ResourceQuota", cell.quota.as_ref(), desired).await?;
+            put(
+                &context.api::<ResourceQuota>(&tenant.cell),
+                "ResourceQuota",
+                cell.quota.as_ref(),
+                desired,
+            )
+            .await?;
             "ResourceQuota"
         }
         Drift::LimitRange => {
             let desired = boundary::limit_range(tenant, envelope);
-            put(&context.api::<LimitRange>(&tenant.cell), "LimitRange", cell.limit_range.as_ref(), desired).await?;
+            put(
+                &context.api::<LimitRange>(&tenant.cell),
+                "LimitRange",
+                cell.limit_range.as_ref(),
+                desired,
+            )
+            .await?;
             "LimitRange"
         }
         Drift::ServiceAccount => {
@@ -308,7 +395,10 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
     let event = Event {
         type_: EventType::Warning,
         reason: "Restored".to_owned(),
-        note: Some(format!("somebody changed or removed the {name} of cell {}; it was put back", tenant.cell)),
+        note: Some(format!(
+            "somebody changed or removed the {name} of cell {}; it was put back",
+            tenant.cell
+        )),
         action: "Repair".to_owned(),
         secondary: None,
     };
@@ -322,15 +412,28 @@ async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result
     let api: Api<NetworkPolicy> = context.api(cell);
     for foreign in &world.cell.foreign_policies {
         let deleted = found(api.delete(foreign, &DeleteParams::default()).await);
-        deleted.map_err(Error::kube("delete the foreign", "NetworkPolicy", format!("{cell}/{foreign}")))?;
+        deleted.map_err(Error::kube(
+            "delete the foreign",
+            "NetworkPolicy",
+            format!("{cell}/{foreign}"),
+        ))?;
     }
-    if world.cell.namespace.as_ref().is_none_or(|n| n.metadata.deletion_timestamp.is_some()) {
+    if world
+        .cell
+        .namespace
+        .as_ref()
+        .is_none_or(|n| n.metadata.deletion_timestamp.is_some())
+    {
         // Nothing can be created in a namespace that is going; its policy stays until the pod is gone (attacks, "What held").
         return Ok(());
     }
     let desired = network::policy(&world.tenant, envelope, &world.house);
     put(&api, "NetworkPolicy", world.cell.network_policy.as_ref(), desired).await?;
-    context.metrics.repairs.with_label_values(&["NetworkPolicy"]).inc();
+    context
+        .metrics
+        .repairs
+        .with_label_values(&["NetworkPolicy"])
+        .inc();
     Ok(())
 }
 
@@ -339,11 +442,18 @@ async fn end_pod(context: &Context, world: &World) -> Result<()> {
     let api: Api<Pod> = context.api(&world.tenant.cell);
     let params = DeleteParams {
         grace_period_seconds: u32::try_from(pod::GRACE_SECONDS).ok(),
-        preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        }),
         ..DeleteParams::default()
     };
     let deleted = found(api.delete(names::POD, &params).await);
-    deleted.map_err(Error::kube("delete", "Pod", format!("{}/{}", world.tenant.cell, names::POD)))?;
+    deleted.map_err(Error::kube(
+        "delete",
+        "Pod",
+        format!("{}/{}", world.tenant.cell, names::POD),
+    ))?;
     Ok(())
 }
 
@@ -356,8 +466,15 @@ where
     let finalizers: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
     let patch = serde_json::json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
     let name = object.name_any();
-    let patched = found(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await);
-    patched.map_err(Error::kube("let go of", kind, format!("{}/{name}", object.namespace().unwrap_or_default())))?;
+    let patched = found(
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await,
+    );
+    patched.map_err(Error::kube(
+        "let go of",
+        kind,
+        format!("{}/{name}", object.namespace().unwrap_or_default()),
+    ))?;
     Ok(())
 }
 
@@ -368,7 +485,10 @@ async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
     }
     if let Some(namespace) = &world.cell.namespace {
         if !is_ours(namespace, &world.tenant) {
-            return Err(Error::Foreign { kind: "Namespace", name: namespace.name_any() });
+            return Err(Error::Foreign {
+                kind: "Namespace",
+                name: namespace.name_any(),
+            });
         }
         delete_namespace(context, namespace).await?;
         return Ok(wake(Some(SAFETY)));
@@ -383,11 +503,15 @@ async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
 pub async fn free_slot(context: &Context, name: &str, uid: &str) -> Result<()> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let lease = found(leases.get(name).await).map_err(Error::kube("get", "Lease", name))?;
-    let Some(lease) = lease.filter(|l| l.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(uid)) else {
+    let Some(lease) =
+        lease.filter(|l| l.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(uid))
+    else {
         return Ok(());
     };
-    let params = DeleteParams::default()
-        .preconditions(Preconditions { uid: lease.uid(), resource_version: lease.resource_version() });
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: lease.uid(),
+        resource_version: lease.resource_version(),
+    });
     found(leases.delete(name, &params).await).map_err(Error::kube("free", "Lease", name))?;
     Ok(())
 }
@@ -401,7 +525,10 @@ pub async fn delete_namespace(context: &Context, namespace: &Namespace) -> Resul
         return Ok(());
     }
     let api: Api<Namespace> = Api::all(context.client.clone());
-    let params = DeleteParams::default().preconditions(Preconditions { uid: namespace.uid(), resource_version: None });
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: namespace.uid(),
+        resource_version: None,
+    });
     let name = namespace.name_any();
     found(api.delete(&name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
     Ok(())
@@ -414,13 +541,25 @@ async fn retire(context: &Context, world: &World) -> Result<Action> {
         if let Some(event) = status::receipt(status, "Retired") {
             status::publish(context, preview, event).await;
         }
-        let receipt = status.receipt.as_ref().and_then(|r| serde_json::to_string(r).ok());
-        tracing::info!(preview = format!("{namespace}/{name}"), receipt, "retired a finished preview");
+        let receipt = status
+            .receipt
+            .as_ref()
+            .and_then(|r| serde_json::to_string(r).ok());
+        tracing::info!(
+            preview = format!("{namespace}/{name}"),
+            receipt,
+            "retired a finished preview"
+        );
     }
     let api: Api<PreviewSandbox> = context.api(namespace);
-    let params = DeleteParams::default()
-        .preconditions(Preconditions { uid: preview.uid(), resource_version: preview.resource_version() });
-    found(api.delete(&name, &params).await)
-        .map_err(Error::kube("delete", "PreviewSandbox", format!("{namespace}/{name}")))?;
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: preview.uid(),
+        resource_version: preview.resource_version(),
+    });
+    found(api.delete(&name, &params).await).map_err(Error::kube(
+        "delete",
+        "PreviewSandbox",
+        format!("{namespace}/{name}"),
+    ))?;
     Ok(Action::await_change())
 }

@@ -55,21 +55,33 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> Controller<Gu
         // Every policy, also those without our label: a foreign one in a cell must be seen.
         .watches(meta::<NetworkPolicy>(client), all(), move |o| {
             let cell = o.namespace().unwrap_or_default();
-            if cell.starts_with(names::CELL_PREFIX) { by(&s1, |p| p.status.as_ref()?.cell.as_deref().map(|c| c == cell)) } else { vec![] }
+            if cell.starts_with(names::CELL_PREFIX) {
+                by(&s1, |p| p.status.as_ref()?.cell.as_deref().map(|c| c == cell))
+            } else {
+                vec![]
+            }
         })
         .watches(
             Api::<Lease>::namespaced(client.clone(), slots_namespace),
             watcher::Config::default().labels(slots::DIMENSION_LABEL),
             move |lease| {
-                let key = lease.annotations().get(slots::KEY_ANNOTATION).cloned().unwrap_or_default();
+                let key = lease
+                    .annotations()
+                    .get(slots::KEY_ANNOTATION)
+                    .cloned()
+                    .unwrap_or_default();
                 by(&s2, |p| Some(p.spec.subject == key && phase(p) == Phase::Queued))
             },
         )
         .watches(Api::<SkuListing>::all(client.clone()), all(), move |listing| {
             let name = listing.name_any();
-            by(&s3, |p| Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p)))
+            by(&s3, |p| {
+                Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p))
+            })
         })
-        .watches(Api::<PreviewPolicy>::all(client.clone()), all(), move |_| by(&s4, |p| Some(waits(p))))
+        .watches(Api::<PreviewPolicy>::all(client.clone()), all(), move |_| {
+            by(&s4, |p| Some(waits(p)))
+        })
 }
 
 fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
@@ -89,8 +101,14 @@ fn waits(preview: &PreviewSandbox) -> bool {
 }
 
 fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
-    let preview = object.annotations().get(names::PREVIEW_ANNOTATION).and_then(|text| text.split_once('/'));
-    preview.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).into_iter().collect()
+    let preview = object
+        .annotations()
+        .get(names::PREVIEW_ANNOTATION)
+        .and_then(|text| text.split_once('/'));
+    preview
+        .map(|(namespace, name)| ObjectRef::new(name).within(namespace))
+        .into_iter()
+        .collect()
 }
 
 fn by(
@@ -123,7 +141,9 @@ pub async fn run(
         .for_each(|result| async move {
             match result {
                 // Expected after deletes (kube#1167).
-                Ok(_) | Err(ControllerError::ObjectNotFound(_)) | Err(ControllerError::ReconcilerFailed(..)) => {}
+                Ok(_)
+                | Err(ControllerError::ObjectNotFound(_))
+                | Err(ControllerError::ReconcilerFailed(..)) => {}
                 Err(error) => tracing::warn!(%error, "the controller's stream reported an error"),
             }
         })
@@ -131,14 +151,24 @@ pub async fn run(
 }
 
 async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Backoff>) -> Result<Action> {
-    let name = format!("{}/{}", guarded.meta().namespace.as_deref().unwrap_or_default(), guarded.name_any());
+    let name = format!(
+        "{}/{}",
+        guarded.meta().namespace.as_deref().unwrap_or_default(),
+        guarded.name_any()
+    );
     if let Err(invalid) = &guarded.0 {
         context.metrics.malformed.inc();
-        return Err(Error::Malformed { name, message: invalid.error.clone() });
+        return Err(Error::Malformed {
+            name,
+            message: invalid.error.clone(),
+        });
     }
     let outcome = tokio::time::timeout(PATIENCE, step(&guarded, &context)).await;
     let result = outcome.unwrap_or_else(|_| {
-        Err(Error::Installation(format!("the API server took longer than {} s for {name}", PATIENCE.as_secs())))
+        Err(Error::Installation(format!(
+            "the API server took longer than {} s for {name}",
+            PATIENCE.as_secs()
+        )))
     });
     let label = match &result {
         Ok(_) => "ok",
@@ -163,12 +193,20 @@ async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
 }
 
 fn failed(guarded: &Guarded, error: &Error, context: &Context, backoff: &Backoff) -> Action {
-    let name = format!("{}/{}", guarded.meta().namespace.as_deref().unwrap_or_default(), guarded.name_any());
+    let name = format!(
+        "{}/{}",
+        guarded.meta().namespace.as_deref().unwrap_or_default(),
+        guarded.name_any()
+    );
     if error.is_conflict() {
         // Somebody wrote first; what they wrote is looked at now.
         return Action::requeue(Duration::from_millis(20));
     }
-    context.metrics.errors.with_label_values(&[error.category()]).inc();
+    context
+        .metrics
+        .errors
+        .with_label_values(&[error.category()])
+        .inc();
     let after = backoff.next(&name);
     tracing::warn!(preview = name, %error, retry_ms = after.as_millis(), "failed to reconcile");
     match error {
@@ -186,7 +224,9 @@ impl Backoff {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(name.to_owned()).or_default();
         *count += 1;
-        FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(*count - 1)).min(LONGEST_BACKOFF)
+        FIRST_BACKOFF
+            .saturating_mul(2_u32.saturating_pow(*count - 1))
+            .min(LONGEST_BACKOFF)
     }
 
     fn reset(&self, name: &str) {

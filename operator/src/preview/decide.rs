@@ -137,12 +137,17 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
     if status.phase.is_terminal() {
         return finished(&status, world, deleted, ours, now);
     }
-    if let Some(expired) = conditions::find(&status.conditions, types::EXPIRED).filter(|c| c.status == "True") {
+    if let Some(expired) = conditions::find(&status.conditions, types::EXPIRED).filter(|c| c.status == "True")
+    {
         let cause = serde_json::from_value(serde_json::Value::String(expired.reason.clone()));
         return ending(&status, world, cause.unwrap_or(StatusReason::Deleted), now);
     }
     if deleted {
-        return if ours { end(world, StatusReason::Deleted, "the preview was deleted", now) } else { Plan::Idle(None) };
+        return if ours {
+            end(world, StatusReason::Deleted, "the preview was deleted", now)
+        } else {
+            Plan::Idle(None)
+        };
     }
     if conditions::is_true(&status.conditions, types::ADMITTED) {
         admitted(&status, world, now)
@@ -153,11 +158,19 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
 
 fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: bool, now: Timestamp) -> Plan {
     if deleted {
-        return if ours { Plan::ReleasePreview } else { Plan::Idle(None) };
+        return if ours {
+            Plan::ReleasePreview
+        } else {
+            Plan::Idle(None)
+        };
     }
-    let Some(ended) = &status.ended_at else { return Plan::Idle(None) };
+    let Some(ended) = &status.ended_at else {
+        return Plan::Idle(None);
+    };
     // Without a policy nobody says how long: it is kept.
-    let Some(policy) = &world.policy else { return Plan::Idle(None) };
+    let Some(policy) = &world.policy else {
+        return Plan::Idle(None);
+    };
     match remaining(ended.0, policy.retention.as_duration(), now) {
         None => Plan::Retire,
         Some(left) => Plan::Idle(Some(left)),
@@ -166,7 +179,10 @@ fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: b
 
 fn admission(world: &World, now: Timestamp) -> Plan {
     let report = |reason, message: String| {
-        let phase_refused = matches!(reason, StatusReason::OutsideEnvelope | StatusReason::ListingChanged);
+        let phase_refused = matches!(
+            reason,
+            StatusReason::OutsideEnvelope | StatusReason::ListingChanged
+        );
         let report = if phase_refused {
             Report::refused(&world.preview, reason, &message, now)
         } else {
@@ -183,16 +199,27 @@ fn admission(world: &World, now: Timestamp) -> Plan {
     let Some(listing) = &world.listing else {
         return report(
             StatusReason::ListingNotFound,
-            format!("no SkuListing {:?} in namespace {:?}", world.preview.spec.listing_ref.name, world.tenant.namespace),
+            format!(
+                "no SkuListing {:?} in namespace {:?}",
+                world.preview.spec.listing_ref.name, world.tenant.namespace
+            ),
         );
     };
     let pinned = &world.preview.spec.listing_ref;
-    if pinned.uid.as_ref().is_some_and(|uid| Some(uid) != listing.metadata.uid.as_ref())
-        || pinned.generation.is_some_and(|generation| Some(generation) != listing.metadata.generation)
+    if pinned
+        .uid
+        .as_ref()
+        .is_some_and(|uid| Some(uid) != listing.metadata.uid.as_ref())
+        || pinned
+            .generation
+            .is_some_and(|generation| Some(generation) != listing.metadata.generation)
     {
         return report(
             StatusReason::ListingChanged,
-            format!("the preview pins another state of the listing than {}", envelope::listing_identity(listing)),
+            format!(
+                "the preview pins another state of the listing than {}",
+                envelope::listing_identity(listing)
+            ),
         );
     }
     let envelope = match envelope::resolve(policy, listing, &world.preview) {
@@ -201,7 +228,10 @@ fn admission(world: &World, now: Timestamp) -> Plan {
     };
     let limit = policy.limits.per_subject;
     if world.ahead >= usize::try_from(limit).unwrap_or(0) {
-        let message = format!("{} previews of this subject come first; {limit} may live at once", world.ahead);
+        let message = format!(
+            "{} previews of this subject come first; {limit} may live at once",
+            world.ahead
+        );
         let report = Report::queued(
             &world.preview,
             StatusReason::WaitingForSlot,
@@ -216,23 +246,48 @@ fn admission(world: &World, now: Timestamp) -> Plan {
 
 fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Plan {
     let Some(envelope) = thaw(status, world) else {
-        return end(world, StatusReason::SealBroken, "the preview's status carries no readable envelope", now);
+        return end(
+            world,
+            StatusReason::SealBroken,
+            "the preview's status carries no readable envelope",
+            now,
+        );
     };
     let ready = conditions::is_true(&status.conditions, types::READY);
     if let (true, Some(expires)) = (ready, &status.expires_at)
         && expires.0 <= now
     {
-        return end(world, StatusReason::TimeOver, &format!("its time was over at {}", expires.0), now);
+        return end(
+            world,
+            StatusReason::TimeOver,
+            &format!("its time was over at {}", expires.0),
+            now,
+        );
     }
-    let deadline = status.admitted_at.as_ref().map(|t| remaining(t.0, envelope.provisioning_deadline.as_duration(), now));
+    let deadline = status
+        .admitted_at
+        .as_ref()
+        .map(|t| remaining(t.0, envelope.provisioning_deadline.as_duration(), now));
     let too_late = !ready && matches!(deadline, Some(None));
 
     if !conditions::is_true(&status.conditions, types::PROVISIONED) {
         if too_late {
-            return end(world, StatusReason::ProvisioningDeadline, &late(&envelope, "the cell was not made"), now);
+            return end(
+                world,
+                StatusReason::ProvisioningDeadline,
+                &late(&envelope, "the cell was not made"),
+                now,
+            );
         }
-        if world.listing.as_ref().map(envelope::listing_identity).as_deref() != Some(envelope.listing.as_str()) {
-            return end(world, StatusReason::ListingChanged, "the listing was changed or removed during admission", now);
+        if world.listing.as_ref().map(envelope::listing_identity).as_deref()
+            != Some(envelope.listing.as_str())
+        {
+            return end(
+                world,
+                StatusReason::ListingChanged,
+                "the listing was changed or removed during admission",
+                now,
+            );
         }
         return Plan::Provision(Box::new(envelope));
     }
@@ -241,10 +296,20 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
         return end(world, StatusReason::SealBroken, &broken, now);
     }
     let Some(pod) = &world.cell.pod else {
-        return end(world, StatusReason::PodLost, "the pod is gone and nobody here ended it", now);
+        return end(
+            world,
+            StatusReason::PodLost,
+            "the pod is gone and nobody here ended it",
+            now,
+        );
     };
     if pod.uid() != status.pod.as_ref().map(|p| p.uid.clone()) {
-        return end(world, StatusReason::SealBroken, "another pod stands in the cell than the one that was made", now);
+        return end(
+            world,
+            StatusReason::SealBroken,
+            "another pod stands in the cell than the one that was made",
+            now,
+        );
     }
     if pod.metadata.deletion_timestamp.is_some() {
         return end(world, StatusReason::PodLost, "somebody else deleted the pod", now);
@@ -264,9 +329,17 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
         };
         return end(world, reason, &late(&envelope, what), now);
     }
-    let wake = if ready { status.expires_at.as_ref().and_then(|t| until(t.0, now)) } else { deadline.flatten() };
+    let wake = if ready {
+        status.expires_at.as_ref().and_then(|t| until(t.0, now))
+    } else {
+        deadline.flatten()
+    };
     let wake = Some(wake.unwrap_or(SAFETY).min(SAFETY));
-    if ready { extension(status, world, wake, now) } else { progress(status, world, &view, &envelope, wake, now) }
+    if ready {
+        extension(status, world, wake, now)
+    } else {
+        progress(status, world, &view, &envelope, wake, now)
+    }
 }
 
 /// The pod, or what is in it, has ended or cannot come to be.
@@ -295,7 +368,11 @@ fn given_up(view: &PodView, ready: bool, world: &World, now: Timestamp) -> Optio
         return stop(StatusReason::PodRejected, message);
     }
     match &view.trouble {
-        Some(Trouble { reason, message, hopeless: true }) => stop(*reason, message),
+        Some(Trouble {
+            reason,
+            message,
+            hopeless: true,
+        }) => stop(*reason, message),
         _ => None,
     }
 }
@@ -309,7 +386,11 @@ fn progress(
     wake: Option<Duration>,
     now: Timestamp,
 ) -> Plan {
-    let pod = PodIdentity { uid: view.uid.clone(), ip: view.ip.clone(), port: i32::from(envelope.port) };
+    let pod = PodIdentity {
+        uid: view.uid.clone(),
+        ip: view.ip.clone(),
+        port: i32::from(envelope.port),
+    };
     let mut report = Report::from(&world.preview, now);
     report.status.node = view.node.clone();
     report.status.pod = Some(pod);
@@ -318,7 +399,10 @@ fn progress(
         let (reason, message) = match &view.trouble {
             Some(trouble) => (trouble.reason, trouble.message.clone()),
             None if view.node.is_none() => (StatusReason::WaitingForNode, "waiting for a node".to_owned()),
-            None => (StatusReason::ProbeRunning, "the probe looks for a way out from inside the pod".to_owned()),
+            None => (
+                StatusReason::ProbeRunning,
+                "the probe looks for a way out from inside the pod".to_owned(),
+            ),
         };
         report.proving(reason, &message);
         return Plan::Report(Box::new(report), wake);
@@ -327,9 +411,11 @@ fn progress(
     if status.isolation.is_none() {
         let Some(outside) = &world.outside else {
             let waited = now.as_second() - status.admitted_at.as_ref().map_or(0, |t| t.0.as_second());
-            let patience = i64::try_from(envelope.proof_deadline.as_secs()).unwrap_or(i64::MAX) + PROBER_PATIENCE_SECONDS;
+            let patience = i64::try_from(envelope.proof_deadline.as_secs()).unwrap_or(i64::MAX)
+                + PROBER_PATIENCE_SECONDS;
             if waited > patience {
-                let message = "the unconfined prober did not answer, so nobody knows that the targets were up";
+                let message =
+                    "the unconfined prober did not answer, so nobody knows that the targets were up";
                 return end(world, StatusReason::Unproven, message, now);
             }
             return Plan::Idle(Some(Duration::from_millis(500)));
@@ -363,15 +449,22 @@ fn progress(
 
 /// A ready preview whose `ttl` has grown lives longer, within the envelope as it is now.
 fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration>, now: Timestamp) -> Plan {
-    let (Some(policy), Some(started), Some(expires), Some(frozen)) =
-        (&world.policy, &status.started_at, &status.expires_at, &status.envelope)
-    else {
+    let (Some(policy), Some(started), Some(expires), Some(frozen)) = (
+        &world.policy,
+        &status.started_at,
+        &status.expires_at,
+        &status.envelope,
+    ) else {
         return Plan::Idle(wake);
     };
-    let Some(asked) = world.preview.spec.ttl.filter(|asked| *asked > frozen.ttl) else { return Plan::Idle(wake) };
+    let Some(asked) = world.preview.spec.ttl.filter(|asked| *asked > frozen.ttl) else {
+        return Plan::Idle(wake);
+    };
     let seller = world.listing.as_ref().and_then(|l| l.spec.preview.max_ttl);
     let allowed = envelope::time_to_live(policy, seller, Some(asked)).is_ok() && asked <= frozen.ttl_cap;
-    let new = started.0.saturating_add(SignedDuration::try_from(asked.as_duration()).unwrap_or_default());
+    let new = started
+        .0
+        .saturating_add(SignedDuration::try_from(asked.as_duration()).unwrap_or_default());
     let mut report = Report::from(&world.preview, now);
     match (allowed, new) {
         (true, Ok(new)) if new > expires.0 => {
@@ -393,7 +486,8 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
         let end = observe::end(pod);
         return match end {
             End::NotAsked => {
-                let broken = thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
+                let broken =
+                    thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
                 Plan::EndPod(broken.map(Box::new))
             }
             End::Pending => {
@@ -403,7 +497,11 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
             }
             End::Verified | End::NeverStarted if status.receipt.is_none() => {
                 let mut report = Report::from(&world.preview, now);
-                let result = if end == End::Verified { EndResult::Verified } else { EndResult::NeverStarted };
+                let result = if end == End::Verified {
+                    EndResult::Verified
+                } else {
+                    EndResult::NeverStarted
+                };
                 report.ended(&world.tenant, cause, result);
                 Plan::Report(Box::new(report), Some(Duration::ZERO))
             }
@@ -439,7 +537,10 @@ fn end(world: &World, cause: StatusReason, message: &str, now: Timestamp) -> Pla
 }
 
 fn thaw(status: &PreviewSandboxStatus, world: &World) -> Option<Envelope> {
-    let isolation = world.policy.as_ref().map_or_else(no_targets, |p| p.isolation.clone());
+    let isolation = world
+        .policy
+        .as_ref()
+        .map_or_else(no_targets, |p| p.isolation.clone());
     Envelope::thaw(status.envelope.as_ref()?, world.listing.as_ref(), &isolation).ok()
 }
 
@@ -455,24 +556,38 @@ fn no_targets() -> IsolationTargets {
 
 /// How the network policies of a cell show themselves: uid and generation, so that a change that was undone is seen too.
 pub fn seal_identity(policy: &NetworkPolicy) -> String {
-    format!("{}/{}", policy.uid().unwrap_or_default(), policy.metadata.generation.unwrap_or_default())
+    format!(
+        "{}/{}",
+        policy.uid().unwrap_or_default(),
+        policy.metadata.generation.unwrap_or_default()
+    )
 }
 
 /// In words what is wrong with the seal that cannot be mended: connections opened in the gap would outlive the repair.
 fn seal_broken(status: &PreviewSandboxStatus, world: &World, envelope: &Envelope) -> Option<String> {
-    let Some(namespace) = &world.cell.namespace else { return Some("the cell's namespace is gone".to_owned()) };
+    let Some(namespace) = &world.cell.namespace else {
+        return Some("the cell's namespace is gone".to_owned());
+    };
     if namespace.metadata.deletion_timestamp.is_some() {
         return Some("somebody deleted the cell's namespace".to_owned());
     }
     if let Some(foreign) = world.cell.foreign_policies.first() {
-        return Some(format!("a foreign NetworkPolicy {foreign:?} was put into the cell"));
+        return Some(format!(
+            "a foreign NetworkPolicy {foreign:?} was put into the cell"
+        ));
     }
-    let Some(policy) = &world.cell.network_policy else { return Some("the NetworkPolicy was deleted".to_owned()) };
+    let Some(policy) = &world.cell.network_policy else {
+        return Some("the NetworkPolicy was deleted".to_owned());
+    };
     let desired = network::policy(&world.tenant, envelope, &world.house);
     if !seal::same(&desired.spec, &policy.spec) {
         return Some("the NetworkPolicy was changed".to_owned());
     }
-    if status.seal.as_ref().is_some_and(|seal| *seal != seal_identity(policy)) {
+    if status
+        .seal
+        .as_ref()
+        .is_some_and(|seal| *seal != seal_identity(policy))
+    {
         return Some("the NetworkPolicy was changed and put back, or made anew".to_owned());
     }
     None
@@ -482,12 +597,20 @@ fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     let (cell, tenant) = (&world.cell, &world.tenant);
     let gone_or = |holds: Option<bool>| !holds.unwrap_or(false);
     let mut drift = vec![];
-    if gone_or(cell.namespace.as_ref().map(|live| seal::holds(&boundary::namespace(tenant), live))) {
+    if gone_or(
+        cell.namespace
+            .as_ref()
+            .map(|live| seal::holds(&boundary::namespace(tenant), live)),
+    ) {
         drift.push(Drift::Namespace);
     }
     let quota = boundary::quota(tenant, envelope);
     // The hard limits exactly: an additional scope or key could widen as well.
-    if gone_or(cell.quota.as_ref().map(|live| seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec))) {
+    if gone_or(
+        cell.quota
+            .as_ref()
+            .map(|live| seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec)),
+    ) {
         drift.push(Drift::Quota);
     }
     let range = boundary::limit_range(tenant, envelope);
@@ -495,7 +618,11 @@ fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
         drift.push(Drift::LimitRange);
     }
     let account = boundary::service_account(tenant);
-    if gone_or(cell.service_account.as_ref().map(|live| seal::holds(&account, live))) {
+    if gone_or(
+        cell.service_account
+            .as_ref()
+            .map(|live| seal::holds(&account, live)),
+    ) {
         drift.push(Drift::ServiceAccount);
     }
     drift
@@ -510,20 +637,33 @@ fn evidence(verdict: &Verdict, outside: &Outside) -> Vec<TargetEvidence> {
             address: seen.address.clone(),
             required: seen.required,
             inside: seen.outcome.words(),
-            outside: outside.get(&seen.address).cloned().unwrap_or_else(|| "not asked".to_owned()),
+            outside: outside
+                .get(&seen.address)
+                .cloned()
+                .unwrap_or_else(|| "not asked".to_owned()),
         })
         .collect()
 }
 
 fn late(envelope: &Envelope, what: &str) -> String {
-    format!("not ready within {} of its slot: {what}", envelope.provisioning_deadline)
+    format!(
+        "not ready within {} of its slot: {what}",
+        envelope.provisioning_deadline
+    )
 }
 
 /// How much of `span` is left since `start`; `None` when nothing is.
 fn remaining(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
-    until(start.saturating_add(SignedDuration::try_from(span).unwrap_or_default()).unwrap_or(Timestamp::MAX), now)
+    until(
+        start
+            .saturating_add(SignedDuration::try_from(span).unwrap_or_default())
+            .unwrap_or(Timestamp::MAX),
+        now,
+    )
 }
 
 fn until(then: Timestamp, now: Timestamp) -> Option<Duration> {
-    Duration::try_from(then.duration_since(now)).ok().filter(|left| !left.is_zero())
+    Duration::try_from(then.duration_since(now))
+        .ok()
+        .filter(|left| !left.is_zero())
 }

@@ -62,12 +62,19 @@ fn world() -> World {
         outside: None,
         held_slots: vec![],
         reported_gone: None,
-        house: network::House { namespace: "vitrine-system".into() },
+        house: network::House {
+            namespace: "vitrine-system".into(),
+        },
     }
 }
 
 fn envelope(world: &World) -> Envelope {
-    envelope::resolve(world.policy.as_ref().unwrap(), world.listing.as_ref().unwrap(), &world.preview).unwrap()
+    envelope::resolve(
+        world.policy.as_ref().unwrap(),
+        world.listing.as_ref().unwrap(),
+        &world.preview,
+    )
+    .unwrap()
 }
 
 /// A world whose preview was admitted at second 0 and whose cell stands.
@@ -123,9 +130,10 @@ fn ready() -> World {
 
 fn ends_with(plan: &Plan) -> (StatusReason, String) {
     match plan {
-        Plan::Report(report, _) if report.status.phase == Phase::Ending => {
-            (report.status.reason.unwrap(), report.status.message.clone().unwrap_or_default())
-        }
+        Plan::Report(report, _) if report.status.phase == Phase::Ending => (
+            report.status.reason.unwrap(),
+            report.status.message.clone().unwrap_or_default(),
+        ),
         other => panic!("no end: {other:?}"),
     }
 }
@@ -139,8 +147,13 @@ fn a_preview_within_the_envelope_is_admitted() {
 fn a_preview_waits_behind_others_of_its_subject_and_says_at_which_place() {
     let mut world = world();
     world.ahead = 2;
-    let Plan::Report(report, _) = decide(&world, at(0)) else { panic!() };
-    assert_eq!((report.status.phase, report.status.queue_position), (Phase::Queued, Some(2)));
+    let Plan::Report(report, _) = decide(&world, at(0)) else {
+        panic!()
+    };
+    assert_eq!(
+        (report.status.phase, report.status.queue_position),
+        (Phase::Queued, Some(2))
+    );
     assert_eq!(report.status.reason, Some(StatusReason::WaitingForSlot));
 }
 
@@ -149,12 +162,21 @@ fn what_is_missing_or_too_much_is_said_with_a_reason() {
     let reason = |change: fn(&mut World)| {
         let mut world = world();
         change(&mut world);
-        let Plan::Report(report, _) = decide(&world, at(0)) else { panic!() };
-        (report.status.phase, report.status.reason.unwrap(), report.status.message.unwrap())
+        let Plan::Report(report, _) = decide(&world, at(0)) else {
+            panic!()
+        };
+        (
+            report.status.phase,
+            report.status.reason.unwrap(),
+            report.status.message.unwrap(),
+        )
     };
     assert_eq!(reason(|w| w.policy = None).1, StatusReason::PolicyNotFound);
     assert_eq!(reason(|w| w.listing = None).1, StatusReason::ListingNotFound);
-    assert_eq!(reason(|w| w.preview.spec.listing_ref.generation = Some(7)).1, StatusReason::ListingChanged);
+    assert_eq!(
+        reason(|w| w.preview.spec.listing_ref.generation = Some(7)).1,
+        StatusReason::ListingChanged
+    );
     let (phase, why, message) = reason(|w| w.preview.spec.ttl = Some("5h".parse().unwrap()));
     assert_eq!((phase, why), (Phase::Refused, StatusReason::OutsideEnvelope));
     assert_eq!(message, "spec.ttl asks for 5h, allowed is 10m to 30m");
@@ -163,11 +185,16 @@ fn what_is_missing_or_too_much_is_said_with_a_reason() {
 #[test]
 fn ready_only_with_proof_from_inside_and_targets_that_were_up() {
     let mut world = provisioned(running_pod());
-    assert!(matches!(decide(&world, at(5)), Plan::Idle(Some(_))), "nobody asked the prober yet");
+    assert!(
+        matches!(decide(&world, at(5)), Plan::Idle(Some(_))),
+        "nobody asked the prober yet"
+    );
     world.outside = Some([("203.0.113.10:80".to_owned(), "timed out".to_owned())].into());
     assert_eq!(ends_with(&decide(&world, at(5))).0, StatusReason::Unproven);
     world.outside = Some([("203.0.113.10:80".to_owned(), "up".to_owned())].into());
-    let Plan::Open(report) = decide(&world, at(5)) else { panic!() };
+    let Plan::Open(report) = decide(&world, at(5)) else {
+        panic!()
+    };
     assert_eq!(report.status.expires_at, Some(Time(at(5 + 1200))));
     assert!(conditions::is_true(&report.status.conditions, types::ISOLATED));
 }
@@ -183,7 +210,16 @@ fn a_ready_preview_costs_nothing_until_its_time_is_over() {
 fn a_network_policy_that_was_touched_ends_the_preview_even_if_it_was_put_back() {
     for change in [
         (|w: &mut World| w.cell.network_policy = None) as fn(&mut World),
-        |w| w.cell.network_policy.as_mut().unwrap().spec.as_mut().unwrap().egress = Some(vec![Default::default()]),
+        |w| {
+            w.cell
+                .network_policy
+                .as_mut()
+                .unwrap()
+                .spec
+                .as_mut()
+                .unwrap()
+                .egress = Some(vec![Default::default()])
+        },
         |w| w.cell.network_policy.as_mut().unwrap().metadata.generation = Some(3),
         |w| w.cell.network_policy.as_mut().unwrap().metadata.uid = Some("other".into()),
         |w| w.cell.foreign_policies.push("open".into()),
@@ -201,7 +237,9 @@ fn drift_elsewhere_is_put_back_and_the_preview_lives() {
     world.cell.quota.as_mut().unwrap().spec = None;
     world.cell.service_account = None;
     world.cell.namespace.as_mut().unwrap().metadata.labels = None;
-    let Plan::Repair(_, drift) = decide(&world, at(6)) else { panic!() };
+    let Plan::Repair(_, drift) = decide(&world, at(6)) else {
+        panic!()
+    };
     assert_eq!(drift, [Drift::Namespace, Drift::Quota, Drift::ServiceAccount]);
 }
 
@@ -209,17 +247,28 @@ fn drift_elsewhere_is_put_back_and_the_preview_lives() {
 fn a_breach_is_told_from_the_products_own_end() {
     let ended = |watch: serde_json::Value| {
         let mut status = running_pod();
-        status["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137, "finishedAt": at(6).to_string()}});
+        status["containerStatuses"][0]["state"] =
+            json!({"terminated": {"exitCode": 137, "finishedAt": at(6).to_string()}});
         status["initContainerStatuses"][1]["state"] = watch;
         let mut world = ready();
         world.cell.pod.as_mut().unwrap().status = serde_json::from_value(status).unwrap();
         world
     };
-    let breach = ended(json!({"terminated": {"exitCode": 0, "message": "isolation broken: reached internet"}}));
-    assert_eq!(ends_with(&decide(&breach, at(7))).0, StatusReason::IsolationBroken);
+    let breach =
+        ended(json!({"terminated": {"exitCode": 0, "message": "isolation broken: reached internet"}}));
+    assert_eq!(
+        ends_with(&decide(&breach, at(7))).0,
+        StatusReason::IsolationBroken
+    );
     let undecided = ended(json!({"running": {}}));
-    assert!(matches!(decide(&undecided, at(7)), Plan::Idle(Some(_))), "the sidecar may still say why");
-    assert_eq!(ends_with(&decide(&undecided, at(10))).0, StatusReason::ProductExited);
+    assert!(
+        matches!(decide(&undecided, at(7)), Plan::Idle(Some(_))),
+        "the sidecar may still say why"
+    );
+    assert_eq!(
+        ends_with(&decide(&undecided, at(10))).0,
+        StatusReason::ProductExited
+    );
 }
 
 #[test]
@@ -235,21 +284,31 @@ fn a_preview_that_is_not_ready_in_time_is_given_up_with_the_reason() {
 #[test]
 fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     let mut world = ready();
-    let Plan::Report(report, _) = decide(&world, at(1205)) else { panic!() };
+    let Plan::Report(report, _) = decide(&world, at(1205)) else {
+        panic!()
+    };
     assert_eq!(report.status.url, None, "the link is cut in the same write");
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1205)), Plan::EndPod(None)));
 
     let pod = world.cell.pod.as_mut().unwrap();
     pod.metadata.deletion_timestamp = Some(Time(at(1206)));
-    assert!(matches!(decide(&world, at(1206)), Plan::Report(..)), "still running");
+    assert!(
+        matches!(decide(&world, at(1206)), Plan::Report(..)),
+        "still running"
+    );
     let mut over = running_pod();
     over["phase"] = json!("Failed");
     over["initContainerStatuses"][1]["state"] = json!({"terminated": {"exitCode": 0}});
     over["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137}});
     world.cell.pod.as_mut().unwrap().status = serde_json::from_value(over).unwrap();
-    let Plan::Report(report, _) = decide(&world, at(1207)) else { panic!() };
-    assert_eq!(report.status.receipt.as_ref().unwrap().result, EndResult::Verified);
+    let Plan::Report(report, _) = decide(&world, at(1207)) else {
+        panic!()
+    };
+    assert_eq!(
+        report.status.receipt.as_ref().unwrap().result,
+        EndResult::Verified
+    );
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1207)), Plan::ReleasePod));
 
@@ -258,7 +317,9 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     assert!(matches!(decide(&world, at(1208)), Plan::RemoveCell));
     world.held_slots = vec![];
     world.cell.namespace = None;
-    let Plan::Report(report, _) = decide(&world, at(1209)) else { panic!() };
+    let Plan::Report(report, _) = decide(&world, at(1209)) else {
+        panic!()
+    };
     assert_eq!(report.status.phase, Phase::Ended);
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1210)), Plan::Idle(Some(_))));
@@ -271,17 +332,26 @@ fn a_pod_that_vanished_unseen_keeps_its_slot_until_the_node_reports_it_gone() {
     world.cell.pod = None;
     let (reason, _) = ends_with(&decide(&world, at(6)));
     assert_eq!(reason, StatusReason::PodLost);
-    let Plan::Report(report, _) = decide(&world, at(6)) else { panic!() };
+    let Plan::Report(report, _) = decide(&world, at(6)) else {
+        panic!()
+    };
     world.preview.status = Some(report.status);
     for said in [None, Some(false)] {
         world.reported_gone = said;
-        let Plan::Report(report, _) = decide(&world, at(7)) else { panic!() };
+        let Plan::Report(report, _) = decide(&world, at(7)) else {
+            panic!()
+        };
         let torn_down = conditions::find(&report.status.conditions, types::TORN_DOWN).unwrap();
-        assert_eq!((torn_down.status.as_str(), torn_down.reason.as_str()), ("Unknown", "EndUnknown"));
+        assert_eq!(
+            (torn_down.status.as_str(), torn_down.reason.as_str()),
+            ("Unknown", "EndUnknown")
+        );
         assert!(report.status.receipt.is_none() && report.status.slots == ["slot"]);
     }
     world.reported_gone = Some(true);
-    let Plan::Report(report, _) = decide(&world, at(8)) else { panic!() };
+    let Plan::Report(report, _) = decide(&world, at(8)) else {
+        panic!()
+    };
     assert_eq!(report.status.receipt.unwrap().result, EndResult::ReportedGone);
 }
 
@@ -289,9 +359,13 @@ fn a_pod_that_vanished_unseen_keeps_its_slot_until_the_node_reports_it_gone() {
 fn a_ttl_that_grows_within_the_envelope_extends_a_ready_preview() {
     let mut world = ready();
     world.preview.spec.ttl = Some("25m".parse().unwrap());
-    let Plan::Extend(report) = decide(&world, at(6)) else { panic!() };
+    let Plan::Extend(report) = decide(&world, at(6)) else {
+        panic!()
+    };
     assert_eq!(report.status.expires_at, Some(Time(at(5 + 1500))));
     world.preview.spec.ttl = Some("2h".parse().unwrap());
-    let Plan::Report(report, _) = decide(&world, at(6)) else { panic!() };
+    let Plan::Report(report, _) = decide(&world, at(6)) else {
+        panic!()
+    };
     assert!(report.status.message.unwrap().contains("outside the envelope"));
 }

@@ -37,13 +37,20 @@ use crate::{
 pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<Option<World>> {
     // Read anew, not from the watch: a decision on an old state would only be refused by its resourceVersion later.
     let previews: Api<PreviewSandbox> = context.api(namespace);
-    let Some(preview) = get(&previews, "PreviewSandbox", name).await? else { return Ok(None) };
+    let Some(preview) = get(&previews, "PreviewSandbox", name).await? else {
+        return Ok(None);
+    };
     let Some(tenant) = Tenant::of(&preview) else {
-        return Err(Error::Malformed { name: format!("{namespace}/{name}"), message: "it has no uid".to_owned() });
+        return Err(Error::Malformed {
+            name: format!("{namespace}/{name}"),
+            message: "it has no uid".to_owned(),
+        });
     };
     let status = preview.status.clone().unwrap_or_default();
     let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
-    let policy = get(&policies, "PreviewPolicy", POLICY_NAME).await?.map(|p| p.spec);
+    let policy = get(&policies, "PreviewPolicy", POLICY_NAME)
+        .await?
+        .map(|p| p.spec);
 
     let mut world = World {
         ahead: 0,
@@ -62,8 +69,13 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     }
     let listings: Api<SkuListing> = context.api(namespace);
     world.listing = get(&listings, "SkuListing", &world.preview.spec.listing_ref.name).await?;
-    if !world.preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER)
-        || (!conditions::is_true(&status.conditions, types::ADMITTED) && world.preview.metadata.deletion_timestamp.is_none())
+    if !world
+        .preview
+        .finalizers()
+        .iter()
+        .any(|f| f == names::PREVIEW_FINALIZER)
+        || (!conditions::is_true(&status.conditions, types::ADMITTED)
+            && world.preview.metadata.deletion_timestamp.is_none())
     {
         world.ahead = ahead(&context.watched(), &world.preview);
         return Ok(Some(world));
@@ -93,8 +105,17 @@ where
 /// If the API server does not answer.
 pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let (quotas, ranges, accounts, pods): (Api<ResourceQuota>, Api<LimitRange>, Api<ServiceAccount>, Api<Pod>) =
-        (context.api(cell), context.api(cell), context.api(cell), context.api(cell));
+    let (quotas, ranges, accounts, pods): (
+        Api<ResourceQuota>,
+        Api<LimitRange>,
+        Api<ServiceAccount>,
+        Api<Pod>,
+    ) = (
+        context.api(cell),
+        context.api(cell),
+        context.api(cell),
+        context.api(cell),
+    );
     let policies: Api<NetworkPolicy> = context.api(cell);
     let everything = ListParams::default();
     let (namespace, quota, limit_range, service_account, policies, pod) = tokio::try_join!(
@@ -102,10 +123,18 @@ pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
         get(&quotas, "ResourceQuota", names::SEAL),
         get(&ranges, "LimitRange", names::SEAL),
         get(&accounts, "ServiceAccount", names::SERVICE_ACCOUNT),
-        async { policies.list(&everything).await.map_err(Error::kube("list", "NetworkPolicy", cell)) },
+        async {
+            policies
+                .list(&everything)
+                .await
+                .map_err(Error::kube("list", "NetworkPolicy", cell))
+        },
         get(&pods, "Pod", names::POD),
     )?;
-    let (ours, foreign): (Vec<_>, Vec<_>) = policies.items.into_iter().partition(|p| p.name_any() == names::SEAL);
+    let (ours, foreign): (Vec<_>, Vec<_>) = policies
+        .items
+        .into_iter()
+        .partition(|p| p.name_any() == names::SEAL);
     Ok(Cell {
         namespace,
         quota,
@@ -124,24 +153,36 @@ async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut W
     }
     let Some(pod) = &world.cell.pod else { return };
     let view = observe::view(pod, &names::nonce(&world.tenant.uid, &world.tenant.cell));
-    let Proof::Isolated(verdict) = view.proof else { return };
+    let Proof::Isolated(verdict) = view.proof else {
+        return;
+    };
     let addresses: Vec<_> = verdict.targets.iter().map(|t| t.address.clone()).collect();
     match context.prober.ask(&addresses).await {
         Ok(outside) => world.outside = Some(outside),
-        Err(error) => tracing::warn!(cell = world.tenant.cell, %error, "the unconfined prober did not answer"),
+        Err(error) => {
+            tracing::warn!(cell = world.tenant.cell, %error, "the unconfined prober did not answer")
+        }
     }
 }
 
 /// How many previews of the same subject live or wait before this one.
 fn ahead(all: &[PreviewSandbox], preview: &PreviewSandbox) -> usize {
     let age = |p: &PreviewSandbox| {
-        (p.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |t| t.0), p.uid().unwrap_or_default())
+        (
+            p.metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(Timestamp::MAX, |t| t.0),
+            p.uid().unwrap_or_default(),
+        )
     };
     let own = age(preview);
     all.iter()
         .filter(|other| other.spec.subject == preview.spec.subject && other.uid() != preview.uid())
         .filter(|other| {
-            let Some(status) = &other.status else { return age(other) < own };
+            let Some(status) = &other.status else {
+                return age(other) < own;
+            };
             let holds = conditions::is_true(&status.conditions, types::ADMITTED) && status.receipt.is_none();
             let waits = status.phase == Phase::Queued
                 && matches!(status.reason, None | Some(StatusReason::WaitingForSlot))
@@ -159,7 +200,10 @@ async fn held_slots(context: &Context, status: &PreviewSandboxStatus, uid: &str)
     if conditions::is_true(&status.conditions, types::ADMITTED) {
         let mut held = vec![];
         for name in &status.slots {
-            if get(&leases, "Lease", name).await?.is_some_and(|lease| holds(&lease)) {
+            if get(&leases, "Lease", name)
+                .await?
+                .is_some_and(|lease| holds(&lease))
+            {
                 held.push(name.clone());
             }
         }
@@ -168,7 +212,12 @@ async fn held_slots(context: &Context, status: &PreviewSandboxStatus, uid: &str)
     let selector = format!("{}={}", slots::DIMENSION_LABEL, Dimension::Subject.as_str());
     let list = leases.list(&ListParams::default().labels(&selector)).await;
     let list = list.map_err(Error::kube("list", "Lease", &context.settings.slots))?;
-    Ok(list.items.iter().filter(|lease| holds(lease)).map(ResourceExt::name_any).collect())
+    Ok(list
+        .items
+        .iter()
+        .filter(|lease| holds(lease))
+        .map(ResourceExt::name_any)
+        .collect())
 }
 
 /// Whether the node, or every node where it is not known, says that nothing of a pod runs. `None` if one does not answer.
@@ -183,7 +232,11 @@ async fn reported_gone(context: &Context, node: Option<&str>, pod_uid: &str) -> 
             Ok(uids) if uids.iter().any(|uid| uid == pod_uid) => return Some(false),
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(node = node.name_any(), error, "the node did not say whether a lost pod is gone");
+                tracing::warn!(
+                    node = node.name_any(),
+                    error,
+                    "the node did not say whether a lost pod is gone"
+                );
                 return None;
             }
         }

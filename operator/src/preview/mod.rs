@@ -77,6 +77,10 @@ impl Context {
 
     /// The readable previews of the watch.
     pub fn watched(&self) -> Vec<PreviewSandbox> {
-        self.previews.state().iter().filter_map(|guarded: &Arc<Guarded>| guarded.0.as_ref().ok().cloned()).collect()
+        self.previews
+            .state()
+            .iter()
+            .filter_map(|guarded: &Arc<Guarded>| guarded.0.as_ref().ok().cloned())
+            .collect()
     }
 }

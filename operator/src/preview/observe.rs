@@ -80,59 +80,88 @@ pub fn view(pod: &Pod, nonce: &str) -> PodView {
     let find = |list: &[ContainerStatus], name: &str| list.iter().find(|c| c.name == name).cloned();
     let watch = find(&init, names::WATCH);
     let product = find(&main, names::PRODUCT);
-    let ended = main.iter().any(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some()));
+    let ended = main
+        .iter()
+        .any(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some()));
     PodView {
         uid: pod.uid().unwrap_or_default(),
         node: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
         ip: status.pod_ip,
         proof: proof(find(&init, names::PROVE).as_ref(), nonce),
         watching: watch.as_ref().is_some_and(|w| {
-            w.started == Some(true) && w.restart_count == 0 && w.state.as_ref().is_some_and(|s| s.running.is_some())
+            w.started == Some(true)
+                && w.restart_count == 0
+                && w.state.as_ref().is_some_and(|s| s.running.is_some())
         }),
         watch_broken: watch.as_ref().and_then(|w| watch_broken(w, ended)),
         product: product.as_ref().map_or(Product::Waiting, product_state),
         trouble: init.iter().chain(&main).find_map(trouble).or_else(|| {
-            let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled")?;
+            let scheduled = status
+                .conditions
+                .iter()
+                .flatten()
+                .find(|c| c.type_ == "PodScheduled")?;
             (scheduled.status == "False").then(|| Trouble {
                 reason: StatusReason::Unschedulable,
-                message: scheduled.message.clone().unwrap_or_else(|| "no node takes the pod".to_owned()),
+                message: scheduled
+                    .message
+                    .clone()
+                    .unwrap_or_else(|| "no node takes the pod".to_owned()),
                 hopeless: false,
             })
         }),
         given_up: (status.phase.as_deref() == Some("Failed") && !ended).then(|| {
             let reason = status.reason.unwrap_or_else(|| "Failed".to_owned());
-            format!("the pod was given up: {reason} {}", status.message.unwrap_or_default()).trim_end().to_owned()
+            format!(
+                "the pod was given up: {reason} {}",
+                status.message.unwrap_or_default()
+            )
+            .trim_end()
+            .to_owned()
         }),
     }
 }
 
 fn proof(prove: Option<&ContainerStatus>, nonce: &str) -> Proof {
-    let Some(ended) = prove.and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref()) else {
+    let Some(ended) = prove
+        .and_then(|c| c.state.as_ref())
+        .and_then(|s| s.terminated.as_ref())
+    else {
         return Proof::Running;
     };
     let message = ended.message.as_deref().unwrap_or_default();
     let Ok(verdict) = serde_json::from_str::<Verdict>(message) else {
         return Proof::Failed(
             StatusReason::ProbeFailed,
-            format!("the isolation probe ended with code {} and no verdict: {message:?}", ended.exit_code),
+            format!(
+                "the isolation probe ended with code {} and no verdict: {message:?}",
+                ended.exit_code
+            ),
         );
     };
     if verdict.nonce != nonce {
-        return Proof::Failed(StatusReason::ProbeFailed, "the verdict carries another pod's nonce".to_owned());
+        return Proof::Failed(
+            StatusReason::ProbeFailed,
+            "the verdict carries another pod's nonce".to_owned(),
+        );
     }
     match (verdict.judgement, ended.exit_code) {
         (Judgement::Isolated, 0) => Proof::Isolated(Box::new(verdict)),
         (Judgement::Leaking, _) => Proof::Failed(StatusReason::NetworkNotEnforcing, verdict.complaint()),
         (Judgement::Unproven, _) => Proof::Failed(StatusReason::Unproven, verdict.complaint()),
-        (Judgement::Isolated, code) => {
-            Proof::Failed(StatusReason::ProbeFailed, format!("the probe saw isolation but ended with code {code}"))
-        }
+        (Judgement::Isolated, code) => Proof::Failed(
+            StatusReason::ProbeFailed,
+            format!("the probe saw isolation but ended with code {code}"),
+        ),
     }
 }
 
 fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<String> {
     let message = |state: &Option<ContainerState>| {
-        state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.message.clone().unwrap_or_default())
+        state
+            .as_ref()
+            .and_then(|s| s.terminated.as_ref())
+            .map(|t| t.message.clone().unwrap_or_default())
     };
     // After the product's own end the kubelet stops the sidecar: then only what it says counts.
     let said = message(&watch.state).or_else(|| message(&watch.last_state));
@@ -149,11 +178,19 @@ pub const BREACH: &str = "isolation broken";
 
 fn product_state(product: &ContainerStatus) -> Product {
     match &product.state {
-        Some(ContainerState { terminated: Some(ended), .. }) => Product::Ended {
+        Some(ContainerState {
+            terminated: Some(ended),
+            ..
+        }) => Product::Ended {
             why: format!(
                 "exit code {}{}",
                 ended.exit_code,
-                ended.message.as_deref().filter(|m| !m.is_empty()).map(|m| format!(": {m}")).unwrap_or_default()
+                ended
+                    .message
+                    .as_deref()
+                    .filter(|m| !m.is_empty())
+                    .map(|m| format!(": {m}"))
+                    .unwrap_or_default()
             ),
             at: ended.finished_at.as_ref().map(|t| t.0.as_second()),
         },
@@ -168,13 +205,23 @@ fn trouble(container: &ContainerStatus) -> Option<Trouble> {
     let (reason, hopeless) = match kubelet {
         // The kubelet tries once more before it backs off.
         "ErrImagePull" => (StatusReason::ImageUnavailable, false),
-        "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => (StatusReason::ImageUnavailable, true),
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => (StatusReason::PodRejected, true),
+        "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            (StatusReason::ImageUnavailable, true)
+        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            (StatusReason::PodRejected, true)
+        }
         "CrashLoopBackOff" => (StatusReason::ProductCrashed, true),
         _ => return None,
     };
     let detail = waiting.message.as_deref().unwrap_or_default();
-    Some(Trouble { reason, message: format!("container {}: {kubelet} {detail}", container.name).trim_end().to_owned(), hopeless })
+    Some(Trouble {
+        reason,
+        message: format!("container {}: {kubelet} {detail}", container.name)
+            .trim_end()
+            .to_owned(),
+        hopeless,
+    })
 }
 
 /// How far the end of a pod is proven.
@@ -200,7 +247,9 @@ pub fn end(pod: &Pod) -> End {
     if pod.spec.as_ref().is_none_or(|s| s.node_name.is_none()) {
         return End::NeverStarted;
     }
-    let Some(status) = &pod.status else { return End::Pending };
+    let Some(status) = &pod.status else {
+        return End::Pending;
+    };
     // The kubelet gives a deleted pod its terminal phase only once nothing of it runs (KEP-3329).
     let terminal = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     let mut containers = status
@@ -215,7 +264,11 @@ pub fn end(pod: &Pod) -> End {
         // Waiting: over only if no container was ever made for it.
         _ => c.container_id.as_deref().unwrap_or_default().is_empty(),
     };
-    if terminal && containers.all(over) { End::Verified } else { End::Pending }
+    if terminal && containers.all(over) {
+        End::Verified
+    } else {
+        End::Pending
+    }
 }
 
 #[cfg(test)]
@@ -234,14 +287,19 @@ mod tests {
     }
 
     fn with_prove(code: i32, message: &str) -> Pod {
-        pod(json!({"metadata": {"uid": "u"}, "status": {"initContainerStatuses": [
+        pod(
+            json!({"metadata": {"uid": "u"}, "status": {"initContainerStatuses": [
             {"name": "prove", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-             "state": {"terminated": {"exitCode": code, "message": message}}}]}}))
+             "state": {"terminated": {"exitCode": code, "message": message}}}]}}),
+        )
     }
 
     #[test]
     fn only_a_verdict_with_this_pods_nonce_and_exit_0_is_proof() {
-        assert!(matches!(view(&with_prove(0, &verdict("n", "isolated")), "n").proof, Proof::Isolated(_)));
+        assert!(matches!(
+            view(&with_prove(0, &verdict("n", "isolated")), "n").proof,
+            Proof::Isolated(_)
+        ));
         for (code, message, reason) in [
             (0, verdict("other", "isolated"), StatusReason::ProbeFailed),
             (0, String::new(), StatusReason::ProbeFailed),
@@ -264,32 +322,55 @@ mod tests {
             .map(|(i, state)| json!({"name": format!("c{i}"), "image": "", "imageID": "", "ready": false, "restartCount": 0,
                 "containerID": if state.get("waiting").is_some() { "" } else { "containerd://1" }, "state": state}))
             .collect();
-        pod(json!({"metadata": {"uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"},
-            "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase, "containerStatuses": containers}}))
+        pod(
+            json!({"metadata": {"uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase, "containerStatuses": containers}}),
+        )
     }
 
     #[test]
     fn an_end_is_proven_only_by_terminated_containers_in_a_terminal_pod() {
         let (over, runs) = (json!({"terminated": {"exitCode": 137}}), json!({"running": {}}));
-        assert_eq!(end(&ending(Some("n"), "Failed", &[over.clone(), over.clone()])), End::Verified);
-        assert_eq!(end(&ending(Some("n"), "Failed", &[over.clone(), runs])), End::Pending);
+        assert_eq!(
+            end(&ending(Some("n"), "Failed", &[over.clone(), over.clone()])),
+            End::Verified
+        );
+        assert_eq!(
+            end(&ending(Some("n"), "Failed", &[over.clone(), runs])),
+            End::Pending
+        );
         assert_eq!(end(&ending(Some("n"), "Running", &[over.clone()])), End::Pending);
         assert_eq!(end(&ending(Some("n"), "Pending", &[])), End::Pending);
         assert_eq!(end(&ending(None, "Pending", &[])), End::NeverStarted);
-        assert_eq!(end(&ending(Some("n"), "Failed", &[over, json!({"waiting": {}})])), End::Verified);
+        assert_eq!(
+            end(&ending(Some("n"), "Failed", &[over, json!({"waiting": {}})])),
+            End::Verified
+        );
         assert_eq!(end(&pod(json!({"metadata": {"uid": "u"}}))), End::NotAsked);
     }
 
     #[test]
     fn a_sidecar_that_ended_or_was_restarted_is_a_breach() {
         let watch = |state: serde_json::Value, restarts: i32| {
-            pod(json!({"metadata": {"uid": "u"}, "status": {"initContainerStatuses": [
-                {"name": "watch", "image": "", "imageID": "", "ready": true, "started": true, "restartCount": restarts, "state": state}]}}))
+            pod(
+                json!({"metadata": {"uid": "u"}, "status": {"initContainerStatuses": [
+                {"name": "watch", "image": "", "imageID": "", "ready": true, "started": true, "restartCount": restarts, "state": state}]}}),
+            )
         };
         assert_eq!(view(&watch(json!({"running": {}}), 0), "n").watch_broken, None);
         assert!(view(&watch(json!({"running": {}}), 0), "n").watching);
-        assert!(view(&watch(json!({"running": {}}), 1), "n").watch_broken.is_some());
-        let said = view(&watch(json!({"terminated": {"exitCode": 0, "message": "isolation broken: internet"}}), 0), "n");
+        assert!(
+            view(&watch(json!({"running": {}}), 1), "n")
+                .watch_broken
+                .is_some()
+        );
+        let said = view(
+            &watch(
+                json!({"terminated": {"exitCode": 0, "message": "isolation broken: internet"}}),
+                0,
+            ),
+            "n",
+        );
         assert_eq!(said.watch_broken.as_deref(), Some("isolation broken: internet"));
     }
 
@@ -301,7 +382,10 @@ mod tests {
                  "state": {"waiting": {"reason": reason, "message": "not found"}}}]}}))
         };
         let first = view(&waiting("ErrImagePull"), "n").trouble.unwrap();
-        assert_eq!((first.reason, first.hopeless), (StatusReason::ImageUnavailable, false));
+        assert_eq!(
+            (first.reason, first.hopeless),
+            (StatusReason::ImageUnavailable, false)
+        );
         assert!(view(&waiting("ImagePullBackOff"), "n").trouble.unwrap().hopeless);
         assert_eq!(view(&waiting("PodInitializing"), "n").trouble, None);
     }

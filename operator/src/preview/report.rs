@@ -27,7 +27,12 @@ impl Report {
     pub fn from(preview: &PreviewSandbox, now: Timestamp) -> Self {
         let mut status = preview.status.clone().unwrap_or_default();
         status.observed_generation = preview.metadata.generation;
-        Self { status, uid: preview.uid().unwrap_or_default(), generation: preview.metadata.generation, now: Time(now) }
+        Self {
+            status,
+            uid: preview.uid().unwrap_or_default(),
+            generation: preview.metadata.generation,
+            now: Time(now),
+        }
     }
 
     /// Waits, for a slot or for something that must exist first.
@@ -61,14 +66,28 @@ impl Report {
         self.status.admitted_at = Some(self.now.clone());
         self.status.cell = Some(tenant.cell.clone());
         self.status.envelope = Some(envelope.resolved());
-        self.say(Phase::Provisioning, StatusReason::MakingCell, "its cell is being made");
-        self.set(types::ADMITTED, Some(true), StatusReason::Admitted, "within the envelope; slot held");
+        self.say(
+            Phase::Provisioning,
+            StatusReason::MakingCell,
+            "its cell is being made",
+        );
+        self.set(
+            types::ADMITTED,
+            Some(true),
+            StatusReason::Admitted,
+            "within the envelope; slot held",
+        );
     }
 
     /// Cell and pod exist.
     pub fn provisioned(&mut self, seal: String) {
         self.status.seal = Some(seal);
-        self.set(types::PROVISIONED, Some(true), StatusReason::CellMade, "namespace, quota, policy and pod exist");
+        self.set(
+            types::PROVISIONED,
+            Some(true),
+            StatusReason::CellMade,
+            "namespace, quota, policy and pod exist",
+        );
     }
 
     /// The probe has not come to a verdict.
@@ -78,7 +97,12 @@ impl Report {
             _ => Phase::Provisioning,
         };
         self.say(phase, reason, message);
-        self.set(types::ISOLATED, Some(false), StatusReason::ProbeRunning, "not yet proven from inside");
+        self.set(
+            types::ISOLATED,
+            Some(false),
+            StatusReason::ProbeRunning,
+            "not yet proven from inside",
+        );
     }
 
     /// Isolation was seen to hold.
@@ -100,11 +124,23 @@ impl Report {
 
     /// The clock starts.
     pub fn ready(&mut self, ttl: Duration) {
-        let expires = self.now.0.saturating_add(SignedDuration::try_from(ttl).unwrap_or_default());
+        let expires = self
+            .now
+            .0
+            .saturating_add(SignedDuration::try_from(ttl).unwrap_or_default());
         self.status.started_at = Some(self.now.clone());
         self.status.expires_at = Some(Time(expires.unwrap_or(self.now.0)));
-        self.say(Phase::Ready, StatusReason::Answering, "isolated, answering, and the link works");
-        self.set(types::READY, Some(true), StatusReason::Answering, "the product answers");
+        self.say(
+            Phase::Ready,
+            StatusReason::Answering,
+            "isolated, answering, and the link works",
+        );
+        self.set(
+            types::READY,
+            Some(true),
+            StatusReason::Answering,
+            "the product answers",
+        );
     }
 
     /// Lives longer.
@@ -129,7 +165,12 @@ impl Report {
             self.status.url = None;
             self.set(types::EXPIRED, Some(true), cause, message);
             self.set(types::READY, Some(false), cause, message);
-            self.set(types::TORN_DOWN, Some(false), StatusReason::EndingPod, "the pod is being ended");
+            self.set(
+                types::TORN_DOWN,
+                Some(false),
+                StatusReason::EndingPod,
+                "the pod is being ended",
+            );
             if conditions::find(&self.status.conditions, types::ADMITTED).is_none_or(|c| c.status != "True") {
                 self.set(types::ADMITTED, Some(false), cause, message);
             }
@@ -154,7 +195,11 @@ impl Report {
         let status = &self.status;
         self.status.receipt = Some(Receipt {
             preview: self.uid.clone(),
-            image: status.envelope.as_ref().map(|e| e.image.clone()).unwrap_or_default(),
+            image: status
+                .envelope
+                .as_ref()
+                .map(|e| e.image.clone())
+                .unwrap_or_default(),
             cell: tenant.cell.clone(),
             pod: status.pod.as_ref().map(|p| p.uid.clone()),
             isolated_at: status.isolation.as_ref().map(|i| i.proven_at.clone()),
@@ -174,10 +219,16 @@ impl Report {
 
     /// Nothing is left.
     pub fn torn_down(&mut self) {
-        self.status.phase = if self.status.started_at.is_some() { Phase::Ended } else { Phase::Failed };
+        self.status.phase = if self.status.started_at.is_some() {
+            Phase::Ended
+        } else {
+            Phase::Failed
+        };
         let result = self.status.receipt.as_ref().map(|r| r.result);
         let message = match result {
-            Some(EndResult::ReportedGone) => "pod and namespace are gone; the node reported the end afterwards",
+            Some(EndResult::ReportedGone) => {
+                "pod and namespace are gone; the node reported the end afterwards"
+            }
             Some(EndResult::NeverStarted) => "nothing was ever started; the namespace is gone",
             _ => "every container was seen to have ended; pod and namespace are gone",
         };
@@ -196,6 +247,14 @@ impl Report {
     }
 
     fn set(&mut self, type_: &str, status: Option<bool>, reason: StatusReason, message: &str) {
-        conditions::set(&mut self.status.conditions, type_, status, reason, message, self.generation, &self.now);
+        conditions::set(
+            &mut self.status.conditions,
+            type_,
+            status,
+            reason,
+            message,
+            self.generation,
+            &self.now,
+        );
     }
 }

@@ -28,8 +28,15 @@ pub async fn write(context: &Context, preview: &PreviewSandbox, report: Report) 
     next.status = Some(report.status);
     let name = preview.name_any();
     let written = api.replace_status(&name, &PostParams::default(), &next).await;
-    let written = written.map_err(Error::kube("write the status of", "PreviewSandbox", format!("{namespace}/{name}")))?;
-    let (before, after) = (preview.status.clone().unwrap_or_default(), written.status.clone().unwrap_or_default());
+    let written = written.map_err(Error::kube(
+        "write the status of",
+        "PreviewSandbox",
+        format!("{namespace}/{name}"),
+    ))?;
+    let (before, after) = (
+        preview.status.clone().unwrap_or_default(),
+        written.status.clone().unwrap_or_default(),
+    );
     count(context, preview, &before, &after);
     for event in transitions(&before, &after) {
         publish(context, preview, event).await;
@@ -44,17 +51,34 @@ pub async fn publish(context: &Context, preview: &PreviewSandbox, event: Event) 
     }
 }
 
-fn count(context: &Context, preview: &PreviewSandbox, before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) {
-    let seconds = |later: &jiff::Timestamp, earlier: &jiff::Timestamp| later.duration_since(*earlier).as_secs_f64();
-    if before.phase != Phase::Ready && after.phase == Phase::Ready
+fn count(
+    context: &Context,
+    preview: &PreviewSandbox,
+    before: &PreviewSandboxStatus,
+    after: &PreviewSandboxStatus,
+) {
+    let seconds =
+        |later: &jiff::Timestamp, earlier: &jiff::Timestamp| later.duration_since(*earlier).as_secs_f64();
+    if before.phase != Phase::Ready
+        && after.phase == Phase::Ready
         && let (Some(created), Some(started)) = (&preview.metadata.creation_timestamp, &after.started_at)
     {
-        context.metrics.ready_seconds.observe(seconds(&started.0, &created.0));
+        context
+            .metrics
+            .ready_seconds
+            .observe(seconds(&started.0, &created.0));
     }
     if let (None, Some(receipt)) = (&before.receipt, &after.receipt) {
-        context.metrics.ends.with_label_values(&[receipt.cause.as_str()]).inc();
+        context
+            .metrics
+            .ends
+            .with_label_values(&[receipt.cause.as_str()])
+            .inc();
         if let Some(expired) = after.conditions.iter().find(|c| c.type_ == types::EXPIRED) {
-            context.metrics.end_seconds.observe(seconds(&receipt.ended_at.0, &expired.last_transition_time.0));
+            context
+                .metrics
+                .end_seconds
+                .observe(seconds(&receipt.ended_at.0, &expired.last_transition_time.0));
         }
     }
 }
@@ -62,7 +86,10 @@ fn count(context: &Context, preview: &PreviewSandbox, before: &PreviewSandboxSta
 /// The events of a change: one for each condition whose status or reason is new. Pure.
 pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) -> Vec<Event> {
     let same = |new: &Condition| {
-        before.conditions.iter().any(|old| old.type_ == new.type_ && old.status == new.status && old.reason == new.reason)
+        before
+            .conditions
+            .iter()
+            .any(|old| old.type_ == new.type_ && old.status == new.status && old.reason == new.reason)
     };
     let mut events: Vec<_> = after
         .conditions
@@ -73,9 +100,15 @@ pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) 
         .filter(|new| !(new.type_ == types::TORN_DOWN && new.status == "False"))
         // The end is told by Expired; that Ready fell with it says nothing more.
         .filter(|new| !(new.type_ == types::READY && new.status == "False" && after.phase == Phase::Ending))
-        .filter(|new| !(new.type_ == types::ADMITTED && new.status == "False" && after.phase == Phase::Ending))
+        .filter(|new| {
+            !(new.type_ == types::ADMITTED && new.status == "False" && after.phase == Phase::Ending)
+        })
         .map(|new| Event {
-            type_: if is_good(new) { EventType::Normal } else { EventType::Warning },
+            type_: if is_good(new) {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            },
             reason: new.reason.clone(),
             note: Some(clip(&new.message)),
             action: new.type_.clone(),

@@ -29,7 +29,11 @@ pub async fn run(context: Arc<Context>) {
     loop {
         count(&context);
         if let Err(error) = sweep(&context).await {
-            context.metrics.errors.with_label_values(&[error.category()]).inc();
+            context
+                .metrics
+                .errors
+                .with_label_values(&[error.category()])
+                .inc();
             tracing::warn!(%error, "failed to sweep orphans, will try again");
         }
         tokio::time::sleep(PERIOD).await;
@@ -39,37 +43,65 @@ pub async fn run(context: Arc<Context>) {
 fn count(context: &Context) {
     let previews = context.watched();
     for phase in Phase::ALL {
-        let count = previews.iter().filter(|p| p.status.as_ref().map_or(Phase::Queued, |s| s.phase) == phase).count();
-        context.metrics.previews.with_label_values(&[phase.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let count = previews
+            .iter()
+            .filter(|p| p.status.as_ref().map_or(Phase::Queued, |s| s.phase) == phase)
+            .count();
+        context
+            .metrics
+            .previews
+            .with_label_values(&[phase.as_str()])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 
 async fn sweep(context: &Context) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
-    let cells = namespaces.list(&cells).await.map_err(Error::kube("list", "Namespace", "cells"))?;
+    let cells = namespaces
+        .list(&cells)
+        .await
+        .map_err(Error::kube("list", "Namespace", "cells"))?;
     for namespace in &cells.items {
         let name = namespace.name_any();
-        let Some(uid) = namespace.annotations().get(names::PREVIEW_UID_ANNOTATION) else { continue };
+        let Some(uid) = namespace.annotations().get(names::PREVIEW_UID_ANNOTATION) else {
+            continue;
+        };
         // A namespace that carries our label but not our name is somebody else's.
         if name != names::cell(uid) || lives(context, namespace.annotations(), uid).await? {
             continue;
         }
-        tracing::warn!(cell = name, preview_uid = uid, "removing a cell whose preview is gone");
+        tracing::warn!(
+            cell = name,
+            preview_uid = uid,
+            "removing a cell whose preview is gone"
+        );
         remove(context, namespace).await?;
     }
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let slots = ListParams::default().labels(slots::DIMENSION_LABEL);
-    let slots = leases.list(&slots).await.map_err(Error::kube("list", "Lease", &context.settings.slots))?;
+    let slots = leases
+        .list(&slots)
+        .await
+        .map_err(Error::kube("list", "Lease", &context.settings.slots))?;
     for lease in &slots.items {
-        let Some(uid) = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()) else { continue };
+        let Some(uid) = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()) else {
+            continue;
+        };
         if lives(context, lease.annotations(), &uid).await? {
             continue;
         }
         // The slot goes last: while its cell is there something of the preview may run.
         let cell = names::cell(&uid);
-        if found(namespaces.get(&cell).await).map_err(Error::kube("get", "Namespace", &cell))?.is_none() {
-            tracing::warn!(slot = lease.name_any(), preview_uid = uid, "freeing a slot whose preview is gone");
+        if found(namespaces.get(&cell).await)
+            .map_err(Error::kube("get", "Namespace", &cell))?
+            .is_none()
+        {
+            tracing::warn!(
+                slot = lease.name_any(),
+                preview_uid = uid,
+                "freeing a slot whose preview is gone"
+            );
             apply::free_slot(context, &lease.name_any(), &uid).await?;
             context.metrics.orphans.inc();
         }
@@ -83,7 +115,10 @@ async fn lives(
     annotations: &std::collections::BTreeMap<String, String>,
     uid: &str,
 ) -> Result<bool> {
-    let Some((namespace, name)) = annotations.get(names::PREVIEW_ANNOTATION).and_then(|text| text.split_once('/')) else {
+    let Some((namespace, name)) = annotations
+        .get(names::PREVIEW_ANNOTATION)
+        .and_then(|text| text.split_once('/'))
+    else {
         return Ok(false);
     };
     let api: Api<PreviewSandbox> = context.api(namespace);
@@ -92,7 +127,11 @@ async fn lives(
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
         // It exists and cannot be read: it is not ours to judge.
         Err(kube::Error::SerdeError(_)) => Ok(true),
-        Err(error) => Err(Error::kube("get", "PreviewSandbox", format!("{namespace}/{name}"))(error)),
+        Err(error) => Err(Error::kube(
+            "get",
+            "PreviewSandbox",
+            format!("{namespace}/{name}"),
+        )(error)),
     }
 }
 
@@ -108,7 +147,10 @@ async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
             End::NotAsked => {
                 let params = DeleteParams {
                     grace_period_seconds: u32::try_from(GRACE_SECONDS).ok(),
-                    preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+                    preconditions: Some(Preconditions {
+                        uid: pod.uid(),
+                        resource_version: None,
+                    }),
                     ..DeleteParams::default()
                 };
                 found(pods.delete(names::POD, &params).await).map_err(Error::kube("delete", "Pod", &cell))?;

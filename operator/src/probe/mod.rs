@@ -40,7 +40,8 @@ pub async fn run(program: Program) -> Result<()> {
 
 fn orders() -> Result<Orders> {
     let variable = |name: &str| {
-        std::env::var(name).map_err(|_| Error::Setting(format!("{name} is not set: the probe is started by the operator")))
+        std::env::var(name)
+            .map_err(|_| Error::Setting(format!("{name} is not set: the probe is started by the operator")))
     };
     let orders: Orders = serde_json::from_str(&variable(ORDERS_ENV)?)
         .map_err(|e| Error::Setting(format!("{ORDERS_ENV} cannot be read: {e}")))?;
@@ -82,6 +83,9 @@ fn last_words(verdict: &Verdict) -> Result<()> {
 /// Writes the container's termination message. The kubelet reads it when the container has ended, whenever that is.
 fn say(text: &str) -> Result<()> {
     tracing::info!("{text}");
-    std::fs::write(TERMINATION_LOG, text)
-        .map_err(|e| Error::Setting(format!("failed to write {TERMINATION_LOG}: {e}: is this a container?")))
+    std::fs::write(TERMINATION_LOG, text).map_err(|e| {
+        Error::Setting(format!(
+            "failed to write {TERMINATION_LOG}: {e}: is this a container?"
+        ))
+    })
 }

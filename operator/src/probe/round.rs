@@ -43,23 +43,44 @@ pub(super) async fn go(orders: &Orders, ports: Ports<'_>) -> Round {
         Ports::Any => None,
         Ports::Held(held) => held.get(index).copied(),
     };
-    let targets = orders.targets.iter().enumerate().map(|(index, target)| async move {
-        let outcome = match connect(&target.address, port(index + 1)).await {
-            Ok(stream) => {
-                hang_up(stream);
-                Outcome::Reached
+    let targets = orders
+        .targets
+        .iter()
+        .enumerate()
+        .map(|(index, target)| async move {
+            let outcome = match connect(&target.address, port(index + 1)).await {
+                Ok(stream) => {
+                    hang_up(stream);
+                    Outcome::Reached
+                }
+                Err(outcome) => outcome,
+            };
+            Seen {
+                name: target.name.clone(),
+                address: target.address.clone(),
+                required: target.required,
+                outcome,
             }
-            Err(outcome) => outcome,
-        };
-        Seen { name: target.name.clone(), address: target.address.clone(), required: target.required, outcome }
-    });
-    let (canary, seen) = tokio::join!(canary(&orders.canary, port(0)), futures::future::join_all(targets));
-    let ipv6 = std::fs::read_to_string("/proc/net/if_inet6").map(|text| uncovered(&text)).unwrap_or_default();
-    Round { judgement: judge(canary, &ipv6, &seen), canary, ipv6, seen }
+        });
+    let (canary, seen) = tokio::join!(
+        canary(&orders.canary, port(0)),
+        futures::future::join_all(targets)
+    );
+    let ipv6 = std::fs::read_to_string("/proc/net/if_inet6")
+        .map(|text| uncovered(&text))
+        .unwrap_or_default();
+    Round {
+        judgement: judge(canary, &ipv6, &seen),
+        canary,
+        ipv6,
+        seen,
+    }
 }
 
 async fn canary(address: &str, port: Option<u16>) -> bool {
-    let Ok(mut stream) = connect(address, port).await else { return false };
+    let Ok(mut stream) = connect(address, port).await else {
+        return false;
+    };
     let mut banner = [0_u8; BANNER.len()];
     let answered = timeout(PATIENCE, stream.read_exact(&mut banner)).await;
     let answered = matches!(answered, Ok(Ok(_))) && banner == BANNER;
@@ -76,8 +97,9 @@ fn hang_up(stream: TcpStream) {
 }
 
 async fn connect(address: &str, port: Option<u16>) -> Result<TcpStream, Outcome> {
-    let address: SocketAddr =
-        address.parse().map_err(|_| Outcome::Unproven(format!("{address:?} is no address")))?;
+    let address: SocketAddr = address
+        .parse()
+        .map_err(|_| Outcome::Unproven(format!("{address:?} is no address")))?;
     let socket = socket(port).map_err(|error| Outcome::Unproven(format!("no local socket: {error}")))?;
     match timeout(PATIENCE, socket.connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
@@ -128,14 +150,32 @@ mod tests {
 
     #[test]
     fn a_local_error_is_unproven_and_a_refusal_of_the_network_is_shut() {
-        for kind in [ErrorKind::AddrNotAvailable, ErrorKind::AddrInUse, ErrorKind::PermissionDenied, ErrorKind::Other] {
-            assert!(matches!(classify(&io::Error::from(kind)), Outcome::Unproven(_)), "{kind:?}");
+        for kind in [
+            ErrorKind::AddrNotAvailable,
+            ErrorKind::AddrInUse,
+            ErrorKind::PermissionDenied,
+            ErrorKind::Other,
+        ] {
+            assert!(
+                matches!(classify(&io::Error::from(kind)), Outcome::Unproven(_)),
+                "{kind:?}"
+            );
         }
-        for kind in [ErrorKind::ConnectionRefused, ErrorKind::HostUnreachable, ErrorKind::TimedOut] {
-            assert!(matches!(classify(&io::Error::from(kind)), Outcome::Shut(_)), "{kind:?}");
+        for kind in [
+            ErrorKind::ConnectionRefused,
+            ErrorKind::HostUnreachable,
+            ErrorKind::TimedOut,
+        ] {
+            assert!(
+                matches!(classify(&io::Error::from(kind)), Outcome::Shut(_)),
+                "{kind:?}"
+            );
         }
         // EMFILE and ENOBUFS have no kind of their own.
-        assert!(matches!(classify(&io::Error::from_raw_os_error(24)), Outcome::Unproven(_)));
+        assert!(matches!(
+            classify(&io::Error::from_raw_os_error(24)),
+            Outcome::Unproven(_)
+        ));
     }
 
     #[test]
@@ -157,12 +197,25 @@ mod tests {
     }
 
     fn orders(canary: String, target: String) -> Orders {
-        let targets = vec![Target { name: "t".into(), address: target, required: true }];
-        Orders { nonce: "n".into(), canary, targets, deadline_seconds: 1 }
+        let targets = vec![Target {
+            name: "t".into(),
+            address: target,
+            required: true,
+        }];
+        Orders {
+            nonce: "n".into(),
+            canary,
+            targets,
+            deadline_seconds: 1,
+        }
     }
 
     fn closed() -> String {
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+        std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string()
     }
 
     #[tokio::test]
@@ -175,10 +228,16 @@ mod tests {
             judge(round.canary, &round.ipv6, &round.seen)
         };
         assert_eq!(judgement(real).await, Judgement::Isolated);
-        assert_eq!(judgement(orders(responder(b"something-else-it-is\n").await, closed())).await, Judgement::Unproven);
+        assert_eq!(
+            judgement(orders(responder(b"something-else-it-is\n").await, closed())).await,
+            Judgement::Unproven
+        );
         assert_eq!(judgement(orders(closed(), closed())).await, Judgement::Unproven);
         let open = responder(BANNER).await;
-        assert_eq!(judgement(orders(responder(BANNER).await, open)).await, Judgement::Leaking);
+        assert_eq!(
+            judgement(orders(responder(BANNER).await, open)).await,
+            Judgement::Leaking
+        );
     }
 
     #[tokio::test]
@@ -195,7 +254,11 @@ mod tests {
         for round in 0..5 {
             let round_ = go(&orders, Ports::Held(&ports)).await;
             assert!(round_.canary, "round {round}");
-            assert!(matches!(round_.seen[0].outcome, Outcome::Shut(_)), "round {round}: {:?}", round_.seen);
+            assert!(
+                matches!(round_.seen[0].outcome, Outcome::Shut(_)),
+                "round {round}: {:?}",
+                round_.seen
+            );
         }
     }
 }

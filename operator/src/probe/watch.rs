@@ -26,7 +26,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    health, preview::observe::BREACH, run as programs,
+    health,
+    preview::observe::BREACH,
+    run as programs,
 };
 
 /// Begin to begin of two rounds. The exposure bound that is promised is 2 s (design, promise 1).
@@ -48,7 +50,11 @@ pub(super) async fn run(orders: Orders) -> Result<()> {
     let router = Router::new().route(
         "/sealed",
         get(move || async move {
-            if for_server.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+            if for_server.load(Ordering::Relaxed) {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }),
     );
     let server = async { axum::serve(listener, router).await };

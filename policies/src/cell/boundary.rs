@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        LimitRange, LimitRangeItem, LimitRangeSpec, Namespace, ResourceQuota, ResourceQuotaSpec, ServiceAccount,
+        LimitRange, LimitRangeItem, LimitRangeSpec, Namespace, ResourceQuota, ResourceQuotaSpec,
+        ServiceAccount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -18,8 +19,14 @@ use crate::{Envelope, names};
 pub fn namespace(tenant: &Tenant) -> Namespace {
     let mut labels = labels();
     for mode in ["enforce", "warn", "audit"] {
-        labels.insert(format!("pod-security.kubernetes.io/{mode}"), "restricted".to_owned());
-        labels.insert(format!("pod-security.kubernetes.io/{mode}-version"), "latest".to_owned());
+        labels.insert(
+            format!("pod-security.kubernetes.io/{mode}"),
+            "restricted".to_owned(),
+        );
+        labels.insert(
+            format!("pod-security.kubernetes.io/{mode}-version"),
+            "latest".to_owned(),
+        );
     }
     Namespace {
         metadata: ObjectMeta {
@@ -40,7 +47,10 @@ pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
     for (resource, amount) in [
         ("cpu", envelope.cpu.plus(overhead.cpu)),
         ("memory", envelope.memory.plus(overhead.memory)),
-        ("ephemeral-storage", envelope.ephemeral_storage.plus(overhead.ephemeral_storage)),
+        (
+            "ephemeral-storage",
+            envelope.ephemeral_storage.plus(overhead.ephemeral_storage),
+        ),
     ] {
         set(&format!("requests.{resource}"), amount.to_string());
         set(&format!("limits.{resource}"), amount.to_string());
@@ -72,7 +82,10 @@ pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
     }
     ResourceQuota {
         metadata: tenant.metadata(names::SEAL),
-        spec: Some(ResourceQuotaSpec { hard: Some(hard), ..ResourceQuotaSpec::default() }),
+        spec: Some(ResourceQuotaSpec {
+            hard: Some(hard),
+            ..ResourceQuotaSpec::default()
+        }),
         ..ResourceQuota::default()
     }
 }

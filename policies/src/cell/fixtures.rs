@@ -40,7 +40,8 @@ pub(crate) fn listing() -> SkuListing {
 pub(crate) fn preview() -> PreviewSandbox {
     let mut preview = PreviewSandbox::new(
         "try-1",
-        serde_json::from_value(serde_json::json!({"listingRef": {"name": "notebook"}, "subject": "alice"})).unwrap(),
+        serde_json::from_value(serde_json::json!({"listingRef": {"name": "notebook"}, "subject": "alice"}))
+            .unwrap(),
     );
     preview.metadata = ObjectMeta {
         name: Some("try-1".into()),
@@ -60,11 +61,16 @@ pub(crate) fn envelope() -> Envelope {
 }
 
 pub(crate) fn house() -> House {
-    House { namespace: "vitrine-system".into() }
+    House {
+        namespace: "vitrine-system".into(),
+    }
 }
 
 pub(crate) fn image() -> ProbeImage {
-    ProbeImage { image: format!("mirror.example/vitrine@sha256:{}", "b".repeat(64)), pull_policy: "IfNotPresent".into() }
+    ProbeImage {
+        image: format!("mirror.example/vitrine@sha256:{}", "b".repeat(64)),
+        pull_policy: "IfNotPresent".into(),
+    }
 }
 
 pub(crate) fn orders() -> probe::Orders {

@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::{boundary, fixtures, network, pod};
 
 fn check<T: Serialize>(name: &str, object: &T) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(name);
     let text = serde_yaml::to_string(object).unwrap();
     if std::env::var_os("VITRINE_UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
@@ -25,47 +27,103 @@ fn namespace_is_the_golden_one() {
 
 #[test]
 fn quota_is_the_golden_one() {
-    check("quota.yaml", &boundary::quota(&fixtures::tenant(), &fixtures::envelope()));
+    check(
+        "quota.yaml",
+        &boundary::quota(&fixtures::tenant(), &fixtures::envelope()),
+    );
 }
 
 #[test]
 fn limit_range_is_the_golden_one() {
-    check("limit-range.yaml", &boundary::limit_range(&fixtures::tenant(), &fixtures::envelope()));
+    check(
+        "limit-range.yaml",
+        &boundary::limit_range(&fixtures::tenant(), &fixtures::envelope()),
+    );
 }
 
 #[test]
 fn service_account_is_the_golden_one() {
-    check("service-account.yaml", &boundary::service_account(&fixtures::tenant()));
+    check(
+        "service-account.yaml",
+        &boundary::service_account(&fixtures::tenant()),
+    );
 }
 
 #[test]
 fn network_policy_is_the_golden_one() {
-    check("network-policy.yaml", &network::policy(&fixtures::tenant(), &fixtures::envelope(), &fixtures::house()));
+    check(
+        "network-policy.yaml",
+        &network::policy(&fixtures::tenant(), &fixtures::envelope(), &fixtures::house()),
+    );
 }
 
 #[test]
 fn pod_is_the_golden_one() {
-    check("pod.yaml", &pod::pod(&fixtures::tenant(), &fixtures::envelope(), &fixtures::image(), &fixtures::orders()));
+    check(
+        "pod.yaml",
+        &pod::pod(
+            &fixtures::tenant(),
+            &fixtures::envelope(),
+            &fixtures::image(),
+            &fixtures::orders(),
+        ),
+    );
 }
 
 #[test]
 fn no_policy_of_a_cell_names_an_address_block() {
-    let text = serde_json::to_string(&network::policy(&fixtures::tenant(), &fixtures::envelope(), &fixtures::house())).unwrap();
+    let text = serde_json::to_string(&network::policy(
+        &fixtures::tenant(),
+        &fixtures::envelope(),
+        &fixtures::house(),
+    ))
+    .unwrap();
     assert!(!text.contains("ipBlock") && !text.contains("/0"), "{text}");
 }
 
 #[test]
 fn a_pod_holds_no_token_no_host_and_no_privilege() {
-    let pod = pod::pod(&fixtures::tenant(), &fixtures::envelope(), &fixtures::image(), &fixtures::orders());
+    let pod = pod::pod(
+        &fixtures::tenant(),
+        &fixtures::envelope(),
+        &fixtures::image(),
+        &fixtures::orders(),
+    );
     let spec = pod.spec.unwrap();
     assert_eq!(spec.automount_service_account_token, Some(false));
-    assert_eq!((spec.host_network, spec.host_pid, spec.host_ipc), (None, None, None));
-    assert!(spec.volumes.iter().flatten().all(|v| v.empty_dir.is_some() && v.host_path.is_none() && v.projected.is_none()));
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    assert_eq!(
+        (spec.host_network, spec.host_pid, spec.host_ipc),
+        (None, None, None)
+    );
+    assert!(
+        spec.volumes
+            .iter()
+            .flatten()
+            .all(|v| v.empty_dir.is_some() && v.host_path.is_none() && v.projected.is_none())
+    );
+    for container in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
         let security = container.security_context.as_ref().unwrap();
-        assert_eq!(security.read_only_root_filesystem, Some(true), "{}", container.name);
-        assert_eq!(security.allow_privilege_escalation, Some(false), "{}", container.name);
+        assert_eq!(
+            security.read_only_root_filesystem,
+            Some(true),
+            "{}",
+            container.name
+        );
+        assert_eq!(
+            security.allow_privilege_escalation,
+            Some(false),
+            "{}",
+            container.name
+        );
         assert_eq!(security.run_as_non_root, Some(true), "{}", container.name);
-        assert!(container.resources.as_ref().unwrap().limits.is_some(), "{}", container.name);
+        assert!(
+            container.resources.as_ref().unwrap().limits.is_some(),
+            "{}",
+            container.name
+        );
     }
 }

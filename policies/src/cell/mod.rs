@@ -34,7 +34,12 @@ impl Tenant {
     /// The tenant that a stored preview is. `None` for an object without uid or namespace, which was never stored.
     pub fn of(preview: &PreviewSandbox) -> Option<Self> {
         let uid = preview.uid()?;
-        Some(Self { namespace: preview.namespace()?, name: preview.name_any(), cell: names::cell(&uid), uid })
+        Some(Self {
+            namespace: preview.namespace()?,
+            name: preview.name_any(),
+            cell: names::cell(&uid),
+            uid,
+        })
     }
 
     /// Metadata of an object in the cell.
@@ -50,7 +55,10 @@ impl Tenant {
 
     pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
-            (names::PREVIEW_ANNOTATION.to_owned(), format!("{}/{}", self.namespace, self.name)),
+            (
+                names::PREVIEW_ANNOTATION.to_owned(),
+                format!("{}/{}", self.namespace, self.name),
+            ),
             (names::PREVIEW_UID_ANNOTATION.to_owned(), self.uid.clone()),
         ])
     }

@@ -49,14 +49,21 @@ pub struct Overhead {
 
 /// The fixed overhead: one probe container at a time (`prove` ends before `watch` starts).
 pub const fn overhead() -> Overhead {
-    Overhead { cpu: Amount::milli(50), memory: Amount::whole(48 << 20), ephemeral_storage: Amount::whole(8 << 20) }
+    Overhead {
+        cpu: Amount::milli(50),
+        memory: Amount::whole(48 << 20),
+        ephemeral_storage: Amount::whole(8 << 20),
+    }
 }
 
 /// The pod.
 pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &probe::Orders) -> Pod {
     let mut metadata = tenant.metadata(names::POD);
     metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
-    metadata.annotations.get_or_insert_default().insert(names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone());
+    metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone());
     // A bound that the kubelet keeps with the operator down; the exact end is the operator's and the gateway's.
     let deadline = envelope.provisioning_deadline.as_secs() + envelope.ttl_cap.as_secs();
     Pod {
@@ -109,9 +116,14 @@ pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &pr
 fn product(envelope: &Envelope) -> Container {
     let port = IntOrString::Int(i32::from(envelope.port));
     let (http_get, tcp_socket) = match &envelope.health_path {
-        Some(path) => {
-            (Some(HTTPGetAction { path: Some(path.clone()), port, ..HTTPGetAction::default() }), None)
-        }
+        Some(path) => (
+            Some(HTTPGetAction {
+                path: Some(path.clone()),
+                port,
+                ..HTTPGetAction::default()
+            }),
+            None,
+        ),
         None => (None, Some(TCPSocketAction { port, host: None })),
     };
     Container {
@@ -132,8 +144,15 @@ fn product(envelope: &Envelope) -> Container {
                 })
                 .collect(),
         ),
-        ports: Some(vec![ContainerPort { container_port: i32::from(envelope.port), ..ContainerPort::default() }]),
-        resources: Some(resources(envelope.cpu, envelope.memory, envelope.ephemeral_storage)),
+        ports: Some(vec![ContainerPort {
+            container_port: i32::from(envelope.port),
+            ..ContainerPort::default()
+        }]),
+        resources: Some(resources(
+            envelope.cpu,
+            envelope.memory,
+            envelope.ephemeral_storage,
+        )),
         readiness_probe: Some(Probe {
             http_get,
             tcp_socket,
@@ -221,7 +240,11 @@ fn probe_container(name: &str, command: &str, image: &ProbeImage, orders: &probe
                 }),
             },
         ]),
-        resources: Some(resources(overhead.cpu, overhead.memory, overhead.ephemeral_storage)),
+        resources: Some(resources(
+            overhead.cpu,
+            overhead.memory,
+            overhead.ephemeral_storage,
+        )),
         security_context: Some(hardened(PROBE_UID)),
         termination_message_policy: Some("File".to_owned()),
         ..Container::default()
@@ -237,15 +260,25 @@ fn resources(cpu: Amount, memory: Amount, ephemeral_storage: Amount) -> Resource
     let amounts = Some(BTreeMap::from([
         ("cpu".to_owned(), Quantity(cpu.to_string())),
         ("memory".to_owned(), Quantity(memory.to_string())),
-        ("ephemeral-storage".to_owned(), Quantity(ephemeral_storage.to_string())),
+        (
+            "ephemeral-storage".to_owned(),
+            Quantity(ephemeral_storage.to_string()),
+        ),
     ]));
-    ResourceRequirements { limits: amounts.clone(), requests: amounts, ..ResourceRequirements::default() }
+    ResourceRequirements {
+        limits: amounts.clone(),
+        requests: amounts,
+        ..ResourceRequirements::default()
+    }
 }
 
 fn hardened(uid: i64) -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
         privileged: Some(false),
         read_only_root_filesystem: Some(true),
         run_as_non_root: Some(true),
@@ -257,7 +290,10 @@ fn hardened(uid: i64) -> SecurityContext {
 }
 
 fn runtime_default() -> SeccompProfile {
-    SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }
+    SeccompProfile {
+        type_: "RuntimeDefault".to_owned(),
+        localhost_profile: None,
+    }
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

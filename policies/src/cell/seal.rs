@@ -14,9 +14,9 @@ pub fn holds<T: Serialize>(desired: &T, live: &T) -> bool {
 
 fn contains(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
-        (Value::Object(live), Value::Object(desired)) => {
-            desired.iter().all(|(key, value)| live.get(key).is_some_and(|found| contains(found, value)))
-        }
+        (Value::Object(live), Value::Object(desired)) => desired
+            .iter()
+            .all(|(key, value)| live.get(key).is_some_and(|found| contains(found, value))),
         (Value::Array(live), Value::Array(desired)) => {
             live.len() == desired.len() && live.iter().zip(desired).all(|(l, d)| contains(l, d))
         }
@@ -42,7 +42,10 @@ mod tests {
         let desired = boundary::service_account(&fixtures::tenant());
         let mut live = desired.clone();
         live.metadata.uid = Some("1".into());
-        live.metadata.labels.get_or_insert_default().insert("other".into(), "x".into());
+        live.metadata
+            .labels
+            .get_or_insert_default()
+            .insert("other".into(), "x".into());
         assert!(holds(&desired, &live));
     }
 
@@ -51,17 +54,35 @@ mod tests {
         let (tenant, envelope) = (fixtures::tenant(), fixtures::envelope());
         let desired = boundary::quota(&tenant, &envelope);
         let mut live = desired.clone();
-        live.spec.as_mut().unwrap().hard.as_mut().unwrap().get_mut("limits.cpu").unwrap().0 = "64".into();
+        live.spec
+            .as_mut()
+            .unwrap()
+            .hard
+            .as_mut()
+            .unwrap()
+            .get_mut("limits.cpu")
+            .unwrap()
+            .0 = "64".into();
         assert!(!holds(&desired, &live));
 
         let desired = boundary::namespace(&tenant);
         let mut live = desired.clone();
-        live.metadata.labels.as_mut().unwrap().remove("pod-security.kubernetes.io/enforce");
+        live.metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .remove("pod-security.kubernetes.io/enforce");
         assert!(!holds(&desired, &live));
 
         let desired = network::policy(&tenant, &envelope, &fixtures::house());
         let mut live = desired.clone();
-        live.spec.as_mut().unwrap().egress.as_mut().unwrap().push(Default::default());
+        live.spec
+            .as_mut()
+            .unwrap()
+            .egress
+            .as_mut()
+            .unwrap()
+            .push(Default::default());
         assert!(!same(&desired.spec, &live.spec));
         live.spec = None;
         assert!(!same(&desired.spec, &live.spec));

@@ -1,1 +1,5 @@
-//! Behaviour on a real cluster, one file a behaviour.
+//! What the tests on real clusters share: the clusters that `cargo xtask test` has brought up, and Vitrine in them.
+//!
+//! A missing cluster makes a test fail, never skip.
+
+pub mod clusters;

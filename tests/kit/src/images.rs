@@ -1,0 +1,97 @@
+//! The images that are built here: Vitrine's own, the demo's product, and products for tests. Runs cargo and the Go toolchain.
+
+use std::path::{Path, PathBuf};
+
+use vitrine_devcluster::{
+    image::{self, Contents, FileEntry, Image, ImageConfig},
+    progress::Progress,
+    tools,
+};
+
+use crate::{
+    error::{Error, Result},
+    program,
+};
+
+/// The workspace this was compiled in.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// The operator's program as it goes into images and benches: optimised.
+///
+/// # Errors
+/// If it does not compile.
+pub fn operator_program() -> Result<PathBuf> {
+    let workspace = workspace();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command
+        .current_dir(&workspace)
+        .args(["build", "--release", "--locked", "--package", "vitrine-operator"]);
+    // Variables that cargo sets for the program that runs now would make it build everything again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            command.env_remove(name);
+        }
+    }
+    program::run_with(&mut command)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    Ok(target.join("release/vitrine-operator"))
+}
+
+/// Vitrine's image: the operator's program and its libraries, nothing else. No shell, no package manager.
+///
+/// # Errors
+/// If the program does not compile or a library of it is missing.
+pub fn operator() -> Result<Image> {
+    let contents = Contents {
+        name: "vitrine.local/operator:dev".to_owned(),
+        files: image::program_with_libraries("/vitrine-operator", &operator_program()?)?,
+        config: ImageConfig {
+            user: Some("65532:65532".to_owned()),
+            entrypoint: vec!["/vitrine-operator".to_owned()],
+            ..ImageConfig::default()
+        },
+    };
+    build(&contents)
+}
+
+/// The demo's product: PocketBase, one static program with a web admin UI, written by somebody else.
+///
+/// # Errors
+/// If it does not compile.
+pub fn pocketbase(progress: &dyn Progress) -> Result<Image> {
+    let program = tools::ensure(&["pocketbase"], progress)?.binary("pocketbase", "pocketbase")?;
+    let contents = Contents {
+        name: "vitrine.local/pocketbase:0.39.0".to_owned(),
+        files: vec![
+            FileEntry::program("/pocketbase", program),
+            FileEntry::folder("/data", 0o1777),
+        ],
+        config: ImageConfig {
+            user: Some("65532:65532".to_owned()),
+            entrypoint: vec!["/pocketbase".to_owned()],
+            ..ImageConfig::default()
+        },
+    };
+    build(&contents)
+}
+
+/// A product for tests: busybox, whose behaviour a listing's arguments decide.
+///
+/// # Errors
+/// If this machine has no static busybox.
+pub fn busybox() -> Result<Image> {
+    build(&image::busybox("vitrine.local/busybox:dev")?)
+}
+
+fn build(contents: &Contents) -> Result<Image> {
+    let folder = image::cache_folder()?;
+    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
+        path: folder.clone(),
+        source,
+    })?;
+    Ok(Image::build(contents, &folder)?)
+}

@@ -1,0 +1,183 @@
+//! Installs Vitrine into a cluster with Helm, as a platform engineer would. Runs helm; talks to one cluster.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Service;
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use vitrine_devcluster::{image::Image, progress::Progress, tools};
+
+use crate::{
+    error::{Error, Result},
+    images, program,
+};
+
+/// The namespace that Vitrine is installed into.
+pub const NAMESPACE: &str = "vitrine-system";
+/// Longer than a pod of ours ever takes to be ready, on two busy cores.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A cluster that Vitrine is installed into.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The context in it, if not the current one.
+    pub context: Option<String>,
+}
+
+/// What the installer decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Vitrine's image, by digest.
+    pub image: String,
+    /// The form of a preview's address.
+    pub preview_url: String,
+    /// The shortest, the longest and the default time to live.
+    pub ttl: (String, String, String),
+    /// Further values, `path=value` as Helm's `--set` takes them.
+    pub set: Vec<String>,
+}
+
+impl Options {
+    /// Options for the development cluster, whose outside world is at 203.0.113.10.
+    pub fn for_devcluster(image: &Image, preview_url: &str) -> Self {
+        Self {
+            image: image.by_digest(),
+            preview_url: preview_url.to_owned(),
+            ttl: ("5s".to_owned(), "30m".to_owned(), "20m".to_owned()),
+            set: vec!["previewPolicy.isolation.internet={203.0.113.10:80}".to_owned()],
+        }
+    }
+}
+
+impl Target {
+    /// A client for it.
+    ///
+    /// # Errors
+    /// If the kubeconfig cannot be read.
+    pub async fn client(&self) -> Result<Client> {
+        let wrong = |detail: String| Error::Other(format!("{}: {detail}", self.kubeconfig.display()));
+        let file = Kubeconfig::read_from(&self.kubeconfig).map_err(|e| wrong(e.to_string()))?;
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        let config = Config::from_custom_kubeconfig(file, &options)
+            .await
+            .map_err(|e| wrong(e.to_string()))?;
+        Client::try_from(config).map_err(Error::kube("connect"))
+    }
+
+    fn helm(&self, progress: &dyn Progress) -> Result<PathBuf> {
+        Ok(tools::ensure(&["helm"], progress)?.binary("helm", "helm")?)
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let mut flags = vec!["--kubeconfig".to_owned(), self.kubeconfig.display().to_string()];
+        if let Some(context) = &self.context {
+            flags.extend(["--kube-context".to_owned(), context.clone()]);
+        }
+        flags
+    }
+}
+
+fn charts() -> PathBuf {
+    images::workspace().join("charts")
+}
+
+/// Installs or upgrades both charts and waits until everything is ready.
+///
+/// # Errors
+/// If Helm refuses or something does not become ready.
+pub fn install(target: &Target, options: &Options, progress: &dyn Progress) -> Result<()> {
+    let helm = target.helm(progress)?;
+    install_crds(target, progress)?;
+    let (repository, digest) = options
+        .image
+        .split_once('@')
+        .ok_or_else(|| Error::Other(format!("the image {:?} is not by digest", options.image)))?;
+    let (min, max, default) = &options.ttl;
+    let mut sets = vec![
+        format!("image.repository={repository}"),
+        format!("image.digest={digest}"),
+        format!("previewPolicy.ttl.min={min}"),
+        format!("previewPolicy.ttl.max={max}"),
+        format!("previewPolicy.ttl.default={default}"),
+    ];
+    sets.extend(options.set.clone());
+    let mut arguments = upgrade("vitrine", &charts().join("vitrine"));
+    arguments.extend(["--create-namespace".to_owned(), "--wait".to_owned()]);
+    arguments.push(format!("--timeout={}s", PATIENCE.as_secs()));
+    for set in sets {
+        arguments.extend(["--set".to_owned(), set]);
+    }
+    // Braces would be read as a list by --set; the address template is text.
+    arguments.extend([
+        "--set-literal".to_owned(),
+        format!("gateway.publicUrl={}", options.preview_url),
+    ]);
+    arguments.extend(target.flags());
+    program::run(&helm, &arguments).map(|_| ())
+}
+
+/// Installs the custom resources only.
+///
+/// # Errors
+/// If Helm refuses.
+pub fn install_crds(target: &Target, progress: &dyn Progress) -> Result<()> {
+    let helm = target.helm(progress)?;
+    let mut arguments = upgrade("vitrine-crds", &charts().join("vitrine-crds"));
+    arguments.extend(["--create-namespace".to_owned(), "--wait".to_owned()]);
+    arguments.extend(target.flags());
+    program::run(&helm, &arguments).map(|_| ())
+}
+
+/// Uninstalls Vitrine, which ends every preview first.
+///
+/// # Errors
+/// If Helm refuses, which it does when a preview does not end: with what remains.
+pub fn uninstall(target: &Target, progress: &dyn Progress) -> Result<()> {
+    let helm = target.helm(progress)?;
+    let mut arguments: Vec<String> = ["uninstall", "vitrine", "-n", NAMESPACE, "--wait"]
+        .map(str::to_owned)
+        .to_vec();
+    arguments.push(format!("--timeout={}s", PATIENCE.as_secs()));
+    arguments.extend(target.flags());
+    program::run(&helm, &arguments).map(|_| ())
+}
+
+fn upgrade(release: &str, chart: &Path) -> Vec<String> {
+    let chart = chart.display().to_string();
+    ["upgrade", "--install", release, &chart, "-n", NAMESPACE]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// The cluster address of one of Vitrine's Services.
+///
+/// # Errors
+/// If it does not exist.
+pub async fn service_address(client: &Client, name: &str) -> Result<(String, u16)> {
+    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+    let service = services
+        .get(name)
+        .await
+        .map_err(Error::kube(format!("get Service {name}")))?;
+    let spec = service.spec.unwrap_or_default();
+    let port = spec
+        .ports
+        .iter()
+        .flatten()
+        .next()
+        .and_then(|p| u16::try_from(p.port).ok());
+    match (spec.cluster_ip, port) {
+        (Some(ip), Some(port)) => Ok((ip, port)),
+        _ => Err(Error::Other(format!("Service {name} has no address"))),
+    }
+}

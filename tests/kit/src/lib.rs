@@ -1,0 +1,11 @@
+//! What demo, tests and benches share: Vitrine's images, its charts in a cluster, and objects to try it with.
+//!
+//! Runs cargo, helm and the container image builder; talks to the clusters it is given.
+
+pub mod error;
+pub mod images;
+pub mod install;
+pub mod objects;
+pub mod program;
+
+pub use error::{Error, Result};

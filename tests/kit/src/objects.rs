@@ -1,0 +1,117 @@
+//! Listings and previews to try Vitrine with, and waiting for what becomes of them. Talks to one cluster.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ObjectMeta, PostParams},
+};
+use serde_json::json;
+use vitrine_crds::{PreviewSandbox, PreviewSandboxSpec, SkuListing};
+use vitrine_devcluster::image::Image;
+
+use crate::error::{Error, Result};
+
+/// How often something is looked at that is waited for.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The demo's listing: PocketBase with its data in memory.
+pub fn pocketbase(image: &Image) -> SkuListing {
+    listing(
+        "pocketbase",
+        json!({
+            "image": image.by_digest(), "port": 8090,
+            "args": ["serve", "--http=0.0.0.0:8090", "--dir=/data/pb_data", "--publicDir=/data/pb_public", "--hooksDir=/data/pb_hooks", "--migrationsDir=/data/pb_migrations"],
+            "writable": [{"path": "/data", "size": "48Mi"}],
+            "size": {"cpu": "500m", "memory": "160Mi", "ephemeralStorage": "16Mi"},
+            "healthPath": "/api/health", "landingPath": "/_/"
+        }),
+    )
+}
+
+/// A listing whose product is a shell script: small, and as hostile as the script.
+pub fn script(name: &str, image: &Image, script: &str) -> SkuListing {
+    listing(
+        name,
+        json!({
+            "image": image.by_digest(), "port": 8090,
+            "command": ["/bin/sh", "-c", script],
+            "writable": [{"path": "/data", "size": "8Mi"}],
+            "size": {"cpu": "50m", "memory": "32Mi", "ephemeralStorage": "8Mi"}
+        }),
+    )
+}
+
+/// A script that serves one page for ever.
+pub const SERVE: &str =
+    "mkdir -p /data/www && echo hello > /data/www/index.html && exec httpd -f -p 8090 -h /data/www";
+
+fn listing(name: &str, preview: serde_json::Value) -> SkuListing {
+    let spec = json!({"sku": name, "seller": "acme", "version": "1.0.0", "preview": preview});
+    // The shape is fixed above; a mistake in it fails the first test that uses it.
+    SkuListing::new(
+        name,
+        serde_json::from_value(spec).unwrap_or_else(|error| panic!("the listing {name} is wrong: {error}")),
+    )
+}
+
+/// A preview of a listing.
+pub fn preview(name: &str, listing: &str, subject: &str, ttl: Option<&str>) -> PreviewSandbox {
+    let spec: PreviewSandboxSpec =
+        serde_json::from_value(json!({"listingRef": {"name": listing}, "subject": subject, "ttl": ttl}))
+            .unwrap_or_else(|error| panic!("the preview {name} is wrong: {error}"));
+    PreviewSandbox::new(name, spec)
+}
+
+/// A namespace of a test's own.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn shop(client: &Client, name: &str) -> Result<()> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let namespace = Namespace {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    match api.create(&PostParams::default(), &namespace).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(Error::kube(format!("create namespace {name}"))(error)),
+    }
+}
+
+/// Waits until a preview is as wanted; the error tells how it was last.
+///
+/// # Errors
+/// If it is not in time, or is gone.
+pub async fn until(
+    api: &Api<PreviewSandbox>,
+    name: &str,
+    what: &str,
+    patience: Duration,
+    wanted: impl Fn(&PreviewSandbox) -> bool,
+) -> Result<PreviewSandbox> {
+    let begun = Instant::now();
+    loop {
+        let preview = api
+            .get(name)
+            .await
+            .map_err(Error::kube(format!("get preview {name}")))?;
+        if wanted(&preview) {
+            return Ok(preview);
+        }
+        if begun.elapsed() > patience {
+            let status = preview.status.clone().unwrap_or_default();
+            return Err(Error::Late {
+                what: format!("preview {}: {what}", preview.name_any()),
+                seconds: patience.as_secs(),
+                last: serde_json::to_string(&status).unwrap_or_default(),
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,179 @@
+//! The cluster of the demo: one of its own, or one that is there already. Starts and ends clusters and relays of its own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, image::Image, progress::Progress, tools};
+use vitrine_kit::{
+    Error, Result,
+    install::{NAMESPACE, Options, Target},
+    program,
+};
+
+use super::Args;
+
+/// Where the demo happens.
+pub enum Ground {
+    /// A cluster of the demo's own. It ends when this is dropped.
+    Own(Box<Cluster>),
+    /// A cluster of somebody else's.
+    Foreign {
+        /// How it is reached.
+        target: Target,
+        /// Where it finds images.
+        repository: String,
+        /// How images are brought to it.
+        load: String,
+    },
+}
+
+impl Ground {
+    /// Brings a cluster up, or takes the one that is named.
+    ///
+    /// # Errors
+    /// If it does not come up, or the images of an existing cluster have no place.
+    pub fn prepare(args: &Args, progress: &dyn Progress) -> Result<Self> {
+        if args.kubeconfig.is_none() && args.context.is_none() {
+            let config = ClusterConfig::new(format!("demo-{}", std::process::id()), Level::Full);
+            return Ok(Self::Own(Box::new(Cluster::up(
+                &config,
+                Lifetime::Owned,
+                progress,
+            )?)));
+        }
+        let (Some(repository), Some(load)) = (&args.image_repo, &args.image_load) else {
+            return Err(Error::Other(
+                "an existing cluster needs --image-repo and --image-load: where it finds the images, and how they get there, \
+                 as --image-repo example.com/demo --image-load 'kind load image-archive {tar}'"
+                    .to_owned(),
+            ));
+        };
+        let kubeconfig = args.kubeconfig.clone().or_else(default_kubeconfig);
+        let kubeconfig =
+            kubeconfig.ok_or_else(|| Error::Other("no kubeconfig: set --kubeconfig".to_owned()))?;
+        let target = Target {
+            kubeconfig,
+            context: args.context.clone(),
+        };
+        Ok(Self::Foreign {
+            target,
+            repository: repository.clone(),
+            load: load.clone(),
+        })
+    }
+
+    /// How it is reached.
+    pub fn target(&self) -> Target {
+        match self {
+            Self::Own(cluster) => Target {
+                kubeconfig: cluster.kubeconfig().to_owned(),
+                context: None,
+            },
+            Self::Foreign { target, .. } => target.clone(),
+        }
+    }
+
+    /// Brings an image into the cluster; its name there is the result.
+    ///
+    /// # Errors
+    /// If the cluster or the given command refuses.
+    pub fn load(&self, image: &Image) -> Result<Image> {
+        match self {
+            Self::Own(cluster) => {
+                cluster.import_image(image)?;
+                Ok(image.clone())
+            }
+            Self::Foreign { repository, load, .. } => {
+                let name = image.name.rsplit('/').next().unwrap_or(&image.name);
+                let renamed = Image {
+                    name: format!("{repository}/{name}"),
+                    ..image.clone()
+                };
+                let command = load
+                    .replace("{tar}", &image.tar.display().to_string())
+                    .replace("{name}", &renamed.name);
+                program::run_with(Command::new("sh").args(["-c", &command]))?;
+                Ok(renamed)
+            }
+        }
+    }
+
+    /// What the installer decides here.
+    pub fn options(&self, args: &Args, image: &Image, preview_url: &str) -> Options {
+        let mut options = Options::for_devcluster(image, preview_url);
+        if matches!(self, Self::Foreign { .. }) {
+            options.set = vec![format!("previewPolicy.isolation.internet={{{}}}", args.internet)];
+        }
+        options
+    }
+
+    /// Makes the gateway reachable at a port of this machine, for as long as the result lives.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub fn relay(&self, port: u16, gateway: SocketAddr, progress: &dyn Progress) -> Result<Relay> {
+        match self {
+            Self::Own(cluster) => {
+                cluster.forward(port, gateway)?;
+                Ok(Relay(None))
+            }
+            Self::Foreign { target, .. } => {
+                let kubectl = tools::ensure(&["kubernetes"], progress)?.binary("kubernetes", "kubectl")?;
+                let mut command = Command::new(&kubectl);
+                command.arg("--kubeconfig").arg(&target.kubeconfig);
+                if let Some(context) = &target.context {
+                    command.args(["--context", context]);
+                }
+                command.args([
+                    "port-forward",
+                    "-n",
+                    NAMESPACE,
+                    "service/vitrine-gateway",
+                    &format!("{port}:80"),
+                ]);
+                let child = command
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn();
+                let child = child.map_err(|source| Error::File {
+                    path: kubectl,
+                    source,
+                })?;
+                Ok(Relay(Some(child)))
+            }
+        }
+    }
+}
+
+/// A relay to the gateway; ends when dropped.
+pub struct Relay(Option<Child>);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have ended by itself already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port of this machine that is free now.
+///
+/// # Errors
+/// If there is none.
+pub fn free_port() -> Result<u16> {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .map(|a| a.port());
+    port.map_err(|source| Error::Other(format!("no free port: {source}")))
+}
+
+fn default_kubeconfig() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("KUBECONFIG") {
+        return Some(PathBuf::from(path));
+    }
+    Some(PathBuf::from(std::env::var_os("HOME")?).join(".kube/config"))
+}
