@@ -14,23 +14,37 @@ use vitrine_devcluster::{Cluster, ClusterConfig, Level, Place};
 const SOON: Duration = Duration::from_secs(20);
 
 fn pod(name: &str, outcome: &str) -> Value {
+    let orders = json!({
+        "nonce": format!("nonce-of-{name}"),
+        "targets": [
+            { "name": "internet", "address": "203.0.113.10:80", "required": true },
+            { "name": "kubelet", "address": "{node}:10250", "required": false },
+        ],
+    });
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": name,
             "namespace": "default",
-            "annotations": { "vitrine.dev/nonce": format!("nonce-of-{name}"), "vitrine.dev/kwok-outcome": outcome },
             "finalizers": ["vitrine.dev/test"],
         },
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
             "initContainers": [
-                { "name": "prove", "image": "vitrine.local/probe:1" },
+                {
+                    "name": "prove",
+                    "image": "vitrine.local/probe:1",
+                    "env": [{ "name": "VITRINE_PROBE", "value": orders.to_string() }],
+                },
                 { "name": "watch", "image": "vitrine.local/probe:1", "restartPolicy": "Always" },
             ],
-            "containers": [{ "name": "main", "image": "vitrine.local/goods:1" }],
+            "containers": [{
+                "name": "main",
+                "image": "vitrine.local/goods:1",
+                "env": [{ "name": "KWOK_OUTCOME", "value": outcome }],
+            }],
         },
     })
 }
@@ -72,9 +86,16 @@ fn pods_get_ready_fail_crash_and_hang_as_told_and_end_like_real_ones() {
     let fine = status(&cluster, "fine", "it runs", |pod| {
         pod["status"]["phase"] == "Running"
     });
+    let kubelet = format!("{}:10250", fine["hostIP"].as_str().unwrap());
     assert_eq!(
-        (&verdict(&fine)["nonce"], &verdict(&fine)["result"]),
-        (&json!("nonce-of-fine"), &json!("isolated"))
+        verdict(&fine),
+        json!({
+            "nonce": "nonce-of-fine", "judgement": "isolated", "rounds": 1, "elapsedMs": 1, "canary": true,
+            "targets": [
+                { "name": "internet", "address": "203.0.113.10:80", "required": true, "outcome": "shut", "how": "simulated" },
+                { "name": "kubelet", "address": kubelet, "required": false, "outcome": "shut", "how": "simulated" },
+            ],
+        })
     );
     assert_eq!(fine["initContainerStatuses"][1]["started"], true);
     assert_eq!(fine["containerStatuses"][0]["ready"], true);
@@ -106,7 +127,12 @@ fn pods_get_ready_fail_crash_and_hang_as_told_and_end_like_real_ones() {
     let leaky = status(&cluster, "leaky", "it fails", |pod| {
         pod["status"]["phase"] == "Failed"
     });
-    assert_eq!(verdict(&leaky)["result"], "breach");
+    assert_eq!(verdict(&leaky)["judgement"], "leaking");
+    let internet = &verdict(&leaky)["targets"][0];
+    assert_eq!(
+        (&internet["outcome"], &internet["how"]),
+        (&json!("reached"), &Value::Null)
+    );
     assert_eq!(
         leaky["initContainerStatuses"][0]["state"]["terminated"]["exitCode"],
         1
@@ -124,7 +150,7 @@ fn pods_get_ready_fail_crash_and_hang_as_told_and_end_like_real_ones() {
         1
     );
     assert_eq!(
-        verdict(&crashy)["result"],
+        verdict(&crashy)["judgement"],
         "isolated",
         "what ended before keeps its verdict"
     );

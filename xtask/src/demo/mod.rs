@@ -4,6 +4,7 @@
 
 mod browser;
 mod cluster;
+mod pristine;
 mod stages;
 mod story;
 
@@ -18,6 +19,9 @@ pub struct Args {
     /// End after the receipt instead of staying up to be played with
     #[arg(long)]
     pub once: bool,
+    /// Run in a fresh Debian root with empty caches, as on a new machine
+    #[arg(long, requires = "once", conflicts_with_all = ["kubeconfig", "context"])]
+    pub pristine: bool,
     /// Use the cluster of this kubeconfig instead of bringing one up
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
@@ -47,6 +51,9 @@ pub struct Args {
 /// # Errors
 /// If the runtime of the demo itself does not start.
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
+    if args.pristine {
+        return Ok(pristine::run()?);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
