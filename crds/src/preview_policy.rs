@@ -23,6 +23,8 @@ use crate::{duration::TimeSpan, sku_listing::Size};
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.proofDeadline) > duration('0s') && duration(self.proofDeadline) <= duration(self.provisioningDeadline)").message("proofDeadline must be longer than 0s and no longer than provisioningDeadline"))]
+#[x_kube(validation = Rule::new("duration(self.provisioningDeadline) <= duration('1h')").message("provisioningDeadline is at most 1h"))]
 pub struct PreviewPolicySpec {
     /// How long previews may live, counted from the moment they are ready.
     pub ttl: TtlRange,
@@ -54,6 +56,7 @@ pub struct PreviewPolicySpec {
     validation = Rule::new("duration(self.min) <= duration(self.default) && duration(self.default) <= duration(self.max)")
         .message("ttl must satisfy min <= default <= max")
 )]
+#[x_kube(validation = Rule::new("duration(self.min) > duration('0s')").message("ttl.min must be longer than 0s"))]
 #[x_kube(validation = Rule::new("duration(self.max) <= duration('24h')").message("ttl.max is at most 24h"))]
 pub struct TtlRange {
     /// The shortest a preview may ask for.
@@ -112,7 +115,7 @@ pub enum Requirement {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.internet.all(a, a.matches('^[0-9]{1,3}(\\\\.[0-9]{1,3}){3}:[0-9]{1,5}$')) && self.metadata.all(a, a.matches('^[0-9]{1,3}(\\\\.[0-9]{1,3}){3}:[0-9]{1,5}$'))")
+    validation = Rule::new("(self.internet + (has(self.metadata) ? self.metadata : [])).all(a, a.matches('^[0-9.]{7,15}:[1-9][0-9]{0,4}$') && isIP(a.split(':')[0]) && int(a.split(':')[1]) <= 65535)")
         .message("targets are written as IPv4 address and port, like 1.1.1.1:443")
 )]
 pub struct IsolationTargets {

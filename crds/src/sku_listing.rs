@@ -1,5 +1,10 @@
 //! `SkuListing`: what a seller offers; here the template of its preview. Types only.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the derive takes one printcolumn a column, and some columns share a type and a priority"
+)]
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -78,6 +83,7 @@ pub struct PreviewTemplate {
     /// The folders it may write to: memory, gone with the preview.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.path == a.path))").message("every writable folder has a path of its own"))]
     pub writable: Vec<WritableFolder>,
     /// What it may use.
     pub size: Size,
@@ -87,6 +93,7 @@ pub struct PreviewTemplate {
     pub egress: Vec<String>,
     /// The longest a preview of it may live, where the seller wants it shorter than the platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxTtl must be longer than 0s"))]
     pub max_ttl: Option<TimeSpan>,
     /// The path that answers 2xx or 3xx once the product can be shown. Without it an open port is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,8 +122,8 @@ pub struct EnvVar {
 #[serde(rename_all = "camelCase")]
 pub struct WritableFolder {
     /// Absolute path in the container.
-    #[schemars(regex(pattern = "^/[A-Za-z0-9._/-]*[A-Za-z0-9._-]$"), length(max = 256))]
-    #[x_kube(validation = Rule::new("!self.contains('..') && !self.startsWith('/proc') && !self.startsWith('/sys') && !self.startsWith('/dev') && !self.startsWith('/var/run/secrets')").message("path must be an ordinary folder, without .. and outside /proc, /sys, /dev and /var/run/secrets"))]
+    #[schemars(regex(pattern = "^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"), length(max = 256))]
+    #[x_kube(validation = Rule::new("!['/proc','/sys','/dev','/etc','/run','/var/run'].exists(p, self == p || self.startsWith(p + '/'))").message("path must be an ordinary folder, outside /proc, /sys, /dev, /etc, /run and /var/run"))]
     pub path: String,
     /// Its largest size, as a quantity of bytes.
     #[schemars(regex(pattern = quantity::PATTERN), length(max = 24))]

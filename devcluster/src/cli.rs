@@ -109,6 +109,16 @@ pub enum ClusterCommand {
         #[arg(value_enum)]
         action: Action,
     },
+    /// Bring an image to the node, without a registry
+    Load {
+        /// Which cluster
+        #[command(flatten)]
+        name: Name,
+        /// The image's name, as it stands in the tar
+        image: String,
+        /// An OCI layout
+        tar: PathBuf,
+    },
     /// Show what reached the outside world
     Hits {
         /// Which cluster
@@ -178,6 +188,10 @@ pub fn run(command: ClusterCommand) -> Result<i32> {
             action,
         } => {
             Cluster::attach(&name.name)?.component(&component, action)?;
+            String::new()
+        }
+        ClusterCommand::Load { name, image, tar } => {
+            Cluster::attach(&name.name)?.import_tar(&image, &tar)?;
             String::new()
         }
         ClusterCommand::Hits { name } => {

@@ -363,14 +363,22 @@ impl Cluster {
 
     /// Makes an image known to the node, under its name and under `name@sha256:…`, without a registry.
     pub fn import_image(&self, image: &image::Image) -> Result<()> {
-        let file = format!("import-{}.tar", &image.digest.trim_start_matches("sha256:"));
+        self.import_tar(&image.name, &image.tar)
+    }
+
+    /// As [`Self::import_image`], for an OCI layout that holds an image of that name.
+    pub fn import_tar(&self, name: &str, tar: &Path) -> Result<()> {
+        // Several threads of one process may import at once.
+        static IMPORTS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let number = IMPORTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let file = format!("import-{}-{number}.tar", std::process::id());
         let inside = self.state.join(&file);
-        if fs::hard_link(&image.tar, &inside).is_err() {
-            fs::copy(&image.tar, &inside).map_err(Error::file("copy to", &inside))?;
+        if fs::hard_link(tar, &inside).is_err() {
+            fs::copy(tar, &inside).map_err(Error::file("copy to", &inside))?;
         }
         let done = self.expect_done(&Request::ImportImage {
             file,
-            name: image.name.clone(),
+            name: name.to_owned(),
         });
         let _ = fs::remove_file(&inside);
         done

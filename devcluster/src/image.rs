@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -152,10 +153,14 @@ impl Image {
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [entry],
         }))?;
-        let tar_path = folder.join(format!("{}.tar", manifest_digest.trim_start_matches("sha256:")));
+        // By the index, which holds the name as well: one image under two names is two layouts.
+        let tar_path = folder.join(format!("{}.tar", digest(&index).trim_start_matches("sha256:")));
         let fail = Error::file("write", &tar_path);
         let write = || -> std::io::Result<()> {
-            let temporary = tar_path.with_extension("part");
+            // Two processes, or two threads, may build the same image at once.
+            static BUILDS: AtomicU64 = AtomicU64::new(0);
+            let build = BUILDS.fetch_add(1, Ordering::Relaxed);
+            let temporary = tar_path.with_extension(format!("{}-{build}.part", std::process::id()));
             let mut tar = tar::Builder::new(File::create(&temporary)?);
             append(
                 &mut tar,

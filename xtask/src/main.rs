@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod architecture;
+mod bench;
 mod cluster;
 mod clusters;
 mod command;
@@ -41,6 +42,9 @@ enum Command {
     Test(test::Args),
     /// Build Vitrine and install it into a running development cluster
     Install(install::Args),
+    /// Measure: API writes, seconds, ratios
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Write the CRD files of charts/vitrine-crds from crds/src
     Crdgen,
     /// Check docs/requirements.md against the tests that ran, and print what is done
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Install(args) => install::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Crdgen => crdgen::run(),
         Command::Test(args) => test::run(&args).map(verdict),
         Command::Trace(args) => trace::run(&args).map(verdict),

@@ -27,7 +27,7 @@ use vitrine_policies::{
 
 use super::{
     Context,
-    decide::{Drift, Plan, World, seal_identity},
+    decide::{self, Drift, Plan, World, seal_identity},
     report::Report,
     status,
 };
@@ -249,7 +249,12 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             let pods: Api<Pod> = context.api(&tenant.cell);
             match create(&pods, "Pod", &desired).await {
                 Ok(pod) => pod,
-                Err(error) => return rejected(context, world, error).await,
+                // The quota counts before the name is looked at: with our pod there already, made by an operator beside this
+                // one, the answer is "exceeded quota", not "already exists".
+                Err(error) => match found(pods.get(names::POD).await) {
+                    Ok(Some(pod)) => pod,
+                    _ => return rejected(context, world, error).await,
+                },
             }
         }
     };
@@ -266,7 +271,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
         port: i32::from(envelope.port),
     });
     report.provisioned(seal_identity(&policy));
-    report.proving(StatusReason::WaitingForNode, "the pod waits for a node");
+    report.proving(StatusReason::ProbeRunning, decide::PROBING);
     status::write(context, &world.preview, report).await?;
     Ok(wake(Some(SAFETY)))
 }
@@ -399,7 +404,8 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
             "somebody changed or removed the {name} of cell {}; it was put back",
             tenant.cell
         )),
-        action: "Repair".to_owned(),
+        // One a kind: the recorder takes events of one action for repetitions of the first, and drops their notes.
+        action: format!("Restore{name}"),
         secondary: None,
     };
     status::publish(context, &world.preview, event).await;

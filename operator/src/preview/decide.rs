@@ -36,8 +36,14 @@ use super::{
 const LAST_WORDS_SECONDS: i64 = 3;
 /// How long the unconfined prober may be silent before a proof counts as unproven.
 const PROBER_PATIENCE_SECONDS: i64 = 10;
+/// How long a pod may be without a node before its status says so.
+const NODE_PATIENCE: Duration = Duration::from_secs(2);
+/// What a preview says while its probe runs.
+pub const PROBING: &str = "the probe looks for a way out from inside the pod";
 /// A live preview is looked at this often even if no watch says so: a lost watch must not lose an expiry.
 const SAFETY: Duration = Duration::from_secs(30);
+/// An end takes one to three seconds (attacks, 6); one that takes longer is worth a word.
+const SLOW_END: Duration = Duration::from_secs(10);
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -386,27 +392,30 @@ fn progress(
     wake: Option<Duration>,
     now: Timestamp,
 ) -> Plan {
-    let pod = PodIdentity {
-        uid: view.uid.clone(),
-        ip: view.ip.clone(),
-        port: i32::from(envelope.port),
-    };
     let mut report = Report::from(&world.preview, now);
-    report.status.node = view.node.clone();
-    report.status.pod = Some(pod);
-
     let Proof::Isolated(verdict) = &view.proof else {
         let (reason, message) = match &view.trouble {
             Some(trouble) => (trouble.reason, trouble.message.clone()),
             None if view.node.is_none() => (StatusReason::WaitingForNode, "waiting for a node".to_owned()),
-            None => (
-                StatusReason::ProbeRunning,
-                "the probe looks for a way out from inside the pod".to_owned(),
-            ),
+            None => (StatusReason::ProbeRunning, PROBING.to_owned()),
         };
+        // A pod is without a node for its first milliseconds: that is not worth a write.
+        let young = status
+            .admitted_at
+            .as_ref()
+            .is_some_and(|t| remaining(t.0, NODE_PATIENCE, now).is_some());
+        if young && reason == StatusReason::WaitingForNode {
+            return Plan::Idle(Some(NODE_PATIENCE));
+        }
         report.proving(reason, &message);
         return Plan::Report(Box::new(report), wake);
     };
+    report.status.node = view.node.clone();
+    report.status.pod = Some(PodIdentity {
+        uid: view.uid.clone(),
+        ip: view.ip.clone(),
+        port: i32::from(envelope.port),
+    });
 
     if status.isolation.is_none() {
         let Some(outside) = &world.outside else {
@@ -490,11 +499,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
                     thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
                 Plan::EndPod(broken.map(Box::new))
             }
-            End::Pending => {
-                let mut report = Report::from(&world.preview, now);
-                report.ending(cause, "waiting for the node to show every container terminated");
-                Plan::Report(Box::new(report), Some(SAFETY))
-            }
+            End::Pending => pending(pod, world, cause, now),
             End::Verified | End::NeverStarted if status.receipt.is_none() => {
                 let mut report = Report::from(&world.preview, now);
                 let result = if end == End::Verified {
@@ -505,7 +510,13 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
                 report.ended(&world.tenant, cause, result);
                 Plan::Report(Box::new(report), Some(Duration::ZERO))
             }
-            End::Verified | End::NeverStarted => Plan::ReleasePod,
+            End::Verified | End::NeverStarted
+                if pod.finalizers().iter().any(|f| f == names::POD_FINALIZER) =>
+            {
+                Plan::ReleasePod
+            }
+            // Let go already: the kubelet removes the object when it has cleaned up, and the watch tells.
+            End::Verified | End::NeverStarted => Plan::Idle(Some(SAFETY)),
         };
     }
     if status.receipt.is_some() {
@@ -528,6 +539,25 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
     }
     report.unknown(cause, status.node.as_deref());
     Plan::Report(Box::new(report), Some(ASK_AGAIN))
+}
+
+/// A pod that was asked to end and has not yet. Said in the status only when it takes longer than ends do.
+fn pending(pod: &Pod, world: &World, cause: StatusReason, now: Timestamp) -> Plan {
+    let asked = pod.metadata.deletion_timestamp.as_ref().map_or(now, |t| t.0);
+    if let Some(left) = remaining(asked, SLOW_END, now) {
+        return Plan::Idle(Some(left));
+    }
+    let mut report = Report::from(&world.preview, now);
+    let node = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .unwrap_or("the node");
+    report.ending(
+        cause,
+        &format!("{node} has not shown every container terminated: is its kubelet running?"),
+    );
+    Plan::Report(Box::new(report), Some(SAFETY))
 }
 
 fn end(world: &World, cause: StatusReason, message: &str, now: Timestamp) -> Plan {

@@ -96,8 +96,10 @@ fn provisioned(pod_status: serde_json::Value) -> World {
         service_account: Some(boundary::service_account(&world.tenant)),
         network_policy: Some(policy),
         foreign_policies: vec![],
-        pod: serde_json::from_value(json!({"metadata": {"uid": "pod", "name": "preview"},
-            "spec": {"containers": [], "nodeName": "node-1"}, "status": pod_status}))
+        pod: serde_json::from_value(
+            json!({"metadata": {"uid": "pod", "name": "preview", "finalizers": [names::POD_FINALIZER]},
+            "spec": {"containers": [], "nodeName": "node-1"}, "status": pod_status}),
+        )
         .unwrap(),
     };
     world
@@ -294,8 +296,12 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     let pod = world.cell.pod.as_mut().unwrap();
     pod.metadata.deletion_timestamp = Some(Time(at(1206)));
     assert!(
-        matches!(decide(&world, at(1206)), Plan::Report(..)),
+        matches!(decide(&world, at(1207)), Plan::Idle(Some(_))),
         "still running"
+    );
+    assert!(
+        matches!(decide(&world, at(1216)), Plan::Report(..)),
+        "worth a word"
     );
     let mut over = running_pod();
     over["phase"] = json!("Failed");
@@ -311,6 +317,9 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     );
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1207)), Plan::ReleasePod));
+    // The kubelet removes a pod that was let go when it has cleaned up: nothing is left to do meanwhile.
+    world.cell.pod.as_mut().unwrap().metadata.finalizers = None;
+    assert!(matches!(decide(&world, at(1207)), Plan::Idle(Some(_))));
 
     world.cell.pod = None;
     world.held_slots = vec!["slot".into()];

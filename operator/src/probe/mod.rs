@@ -24,6 +24,8 @@ pub enum Program {
     Prove,
     /// Looks again and again for the preview's life: the sidecar.
     Watch,
+    /// Waits until the sidecar beside it has taken its ports: its post-start hook.
+    Watching,
 }
 
 /// Runs the probe.
@@ -31,10 +33,10 @@ pub enum Program {
 /// # Errors
 /// If it has no orders, or isolation does not hold.
 pub async fn run(program: Program) -> Result<()> {
-    let orders = orders()?;
     match program {
-        Program::Prove => prove(orders).await,
-        Program::Watch => watch::run(orders).await,
+        Program::Prove => prove(orders()?).await,
+        Program::Watch => watch::run(orders()?).await,
+        Program::Watching => watch::until_it_listens().await,
     }
 }
 

@@ -44,16 +44,12 @@ pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
     let overhead = pod::overhead();
     let mut hard: BTreeMap<String, Quantity> = BTreeMap::new();
     let mut set = |name: &str, amount: String| hard.insert(name.to_owned(), Quantity(amount));
-    for (resource, amount) in [
-        ("cpu", envelope.cpu.plus(overhead.cpu)),
-        ("memory", envelope.memory.plus(overhead.memory)),
-        (
-            "ephemeral-storage",
-            envelope.ephemeral_storage.plus(overhead.ephemeral_storage),
-        ),
-    ] {
-        set(&format!("requests.{resource}"), amount.to_string());
-        set(&format!("limits.{resource}"), amount.to_string());
+    let memory = envelope.memory.plus(overhead.memory);
+    let storage = envelope.ephemeral_storage.plus(overhead.ephemeral_storage);
+    for (side, cpu) in [("requests", overhead.cpu_request), ("limits", overhead.cpu_limit)] {
+        set(&format!("{side}.cpu"), envelope.cpu.plus(cpu).to_string());
+        set(&format!("{side}.memory"), memory.to_string());
+        set(&format!("{side}.ephemeral-storage"), storage.to_string());
     }
     // One, as a fence: two pods can never be in one cell, whoever makes them (attacks, 8).
     set("count/pods", "1".to_owned());
@@ -101,11 +97,11 @@ pub fn limit_range(tenant: &Tenant, envelope: &Envelope) -> LimitRange {
     };
     let overhead = pod::overhead();
     let most = quantities(
-        envelope.cpu.max(overhead.cpu),
+        envelope.cpu.max(overhead.cpu_limit),
         envelope.memory.max(overhead.memory),
         envelope.ephemeral_storage.max(overhead.ephemeral_storage),
     );
-    let default = quantities(overhead.cpu, overhead.memory, overhead.ephemeral_storage);
+    let default = quantities(overhead.cpu_request, overhead.memory, overhead.ephemeral_storage);
     LimitRange {
         metadata: tenant.metadata(names::SEAL),
         spec: Some(LimitRangeSpec {

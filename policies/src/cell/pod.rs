@@ -1,15 +1,16 @@
 //! The pod of a preview: the probe first, its sidecar for life, and the seller's container, hardened. Pure.
 //!
 //! Order of starting is the kubelet's own (Kubernetes "Sidecar containers"): `prove` must exit 0, then `watch` must have
-//! started and passed its startup probe, only then the product is started.
+//! started and its post-start hook must have ended, only then the product is started.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
-        ObjectFieldSelector, Pod, PodDNSConfig, PodSecurityContext, PodSpec, Probe, ResourceRequirements,
-        SeccompProfile, SecurityContext, TCPSocketAction, Volume, VolumeMount,
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
+        HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, Pod, PodDNSConfig,
+        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+        TCPSocketAction, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -39,8 +40,10 @@ pub struct ProbeImage {
 /// What Vitrine itself needs in every cell, on top of the listing's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overhead {
-    /// Cores.
-    pub cpu: Amount,
+    /// Cores that are set aside.
+    pub cpu_request: Amount,
+    /// Cores at most: a probe that is throttled would take a neighbour's slowness for silence.
+    pub cpu_limit: Amount,
     /// Bytes of memory.
     pub memory: Amount,
     /// Bytes of scratch space.
@@ -50,7 +53,8 @@ pub struct Overhead {
 /// The fixed overhead: one probe container at a time (`prove` ends before `watch` starts).
 pub const fn overhead() -> Overhead {
     Overhead {
-        cpu: Amount::milli(50),
+        cpu_request: Amount::milli(20),
+        cpu_limit: Amount::milli(250),
         memory: Amount::whole(48 << 20),
         ephemeral_storage: Amount::whole(8 << 20),
     }
@@ -150,6 +154,7 @@ fn product(envelope: &Envelope) -> Container {
         }]),
         resources: Some(resources(
             envelope.cpu,
+            envelope.cpu,
             envelope.memory,
             envelope.ephemeral_storage,
         )),
@@ -200,16 +205,20 @@ fn prove(image: &ProbeImage, orders: &probe::Orders) -> Container {
 fn watch(image: &ProbeImage, orders: &probe::Orders) -> Container {
     Container {
         restart_policy: Some("Always".to_owned()),
-        startup_probe: Some(Probe {
-            http_get: Some(HTTPGetAction {
-                path: Some("/sealed".to_owned()),
-                port: IntOrString::Int(i32::from(names::WATCH_PORT)),
-                ..HTTPGetAction::default()
+        // The kubelet starts nothing after the sidecar before this hook has ended: the sidecar holds its ports by then. A
+        // startup probe would do the same a second later, its shortest period.
+        lifecycle: Some(Lifecycle {
+            post_start: Some(LifecycleHandler {
+                exec: Some(ExecAction {
+                    command: Some(
+                        ["/vitrine-operator", "probe", "watching"]
+                            .map(str::to_owned)
+                            .to_vec(),
+                    ),
+                }),
+                ..LifecycleHandler::default()
             }),
-            period_seconds: Some(1),
-            timeout_seconds: Some(5),
-            failure_threshold: Some(30),
-            ..Probe::default()
+            ..Lifecycle::default()
         }),
         ..probe_container(names::WATCH, "watch", image, orders)
     }
@@ -241,7 +250,8 @@ fn probe_container(name: &str, command: &str, image: &ProbeImage, orders: &probe
             },
         ]),
         resources: Some(resources(
-            overhead.cpu,
+            overhead.cpu_request,
+            overhead.cpu_limit,
             overhead.memory,
             overhead.ephemeral_storage,
         )),
@@ -256,18 +266,25 @@ fn orders_json(orders: &probe::Orders) -> String {
     serde_json::to_string(orders).unwrap_or_default()
 }
 
-fn resources(cpu: Amount, memory: Amount, ephemeral_storage: Amount) -> ResourceRequirements {
-    let amounts = Some(BTreeMap::from([
-        ("cpu".to_owned(), Quantity(cpu.to_string())),
-        ("memory".to_owned(), Quantity(memory.to_string())),
-        (
-            "ephemeral-storage".to_owned(),
-            Quantity(ephemeral_storage.to_string()),
-        ),
-    ]));
+fn resources(
+    cpu_request: Amount,
+    cpu_limit: Amount,
+    memory: Amount,
+    ephemeral_storage: Amount,
+) -> ResourceRequirements {
+    let amounts = |cpu: Amount| {
+        Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_string())),
+            ("memory".to_owned(), Quantity(memory.to_string())),
+            (
+                "ephemeral-storage".to_owned(),
+                Quantity(ephemeral_storage.to_string()),
+            ),
+        ]))
+    };
     ResourceRequirements {
-        limits: amounts.clone(),
-        requests: amounts,
+        limits: amounts(cpu_limit),
+        requests: amounts(cpu_request),
         ..ResourceRequirements::default()
     }
 }

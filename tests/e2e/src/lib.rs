@@ -3,3 +3,10 @@
 //! A missing cluster makes a test fail, never skip.
 
 pub mod clusters;
+pub mod crds;
+pub mod eventually;
+pub mod history;
+pub mod house;
+pub mod installed;
+pub mod operator;
+pub mod proxy;

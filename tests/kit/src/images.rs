@@ -41,13 +41,24 @@ pub fn operator_program() -> Result<PathBuf> {
     Ok(target.join("release/vitrine-operator"))
 }
 
+/// Where images are that no registry knows.
+pub const LOCAL: &str = "vitrine.local";
+
 /// Vitrine's image: the operator's program and its libraries, nothing else. No shell, no package manager.
 ///
 /// # Errors
 /// If the program does not compile or a library of it is missing.
 pub fn operator() -> Result<Image> {
+    operator_at(LOCAL)
+}
+
+/// Vitrine's image under the name that it has in a repository.
+///
+/// # Errors
+/// As [`operator`].
+pub fn operator_at(repository: &str) -> Result<Image> {
     let contents = Contents {
-        name: "vitrine.local/operator:dev".to_owned(),
+        name: format!("{repository}/operator:dev"),
         files: image::program_with_libraries("/vitrine-operator", &operator_program()?)?,
         config: ImageConfig {
             user: Some("65532:65532".to_owned()),
@@ -63,9 +74,17 @@ pub fn operator() -> Result<Image> {
 /// # Errors
 /// If it does not compile.
 pub fn pocketbase(progress: &dyn Progress) -> Result<Image> {
+    pocketbase_at(LOCAL, progress)
+}
+
+/// The demo's product under the name that it has in a repository.
+///
+/// # Errors
+/// As [`pocketbase`].
+pub fn pocketbase_at(repository: &str, progress: &dyn Progress) -> Result<Image> {
     let program = tools::ensure(&["pocketbase"], progress)?.binary("pocketbase", "pocketbase")?;
     let contents = Contents {
-        name: "vitrine.local/pocketbase:0.39.0".to_owned(),
+        name: format!("{repository}/pocketbase:0.39.0"),
         files: vec![
             FileEntry::program("/pocketbase", program),
             FileEntry::folder("/data", 0o1777),

@@ -2,6 +2,7 @@
 //!
 //! Runs cargo, helm and the container image builder; talks to the clusters it is given.
 
+pub mod audit;
 pub mod error;
 pub mod images;
 pub mod install;

@@ -43,6 +43,20 @@ pub fn script(name: &str, image: &Image, script: &str) -> SkuListing {
     )
 }
 
+/// A listing for clusters whose nodes run nothing. How its pods fare there, the variable `KWOK_OUTCOME` says; see
+/// `devcluster/kwok/stages.yaml`.
+pub fn stub(name: &str, outcome: &str) -> SkuListing {
+    listing(
+        name,
+        json!({
+            // Nobody pulls it.
+            "image": format!("vitrine.local/stub@sha256:{}", "0".repeat(64)), "port": 8090,
+            "env": [{"name": "KWOK_OUTCOME", "value": outcome}],
+            "size": {"cpu": "10m", "memory": "16Mi", "ephemeralStorage": "1Mi"}
+        }),
+    )
+}
+
 /// A script that serves one page for ever.
 pub const SERVE: &str =
     "mkdir -p /data/www && echo hello > /data/www/index.html && exec httpd -f -p 8090 -h /data/www";

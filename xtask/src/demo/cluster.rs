@@ -21,8 +21,6 @@ pub enum Ground {
     Foreign {
         /// How it is reached.
         target: Target,
-        /// Where it finds images.
-        repository: String,
         /// How images are brought to it.
         load: String,
     },
@@ -42,7 +40,7 @@ impl Ground {
                 progress,
             )?)));
         }
-        let (Some(repository), Some(load)) = (&args.image_repo, &args.image_load) else {
+        let (Some(_), Some(load)) = (&args.image_repo, &args.image_load) else {
             return Err(Error::Other(
                 "an existing cluster needs --image-repo and --image-load: where it finds the images, and how they get there, \
                  as --image-repo example.com/demo --image-load 'kind load image-archive {tar}'"
@@ -58,7 +56,6 @@ impl Ground {
         };
         Ok(Self::Foreign {
             target,
-            repository: repository.clone(),
             load: load.clone(),
         })
     }
@@ -74,27 +71,18 @@ impl Ground {
         }
     }
 
-    /// Brings an image into the cluster; its name there is the result.
+    /// Brings an image into the cluster.
     ///
     /// # Errors
     /// If the cluster or the given command refuses.
-    pub fn load(&self, image: &Image) -> Result<Image> {
+    pub fn load(&self, image: &Image) -> Result<()> {
         match self {
-            Self::Own(cluster) => {
-                cluster.import_image(image)?;
-                Ok(image.clone())
-            }
-            Self::Foreign { repository, load, .. } => {
-                let name = image.name.rsplit('/').next().unwrap_or(&image.name);
-                let renamed = Image {
-                    name: format!("{repository}/{name}"),
-                    ..image.clone()
-                };
+            Self::Own(cluster) => Ok(cluster.import_image(image)?),
+            Self::Foreign { load, .. } => {
                 let command = load
                     .replace("{tar}", &image.tar.display().to_string())
-                    .replace("{name}", &renamed.name);
-                program::run_with(Command::new("sh").args(["-c", &command]))?;
-                Ok(renamed)
+                    .replace("{name}", &image.name);
+                program::run_with(Command::new("sh").args(["-c", &command])).map(|_| ())
             }
         }
     }

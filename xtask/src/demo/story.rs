@@ -64,14 +64,19 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
         .await?;
     let (operator, product) = stages
         .run("build Vitrine and the images", async |progress| {
-            Ok((images::operator()?, images::pocketbase(progress)?))
+            let repository = args.image_repo.as_deref().unwrap_or(images::LOCAL);
+            Ok((
+                images::operator_at(repository)?,
+                images::pocketbase_at(repository, progress)?,
+            ))
         })
         .await?;
-    let (ground, operator, product) = stages
+    let ground = stages
         .run("bring the cluster up", async |progress| {
             let ground = Ground::prepare(args, progress)?;
-            let (operator, product) = (ground.load(&operator)?, ground.load(&product)?);
-            Ok((ground, operator, product))
+            ground.load(&operator)?;
+            ground.load(&product)?;
+            Ok(ground)
         })
         .await?;
     let target = ground.target();

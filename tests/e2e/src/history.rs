@@ -1,0 +1,137 @@
+//! Remembers what previews and slots went through, as a watch tells it: a state that lasted a moment is seen as well. Reads
+//! the cluster, writes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, ResourceExt,
+    runtime::watcher::{self, Event, watcher},
+};
+use vitrine_crds::{Phase, PreviewSandbox};
+
+use crate::house::House;
+
+/// What happened since it was begun.
+#[derive(Clone, Default)]
+pub struct History(Arc<Mutex<Told>>);
+
+#[derive(Default)]
+struct Told {
+    phases: BTreeMap<String, Vec<Phase>>,
+    starts: BTreeMap<String, BTreeSet<String>>,
+    /// The uids of the Leases that a preview held.
+    slots: BTreeMap<String, BTreeSet<String>>,
+    /// The Leases that are there now, and how many there were at most.
+    held: BTreeSet<String>,
+    most: usize,
+    synced: u8,
+}
+
+impl History {
+    /// Begins to watch; returns once everything from now on is seen.
+    ///
+    /// # Panics
+    /// If the watch does not come about.
+    pub async fn begin(house: &House) -> Self {
+        let history = Self::default();
+        let mut previews = watcher(house.previews(), watcher::Config::default()).boxed();
+        let told = history.clone();
+        tokio::spawn(async move {
+            while let Some(event) = previews.next().await {
+                told.preview(event.ok());
+            }
+        });
+        let leases: Api<Lease> = house.leases();
+        let mut leases = watcher(leases, watcher::Config::default()).boxed();
+        let told = history.clone();
+        tokio::spawn(async move {
+            while let Some(event) = leases.next().await {
+                told.lease(event.ok());
+            }
+        });
+        crate::eventually::eventually("both watches began", crate::house::PATIENCE, async || {
+            if history.lock().synced >= 2 {
+                Ok(())
+            } else {
+                Err("not yet".to_owned())
+            }
+        })
+        .await;
+        history
+    }
+
+    /// The uids of all previews that were seen.
+    pub fn previews(&self) -> Vec<String> {
+        self.lock().phases.keys().cloned().collect()
+    }
+
+    /// The phases that a preview went through.
+    pub fn phases(&self, uid: &str) -> Vec<Phase> {
+        self.lock().phases.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// How often a preview became ready, and how many different beginnings its clock had.
+    pub fn ready_periods(&self, uid: &str) -> (usize, usize) {
+        let periods = self.phases(uid).iter().filter(|p| **p == Phase::Ready).count();
+        (periods, self.lock().starts.get(uid).map_or(0, BTreeSet::len))
+    }
+
+    /// How many slots a preview ever held.
+    pub fn slots(&self, uid: &str) -> usize {
+        self.lock().slots.get(uid).map_or(0, BTreeSet::len)
+    }
+
+    /// How many slots were held at the same time at most, by anybody.
+    pub fn most_slots(&self) -> usize {
+        self.lock().most
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn preview(&self, event: Option<Event<PreviewSandbox>>) {
+        let preview = match event {
+            Some(Event::Apply(preview) | Event::InitApply(preview) | Event::Delete(preview)) => preview,
+            Some(Event::InitDone) => {
+                self.lock().synced += 1;
+                return;
+            }
+            _ => return,
+        };
+        let uid = preview.uid().unwrap_or_default();
+        let status = preview.status.unwrap_or_default();
+        let mut told = self.lock();
+        let phases = told.phases.entry(uid.clone()).or_default();
+        if phases.last() != Some(&status.phase) {
+            phases.push(status.phase);
+        }
+        if let Some(started) = status.started_at {
+            told.starts.entry(uid).or_default().insert(started.0.to_string());
+        }
+    }
+
+    fn lease(&self, event: Option<Event<Lease>>) {
+        match event {
+            Some(Event::Apply(lease) | Event::InitApply(lease)) => {
+                let uid = lease.uid().unwrap_or_default();
+                let mut told = self.lock();
+                told.held.insert(uid.clone());
+                told.most = told.most.max(told.held.len());
+                if let Some(holder) = lease.spec.and_then(|spec| spec.holder_identity) {
+                    told.slots.entry(holder).or_default().insert(uid);
+                }
+            }
+            Some(Event::Delete(lease)) => {
+                self.lock().held.remove(&lease.uid().unwrap_or_default());
+            }
+            Some(Event::InitDone) => self.lock().synced += 1,
+            _ => {}
+        }
+    }
+}

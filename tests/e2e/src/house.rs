@@ -1,0 +1,486 @@
+//! Vitrine on a cluster whose nodes run nothing: everything that Helm would install but the pods, and a stub of the prober.
+//!
+//! The operators run beside the cluster as processes of the test (`operator`), with the rights that the chart gives them. One
+//! test at a time has the house: an operator serves the whole cluster. Writes the cluster; listens on one port.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Namespace, Pod, Service},
+    events::v1::Event,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, MutexGuard},
+};
+use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
+use vitrine_devcluster::{Cluster, Level, progress, tools};
+use vitrine_kit::{audit, images, install::NAMESPACE, objects, program};
+use vitrine_policies::{names, slots};
+
+use crate::{clusters, crds, eventually::eventually};
+
+/// The group that every operator of a test is in; the chart's roles are bound to it as well.
+pub const OPERATORS: &str = "vitrine-e2e:operators";
+/// The namespace of the slots, as the chart has it.
+const SLOTS: &str = "vitrine-slots";
+/// The listing that every test finds in its shop.
+pub const LISTING: &str = "stub";
+/// What a preview takes here from its creation to being ready is below two seconds; this is for a machine that is busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// The house, as long as a test has it.
+pub struct House {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Its administrator.
+    pub client: Client,
+    /// The namespace that the test's previews are in.
+    pub shop: String,
+    folder: PathBuf,
+    prober: String,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl House {
+    /// Takes the house, once the test before has left it, clears away what that one left, and opens a shop.
+    ///
+    /// # Panics
+    /// If something cannot be set up: then no test can go on.
+    pub async fn take(shop: &str, per_subject: i32, retention: &str) -> Self {
+        let alone = ALONE.lock().await;
+        // Another test may have installed the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let cluster = clusters::shared(Level::Scale);
+        let client = crds::installed(&cluster).await;
+        let folder = images::workspace().join("target/vitrine/e2e").join(shop);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("a folder for logs");
+        let house = Self {
+            prober: prober().await,
+            shop: shop.to_owned(),
+            cluster,
+            client,
+            folder,
+            _alone: alone,
+        };
+        house.program();
+        for namespace in [NAMESPACE, SLOTS, shop] {
+            let made = objects::shop(&house.client, namespace).await;
+            made.expect("a namespace");
+        }
+        house.clear().await;
+        house.services().await;
+        house.rights();
+        house.set_policy(per_subject, retention).await;
+        house.list(LISTING, "").await;
+        house
+    }
+
+    /// The folder of the test's logs and kubeconfigs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The operator's program, built once.
+    ///
+    /// # Panics
+    /// If it does not compile.
+    pub fn program(&self) -> &'static Path {
+        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+        PROGRAM.get_or_init(|| images::operator_program().expect("the operator compiles"))
+    }
+
+    /// The namespace of the slots.
+    pub const fn slots(&self) -> &'static str {
+        SLOTS
+    }
+
+    /// Vitrine's image, which nobody pulls here.
+    pub fn image(&self) -> &'static str {
+        "vitrine.local/operator@sha256:1111111111111111111111111111111111111111111111111111111111111111"
+    }
+
+    /// The stub of the prober.
+    pub fn prober(&self) -> &str {
+        &self.prober
+    }
+
+    /// The previews of the shop.
+    pub fn previews(&self) -> Api<PreviewSandbox> {
+        Api::namespaced(self.client.clone(), &self.shop)
+    }
+
+    /// The slots.
+    pub fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), SLOTS)
+    }
+
+    /// Sets the platform's policy.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn set_policy(&self, per_subject: i32, retention: &str) {
+        let policy = json!({
+            "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPolicy", "metadata": {"name": "default"},
+            "spec": {
+                "ttl": {"min": "1s", "max": "30m", "default": "20m"},
+                "provisioningDeadline": "2m",
+                "retention": retention,
+                "limits": {"perSubject": per_subject},
+                "size": {"max": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"}},
+                "isolation": {"internet": ["203.0.113.10:80"]}
+            }
+        });
+        put(
+            &Api::<PreviewPolicy>::all(self.client.clone()),
+            "default",
+            &policy,
+        )
+        .await;
+    }
+
+    /// Puts a listing into the shop whose pods fare as told.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn list(&self, name: &str, outcome: &str) {
+        let listing = objects::stub(name, outcome);
+        let api: Api<SkuListing> = Api::namespaced(self.client.clone(), &self.shop);
+        put(
+            &api,
+            name,
+            &serde_json::to_value(&listing).expect("a listing is JSON"),
+        )
+        .await;
+    }
+
+    /// Makes a preview of the shop's listing.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn preview(&self, name: &str, subject: &str, ttl: Option<&str>) -> PreviewSandbox {
+        let preview = objects::preview(name, LISTING, subject, ttl);
+        let made = self.previews().create(&PostParams::default(), &preview).await;
+        made.unwrap_or_else(|error| panic!("preview {name}: {error}"))
+    }
+
+    /// Waits until a preview is as wanted.
+    ///
+    /// # Panics
+    /// If it is not in time.
+    pub async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        patience: Duration,
+        wanted: impl Fn(&PreviewSandbox) -> bool,
+    ) -> PreviewSandbox {
+        let waited = objects::until(&self.previews(), name, what, patience, wanted).await;
+        waited.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Waits until a preview is gone.
+    ///
+    /// # Panics
+    /// If it is not in time.
+    pub async fn until_gone(&self, name: &str, patience: Duration) {
+        let what = format!("preview {name} is gone");
+        eventually(&what, patience, async || {
+            match self.previews().get_opt(name).await {
+                Ok(None) => Ok(()),
+                Ok(Some(preview)) => Err(serde_json::to_string(&preview.status).unwrap_or_default()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
+    /// Asks for the end of a preview; it may be gone already.
+    ///
+    /// # Panics
+    /// If the API server refuses.
+    pub async fn delete(&self, name: &str) {
+        match self.previews().delete(name, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => panic!("preview {name}: {error}"),
+        }
+    }
+
+    /// Every write so far.
+    ///
+    /// # Panics
+    /// If the audit log cannot be read.
+    pub fn writes(&self) -> Vec<audit::Write> {
+        audit::read(&self.cluster.audit_log()).expect("the cluster has an audit log")
+    }
+
+    /// Cells, slots, pods of cells and previews of the shop that there are: one line each.
+    ///
+    /// # Panics
+    /// If the API server does not answer.
+    pub async fn left(&self) -> Vec<String> {
+        let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
+        let namespaces = all::<Namespace>(&Api::all(self.client.clone()), &ListParams::default()).await;
+        let cell = |namespace: &Namespace| namespace.name_any().starts_with(names::CELL_PREFIX);
+        let mut left: Vec<String> = namespaces
+            .iter()
+            .filter(|n| cell(n))
+            .map(|n| format!("namespace {}", n.name_any()))
+            .collect();
+        let pods = all::<Pod>(&Api::all(self.client.clone()), &cells).await;
+        left.extend(
+            pods.iter()
+                .map(|p| format!("pod of {}", p.namespace().unwrap_or_default())),
+        );
+        let leases = all(&self.leases(), &ListParams::default()).await;
+        left.extend(leases.iter().map(|l| format!("slot {}", l.name_any())));
+        let previews = all(&self.previews(), &ListParams::default()).await;
+        left.extend(previews.iter().map(|p| format!("preview {}", p.name_any())));
+        left
+    }
+
+    /// The events about a preview of the shop.
+    ///
+    /// # Panics
+    /// If the API server does not answer.
+    pub async fn events(&self, preview: &str) -> Vec<Event> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.shop);
+        let mut events = all(&api, &ListParams::default()).await;
+        let about = |e: &Event| e.regarding.as_ref().and_then(|r| r.name.clone());
+        events.retain(|event| about(event).as_deref() == Some(preview));
+        events
+    }
+
+    /// Who leads the operators.
+    ///
+    /// # Panics
+    /// If the API server does not answer.
+    pub async fn leader(&self) -> Option<String> {
+        let lease = self
+            .leadership()
+            .get_opt("vitrine-operator")
+            .await
+            .expect("leases can be read");
+        lease?.spec?.holder_identity
+    }
+
+    fn leadership(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Waits until nothing is left.
+    ///
+    /// # Panics
+    /// If something stays.
+    pub async fn until_empty(&self, patience: Duration) {
+        eventually("nothing is left", patience, async || {
+            let left = self.left().await;
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(left.join(", "))
+            }
+        })
+        .await;
+    }
+
+    /// Removes by force what a test before has left when it failed.
+    async fn clear(&self) {
+        let everything = ListParams::default();
+        let previews: Api<PreviewSandbox> = Api::all(self.client.clone());
+        // Also objects that cannot be read as previews: one test makes some.
+        let previews = previews.list_metadata(&everything).await.expect("previews");
+        for preview in previews {
+            let api: Api<PreviewSandbox> =
+                Api::namespaced(self.client.clone(), &preview.namespace().unwrap_or_default());
+            strip(&api, &preview.name_any()).await;
+        }
+        for namespace in all::<Namespace>(&Api::all(self.client.clone()), &everything).await {
+            if namespace.name_any().starts_with(names::CELL_PREFIX) {
+                strip(
+                    &Api::<Pod>::namespaced(self.client.clone(), &namespace.name_any()),
+                    names::POD,
+                )
+                .await;
+                let api: Api<Namespace> = Api::all(self.client.clone());
+                let _ = api.delete(&namespace.name_any(), &DeleteParams::default()).await;
+            }
+        }
+        // A leader that was killed holds its lease for a while.
+        strip(&self.leadership(), "vitrine-operator").await;
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.shop);
+        let cleared = events
+            .delete_collection(&DeleteParams::default(), &everything)
+            .await;
+        cleared.expect("the events are cleared");
+        let slots = ListParams::default().labels(slots::DIMENSION_LABEL);
+        let cleared = self
+            .leases()
+            .delete_collection(&DeleteParams::default(), &slots)
+            .await;
+        cleared.expect("the slots are cleared");
+        self.until_empty(PATIENCE).await;
+    }
+
+    /// The Services whose addresses the operator needs. No pods are behind them: nothing here asks them anything.
+    async fn services(&self) {
+        for name in ["vitrine-responder", "vitrine-decoy"] {
+            self.service(name).await;
+        }
+    }
+
+    /// Makes one of Vitrine's Services.
+    ///
+    /// # Panics
+    /// If the API server refuses.
+    pub async fn service(&self, name: &str) {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"ports": [{"name": "http", "port": 8082, "protocol": "TCP"}]}
+        });
+        put(
+            &Api::<Service>::namespaced(self.client.clone(), NAMESPACE),
+            name,
+            &service,
+        )
+        .await;
+    }
+
+    /// Gives the operators of the tests the chart's own rights, neither more nor less: a crash takes paths that nothing else
+    /// takes, and each needs its right.
+    fn rights(&self) {
+        let charts = images::workspace().join("charts/vitrine");
+        let helm = tools::ensure(&["helm"], progress::for_stderr(true).as_ref())
+            .and_then(|tools| tools.binary("helm", "helm"))
+            .expect("helm is built");
+        let mut arguments: Vec<String> = ["template", "vitrine", "-n", NAMESPACE, "-f"]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.push(charts.join("ci/test-values.yaml").display().to_string());
+        arguments.push(charts.display().to_string());
+        let text = program::run(&helm, &arguments).expect("the chart is rendered");
+        let mut items = vec![];
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let Ok(mut object) = Value::deserialize(document) else {
+                continue;
+            };
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+            let is_role = kind.starts_with("Role") || kind.starts_with("ClusterRole");
+            if is_role && object["metadata"]["name"] == "vitrine-operator" {
+                if let Some(subjects) = object.get_mut("subjects").and_then(Value::as_array_mut) {
+                    subjects.push(
+                        json!({"kind": "Group", "name": OPERATORS, "apiGroup": "rbac.authorization.k8s.io"}),
+                    );
+                }
+                items.push(object);
+            }
+        }
+        assert!(items.len() >= 4, "the chart has the operator's roles: {items:?}");
+        let file = self.folder.join("rights.json");
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        std::fs::write(&file, list.to_string()).expect("a file is written");
+        self.kubectl(&[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-f",
+            &file.display().to_string(),
+        ]);
+    }
+
+    /// Runs kubectl as the administrator.
+    ///
+    /// # Panics
+    /// If it says no.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        let kubectl = self
+            .cluster
+            .binary("kubernetes", "kubectl")
+            .expect("kubectl is built");
+        let kubeconfig = self.cluster.kubeconfig().display().to_string();
+        let mut all = vec!["--kubeconfig", &kubeconfig];
+        all.extend(arguments);
+        program::run(&kubectl, &all).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Creates an object or makes it be as given.
+async fn put<K>(api: &Api<K>, name: &str, object: &Value)
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug + Resource<DynamicType = ()>,
+{
+    let mut object = object.clone();
+    object["apiVersion"] = json!(K::api_version(&()));
+    object["kind"] = json!(K::kind(&()));
+    let params = PatchParams::apply("vitrine-e2e").force();
+    let put = api.patch(name, &params, &Patch::Apply(object)).await;
+    put.unwrap_or_else(|error| panic!("{} {name}: {error}", K::kind(&())));
+}
+
+async fn all<K>(api: &Api<K>, params: &ListParams) -> Vec<K>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let list = api.list(params).await;
+    list.expect("the API server lists").items
+}
+
+/// Takes all finalizers off an object and deletes it, if it is there.
+pub async fn strip<K>(api: &Api<K>, name: &str)
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let bare = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    // Whether it was there is for the caller to see.
+    let _ = api.patch_metadata(name, &PatchParams::default(), &bare).await;
+    let now = DeleteParams::default().grace_period(0);
+    let _ = api.delete(name, &now).await;
+}
+
+/// A prober to whom everything is up. Serves until the runtime ends.
+async fn prober() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("a listener has an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream));
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = String::new();
+    let mut buffer = [0; 4096];
+    while !head.contains("\r\n\r\n") {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        head.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    let targets = head.split_once("targets=").map_or("", |(_, rest)| rest);
+    let targets = targets.split([' ', '&']).next().unwrap_or_default();
+    let up: BTreeMap<_, _> = targets.split(',').map(|target| (target, "up")).collect();
+    let body = json!(up).to_string();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(answer.as_bytes()).await
+}

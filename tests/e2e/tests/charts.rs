@@ -1,0 +1,689 @@
+//! What the charts render, judged without installing Vitrine: by Helm's lint, by the golden file, by the values' schema, by
+//! kubeconform with the schemas of the live API server, and by what no right and no network policy of ours may say.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use kube::Client;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use vitrine_devcluster::{Level, progress, tools};
+use vitrine_e2e::{clusters, crds};
+use vitrine_kit::{images, install::NAMESPACE, program};
+
+/// The version that charts are rendered for where it does not matter.
+const KUBERNETES: &str = "1.36.3";
+/// How long the API server may take until its OpenAPI document has a new kind: it is made in the background.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every value that changes which objects or fields are rendered.
+const EVERYTHING: &[&str] = &[
+    "imagePullSecrets[0].name=registry",
+    "nodeSelector.pool=vitrine",
+    "tolerations[0].key=vitrine",
+    "tolerations[0].operator=Exists",
+    "tolerations[0].effect=NoSchedule",
+    "priorityClassName=important",
+    "operator.replicas=3",
+    "gateway.replicas=2",
+    "gateway.service.type=LoadBalancer",
+    "gateway.service.annotations.a=b",
+    "networkPolicy.apiServerPorts={6443,8443}",
+    "previewPolicy.egress.allowedNames={a.example}",
+    "previewPolicy.isolation.metadataTarget=Reported",
+    "previewPolicy.isolation.nodeTargets=Reported",
+];
+
+#[test]
+fn helm_lint_finds_nothing_in_both_charts() {
+    for (chart, values) in [("vitrine-crds", None), ("vitrine", Some(test_values()))] {
+        let mut arguments = vec!["lint".to_owned(), "--strict".to_owned(), chart_folder(chart)];
+        arguments.extend(["--kube-version".to_owned(), KUBERNETES.to_owned()]);
+        arguments.extend(
+            values
+                .iter()
+                .flat_map(|file| ["--values".to_owned(), file.clone()]),
+        );
+        program::run(&tool("helm"), &arguments).unwrap();
+    }
+}
+
+#[test]
+fn the_chart_renders_what_the_golden_file_says() {
+    let golden = Path::new(&chart_folder("vitrine")).join("golden/default.yaml");
+    let rendered = vitrine(&[]).unwrap();
+    if std::env::var_os("VITRINE_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+        fs::write(&golden, &rendered).unwrap();
+    }
+    let expected = fs::read_to_string(&golden).unwrap();
+    let differs = expected
+        .lines()
+        .zip(rendered.lines())
+        .position(|(one, other)| one != other);
+    assert!(
+        expected == rendered,
+        "charts/vitrine/golden/default.yaml is not what the chart renders, first from line {}: look at the difference with \
+         `VITRINE_UPDATE_GOLDEN=1 cargo xtask test golden && git diff charts` and commit it if it is meant",
+        differs.unwrap_or_else(|| expected.lines().count().min(rendered.lines().count())) + 1,
+    );
+}
+
+#[test]
+fn values_that_cannot_work_are_refused_by_name() {
+    for (value, says) in [
+        ("image.digest=latest", "at '/image/digest'"),
+        (
+            "image.repository=example.com/operator:1.0",
+            "at '/image/repository'",
+        ),
+        (
+            "image.tag=1.0",
+            "at '/image': additional properties 'tag' not allowed",
+        ),
+        ("image.pullPolicy=Sometimes", "at '/image/pullPolicy'"),
+        ("operator.replicas=0", "at '/operator/replicas'"),
+        ("operator.replicas=two", "at '/operator/replicas'"),
+        ("operator.resources.limits=null", "at '/operator/resources'"),
+        (
+            "gateway.publicUrl=http://previews.localhost",
+            "at '/gateway/publicUrl'",
+        ),
+        ("gateway.service.type=ExternalName", "at '/gateway/service/type'"),
+        ("slots.namespace=kube-system", "at '/slots/namespace'"),
+        ("slots.namespace=vitrine-cell-1", "at '/slots/namespace'"),
+        (
+            "networkPolicy.apiServerPorts=null",
+            "at '/networkPolicy': missing property 'apiServerPorts'",
+        ),
+        ("networkPolicy.kubeletPort=0", "at '/networkPolicy/kubeletPort'"),
+        ("drain.timeoutSeconds=5", "at '/drain/timeoutSeconds'"),
+        ("logLevel=loud", "at '/logLevel'"),
+        ("previewPolicy.ttl.max=5x", "at '/previewPolicy/ttl/max'"),
+        (
+            "previewPolicy.limits.perSubject=0",
+            "at '/previewPolicy/limits/perSubject'",
+        ),
+        (
+            "previewPolicy.size.max.memory=1GB",
+            "at '/previewPolicy/size/max/memory'",
+        ),
+        (
+            "previewPolicy.isolation.internet={1.1.1.1}",
+            "at '/previewPolicy/isolation/internet/0'",
+        ),
+        (
+            "previewPolicy.isolation.internet={[::1]:443}",
+            "at '/previewPolicy/isolation/internet/0'",
+        ),
+        (
+            "previewPolicy.isolation.nodeTargets=Ignored",
+            "at '/previewPolicy/isolation/nodeTargets'",
+        ),
+        (
+            "oprator.replicas=1",
+            "additional properties 'oprator' not allowed",
+        ),
+    ] {
+        let refusal = vitrine(&[value]).expect_err(value);
+        assert!(refusal.contains(says), "{value}: expected {says:?}: {refusal}");
+    }
+    let mut values = vec!["--values".to_owned(), test_values()];
+    values.extend(["--set-json", "previewPolicy.isolation.metadata=[]"].map(str::to_owned));
+    let refusal = template("vitrine", NAMESPACE, KUBERNETES, &values).unwrap_err();
+    assert!(
+        refusal.contains("at '/previewPolicy/isolation/metadata': minItems"),
+        "{refusal}"
+    );
+    let refusal = vitrine(&["operator.replicas=2", "operator.leaderElection=false"]).unwrap_err();
+    assert!(refusal.contains("at '/operator/leaderElection'"), "{refusal}");
+}
+
+#[test]
+fn an_image_must_be_named() {
+    let refusal = template("vitrine", NAMESPACE, KUBERNETES, &[]).unwrap_err();
+    for says in ["at '/image/repository'", "at '/image/digest'"] {
+        assert!(refusal.contains(says), "{refusal}");
+    }
+}
+
+#[test]
+fn namespaces_of_the_cluster_are_not_installed_into() {
+    let values = ["--values".to_owned(), test_values()];
+    for namespace in ["default", "kube-system"] {
+        let refusal = template("vitrine", namespace, KUBERNETES, &values).unwrap_err();
+        assert!(
+            refusal.contains("refusing to install into namespace"),
+            "{refusal}"
+        );
+    }
+    let refusal = vitrine(&[&format!("slots.namespace={NAMESPACE}")]).unwrap_err();
+    assert!(
+        refusal.contains("slots need a namespace of their own"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn kubernetes_older_than_1_34_is_refused_by_both_charts() {
+    let values = ["--values".to_owned(), test_values()];
+    for (chart, values) in [("vitrine", &values[..]), ("vitrine-crds", &[])] {
+        let refusal = template(chart, NAMESPACE, "1.33.9", values).unwrap_err();
+        assert!(
+            refusal.contains("incompatible with Kubernetes v1.33.9"),
+            "{refusal}"
+        );
+        for version in ["1.34.0", "v1.34.2-gke.100", "1.36.3"] {
+            template(chart, NAMESPACE, version, values).unwrap();
+        }
+    }
+}
+
+#[test]
+fn previews_live_10_to_30_minutes_unless_the_platform_says_otherwise() {
+    let policies: Vec<_> = documents(&vitrine(&[]).unwrap())
+        .into_iter()
+        .filter(|document| document["kind"] == "PreviewPolicy")
+        .collect();
+    assert_eq!(policies.len(), 1);
+    assert_eq!(
+        policies[0]["spec"]["ttl"],
+        json!({"min": "10m", "max": "30m", "default": "20m"})
+    );
+    assert_eq!(policies[0]["spec"]["limits"]["perSubject"], 1);
+}
+
+#[test]
+fn without_a_policy_of_its_own_the_chart_renders_none() {
+    let rendered = documents(&vitrine(&["previewPolicy.create=false"]).unwrap());
+    assert!(
+        rendered
+            .iter()
+            .all(|document| document["kind"] != "PreviewPolicy")
+    );
+}
+
+#[tokio::test]
+async fn everything_rendered_has_the_schema_of_the_live_api_server() {
+    let schemas = schemas("sound").await;
+    let values = ["--values".to_owned(), test_values()];
+    for (what, text) in [
+        ("vitrine", vitrine(&[]).unwrap()),
+        ("vitrine with everything set", vitrine(EVERYTHING).unwrap()),
+        (
+            "vitrine for 1.34",
+            template("vitrine", NAMESPACE, "1.34.0", &values).unwrap(),
+        ),
+        (
+            "vitrine-crds",
+            template("vitrine-crds", NAMESPACE, KUBERNETES, &[]).unwrap(),
+        ),
+    ] {
+        let verdict = kubeconform(&schemas, &text);
+        let count = documents(&text).len();
+        let sound = json!({"valid": count, "invalid": 0, "errors": 0, "skipped": 0});
+        assert!(
+            count > 0 && verdict["summary"] == sound,
+            "{what} ({count} objects): {verdict:#}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_misspelt_field_or_a_wrong_type_in_a_template_would_be_noticed() {
+    let schemas = schemas("broken").await;
+    let rendered = vitrine(&[]).unwrap();
+    for (kind, right, wrong) in [
+        ("Deployment", "replicas: 1", "replicas: \"1\""),
+        ("Deployment", "replicas: 1", "replcas: 1"),
+        ("Deployment", "readOnlyRootFilesystem:", "readOnlyRootFileSystem:"),
+        ("NetworkPolicy", "podSelector:", "podSelectors:"),
+        ("NetworkPolicy", "cidr:", "cdir:"),
+        ("Service", "targetPort:", "targetport:"),
+        ("ClusterRole", "verbs:", "verb:"),
+        ("PreviewPolicy", "provisioningDeadline:", "provisioningDeadlines:"),
+        ("PreviewPolicy", "perSubject: 1", "perSubject: one"),
+        ("Deployment", "kind: Deployment", "kind: Deploiment"),
+    ] {
+        let before = rendered
+            .split("\n---\n")
+            .find(|text| text.contains(&format!("\nkind: {kind}\n")) && text.contains(right))
+            .unwrap_or_else(|| panic!("no {kind} with {right:?}"));
+        let sound = kubeconform(&schemas, before);
+        assert_eq!(sound["summary"]["valid"], 1, "{kind}: {sound:#}");
+        let verdict = kubeconform(&schemas, &before.replace(right, wrong));
+        assert_eq!(
+            verdict["summary"]["valid"], 0,
+            "{kind} with {wrong:?} passes: {verdict:#}"
+        );
+        assert_eq!(verdict["summary"]["skipped"], 0, "{verdict:#}");
+    }
+}
+
+#[test]
+fn no_right_leads_to_more_rights_secrets_or_into_pods() {
+    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    let rules: usize = rendered.iter().map(|document| rules_of(document).len()).sum();
+    assert!(
+        rules > 10,
+        "only {rules} rules found: the charts have changed, or this test does not read them"
+    );
+    let dangers: Vec<_> = rendered.iter().flat_map(dangers).collect();
+    assert!(dangers.is_empty(), "{dangers:#?}");
+
+    // Every role that is bound is one of those judged here, and bound to an account of ours.
+    let of_kind = |kinds: &[&str]| -> Vec<&Value> {
+        let wanted = |document: &&Value| kinds.iter().any(|kind| document["kind"] == *kind);
+        rendered.iter().filter(wanted).collect()
+    };
+    let roles = of_kind(&["Role", "ClusterRole"]);
+    let accounts = of_kind(&["ServiceAccount"]);
+    let bindings = of_kind(&["RoleBinding", "ClusterRoleBinding"]);
+    assert!(bindings.len() >= roles.len() && !roles.is_empty());
+    for binding in bindings {
+        let (kind, name) = (&binding["roleRef"]["kind"], &binding["roleRef"]["name"]);
+        assert!(
+            roles.iter().any(|role| {
+                role["kind"] == *kind
+                    && role["metadata"]["name"] == *name
+                    && (kind == "ClusterRole"
+                        || role["metadata"]["namespace"] == binding["metadata"]["namespace"])
+            }),
+            "a role that is not the chart's: {binding}"
+        );
+        for subject in binding["subjects"].as_array().unwrap() {
+            assert!(
+                subject["kind"] == "ServiceAccount"
+                    && accounts.iter().any(|account| {
+                        account["metadata"]["name"] == subject["name"]
+                            && account["metadata"]["namespace"] == subject["namespace"]
+                    }),
+                "an account that is not the chart's: {subject}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_dangerous_right_would_be_noticed() {
+    for rule in [
+        json!({"apiGroups": ["*"], "resources": ["pods"], "verbs": ["get"]}),
+        json!({"apiGroups": [""], "resources": ["*"], "verbs": ["get"]}),
+        json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["*"]}),
+        json!({"apiGroups": [""], "resources": ["pods/*"], "verbs": ["get"]}),
+        json!({"apiGroups": [""], "resources": ["pods", "secrets"], "verbs": ["get"]}),
+        json!({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]}),
+        json!({"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}),
+        json!({"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]}),
+        json!({"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["get"]}),
+        json!({"nonResourceURLs": ["/*"], "verbs": ["get"]}),
+    ] {
+        let role = json!({"kind": "ClusterRole", "metadata": {"name": "x"}, "rules": [rule]});
+        assert_eq!(dangers(&role).len(), 1, "{rule}");
+    }
+    let aggregated =
+        json!({"kind": "ClusterRole", "metadata": {"name": "x"}, "aggregationRule": {}, "rules": []});
+    assert_eq!(dangers(&aggregated).len(), 1);
+}
+
+#[test]
+fn every_pod_is_locked_down_as_previews_are() {
+    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    let mut pods = 0;
+    for document in &rendered {
+        let spec = &document["spec"]["template"]["spec"];
+        if spec.is_null() {
+            continue;
+        }
+        pods += 1;
+        let name = &document["metadata"]["name"];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(
+            spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+            "{name}"
+        );
+        for field in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert_ne!(spec[field], true, "{name}: {field}");
+        }
+        for container in spec["containers"].as_array().unwrap() {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}), "{name}");
+            assert!(
+                container["image"].as_str().unwrap().contains("@sha256:"),
+                "{name}"
+            );
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{name}");
+        }
+    }
+    assert!(
+        pods >= 5,
+        "operator, gateway, responder, decoy and drain, but only {pods} were found"
+    );
+}
+
+#[test]
+fn network_policies_cover_every_pod_and_none_speaks_of_all_addresses_at_once() {
+    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    let policies: Vec<_> = rendered
+        .iter()
+        .filter(|document| document["kind"] == "NetworkPolicy")
+        .collect();
+    for policy in &policies {
+        let text = policy.to_string();
+        // Some networks take 0.0.0.0/0 for "in-cluster addresses in particular".
+        assert!(!text.contains("/0\""), "{text}");
+        assert_eq!(
+            policy["spec"]["policyTypes"],
+            json!(["Ingress", "Egress"]),
+            "{text}"
+        );
+    }
+    let silent = policies.iter().any(|policy| {
+        policy["spec"]["podSelector"] == json!({})
+            && policy["spec"]["ingress"].is_null()
+            && policy["spec"]["egress"].is_null()
+            && policy["metadata"]["namespace"] == NAMESPACE
+    });
+    assert!(silent, "no policy denies by default what no other one allows");
+}
+
+/// What no role of ours may contain, as sentences.
+fn dangers(document: &Value) -> Vec<String> {
+    // Each of these is a way to more rights than one's own, or into a running pod or past its network policy.
+    const RESOURCES: [&str; 13] = [
+        "secrets",
+        "serviceaccounts/token",
+        "pods/exec",
+        "pods/attach",
+        "pods/portforward",
+        "pods/proxy",
+        "pods/ephemeralcontainers",
+        "services/proxy",
+        "nodes/proxy",
+        "certificatesigningrequests",
+        "customresourcedefinitions",
+        "validatingwebhookconfigurations",
+        "mutatingwebhookconfigurations",
+    ];
+    const VERBS: [&str; 6] = [
+        "impersonate",
+        "escalate",
+        "bind",
+        "approve",
+        "sign",
+        "deletecollection",
+    ];
+    const GROUPS: [&str; 2] = ["rbac.authorization.k8s.io", "authentication.k8s.io"];
+
+    let name = &document["metadata"]["name"];
+    let mut found = Vec::new();
+    for rule in rules_of(document) {
+        let words = |field: &str| -> Vec<String> {
+            let list = rule[field].as_array().cloned().unwrap_or_default();
+            list.iter()
+                .map(|word| word.as_str().unwrap().to_owned())
+                .collect()
+        };
+        let (groups, resources, verbs) = (words("apiGroups"), words("resources"), words("verbs"));
+        let wildcard = [&groups, &resources, &verbs, &words("nonResourceURLs")]
+            .into_iter()
+            .flatten()
+            .any(|word| word.contains('*'));
+        let named = |words: &[String], bad: &[&str]| words.iter().any(|word| bad.contains(&word.as_str()));
+        if wildcard || named(&groups, &GROUPS) || named(&resources, &RESOURCES) || named(&verbs, &VERBS) {
+            found.push(format!("{} {name}: {rule}", document["kind"]));
+        }
+    }
+    // Its rules come from elsewhere, so nobody has read them.
+    if !document["aggregationRule"].is_null() {
+        found.push(format!("{name} is aggregated"));
+    }
+    found
+}
+
+fn rules_of(document: &Value) -> Vec<Value> {
+    let is_role = document["kind"] == "Role" || document["kind"] == "ClusterRole";
+    let rules = document["rules"].as_array().cloned();
+    if is_role {
+        rules.unwrap_or_default()
+    } else {
+        Vec::new()
+    }
+}
+
+fn chart_folder(chart: &str) -> String {
+    images::workspace()
+        .join("charts")
+        .join(chart)
+        .display()
+        .to_string()
+}
+
+fn test_values() -> String {
+    format!("{}/ci/test-values.yaml", chart_folder("vitrine"))
+}
+
+fn tool(name: &str) -> PathBuf {
+    static TOOLS: OnceLock<tools::Tools> = OnceLock::new();
+    let tools = TOOLS.get_or_init(|| {
+        tools::ensure(&["helm", "kubeconform"], progress::for_stderr(true).as_ref()).unwrap()
+    });
+    tools.binary(name, name).unwrap()
+}
+
+/// The chart `vitrine` with the values of the golden file, and some more; or what Helm said.
+fn vitrine(set: &[&str]) -> Result<String, String> {
+    let mut values = vec!["--values".to_owned(), test_values()];
+    values.extend(
+        set.iter()
+            .flat_map(|value| ["--set".to_owned(), (*value).to_owned()]),
+    );
+    template("vitrine", NAMESPACE, KUBERNETES, &values)
+}
+
+fn template(chart: &str, namespace: &str, kubernetes: &str, values: &[String]) -> Result<String, String> {
+    let mut arguments: Vec<String> = [
+        "template",
+        chart,
+        &chart_folder(chart),
+        "--namespace",
+        namespace,
+        "--kube-version",
+        kubernetes,
+    ]
+    .map(str::to_owned)
+    .into();
+    arguments.extend_from_slice(values);
+    program::run(&tool("helm"), &arguments).map_err(|error| error.to_string())
+}
+
+/// The objects of a YAML stream; documents of comments only are none.
+fn documents(text: &str) -> Vec<Value> {
+    serde_yaml::Deserializer::from_str(text)
+        .map(|document| Value::deserialize(document).unwrap())
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
+fn kubeconform(schemas: &Path, manifests: &str) -> Value {
+    let location = format!(
+        "{}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json",
+        schemas.display()
+    );
+    let mut child = Command::new(tool("kubeconform"))
+        .args([
+            "-strict",
+            "-summary",
+            "-output",
+            "json",
+            "-schema-location",
+            &location,
+            "-",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let manifests = manifests.to_owned();
+    // Beside it, so that neither waits for the other with a full pipe.
+    let writer = thread::spawn(move || stdin.write_all(manifests.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// A folder with the schemas of everything that the API server serves, the custom resources included.
+async fn schemas(name: &str) -> PathBuf {
+    let cluster = clusters::shared(Level::ControlPlane);
+    let client = crds::installed(&cluster).await;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("schemas-{}-{name}", cluster.name()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    for (file, schema) in kubeconform_schemas(&definitions(&client).await) {
+        fs::write(folder.join(file), serde_json::to_vec(&schema).unwrap()).unwrap();
+    }
+    folder
+}
+
+/// What the API server says of all its types, once it speaks of the custom resources too.
+async fn definitions(client: &Client) -> Map<String, Value> {
+    let begun = Instant::now();
+    loop {
+        let request = Request::get("/openapi/v2").body(Vec::new()).unwrap();
+        let document: Value = client.request(request).await.unwrap();
+        let Value::Object(definitions) = &document["definitions"] else {
+            panic!("/openapi/v2 has no definitions");
+        };
+        let known: BTreeSet<_> = definitions
+            .values()
+            .filter_map(kind_of)
+            .map(|(_, _, kind)| kind)
+            .collect();
+        let missing: Vec<_> = vitrine_crds::generate::all()
+            .into_iter()
+            .map(|(_, crd)| crd.spec.names.kind)
+            .filter(|kind| !known.contains(kind))
+            .collect();
+        if missing.is_empty() {
+            return definitions.clone();
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "/openapi/v2 does not speak of {missing:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// One schema a kind, under the file name by which kubeconform asks for it.
+fn kubeconform_schemas(definitions: &Map<String, Value>) -> Vec<(String, Value)> {
+    let mut strict = definitions.clone();
+    for (name, definition) in &mut strict {
+        // OpenAPI v2 calls these strings; the API server takes numbers too.
+        if name.ends_with(".IntOrString") {
+            *definition = json!({"anyOf": [{"type": "integer"}, {"type": "string"}]});
+        } else if name.ends_with(".api.resource.Quantity") {
+            *definition = json!({"anyOf": [{"type": "number"}, {"type": "string"}]});
+        } else {
+            close(definition);
+        }
+    }
+    let mut schemas = Vec::new();
+    for (name, definition) in definitions {
+        let Some((group, version, kind)) = kind_of(definition) else {
+            continue;
+        };
+        let mut needed = BTreeSet::new();
+        follow(name, &strict, &mut needed);
+        let closure: Map<_, _> = needed
+            .into_iter()
+            .map(|name| {
+                let schema = strict[&name].clone();
+                (name, schema)
+            })
+            .collect();
+        let group = group.split('.').next().filter(|part| !part.is_empty());
+        let group = group.map(|part| format!("-{part}")).unwrap_or_default();
+        schemas.push((
+            format!("{}{group}-{version}.json", kind.to_lowercase()),
+            json!({"$ref": format!("#/definitions/{name}"), "definitions": closure}),
+        ));
+    }
+    schemas
+}
+
+/// Group, version and kind, if a definition is of one kind.
+fn kind_of(definition: &Value) -> Option<(String, String, String)> {
+    let [gvk] = definition["x-kubernetes-group-version-kind"]
+        .as_array()?
+        .as_slice()
+    else {
+        return None;
+    };
+    let word = |field: &str| gvk[field].as_str().map(str::to_owned);
+    Some((word("group")?, word("version")?, word("kind")?))
+}
+
+/// Lets an object have the fields that its schema names and no others. Walks it as a schema, not as JSON: the types of
+/// custom resource definitions have a field that is called `properties`.
+fn close(schema: &mut Value) {
+    let Value::Object(fields) = schema else {
+        return;
+    };
+    let named = fields
+        .get("properties")
+        .and_then(Value::as_object)
+        .is_some_and(|named| !named.is_empty());
+    let open = fields.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    for (name, value) in fields.iter_mut() {
+        match (name.as_str(), value) {
+            ("properties", Value::Object(named)) => named.values_mut().for_each(close),
+            ("allOf" | "anyOf" | "oneOf", Value::Array(members)) => members.iter_mut().for_each(close),
+            ("items" | "additionalProperties", value) => close(value),
+            _ => {}
+        }
+    }
+    if named && !open && !fields.contains_key("additionalProperties") {
+        fields.insert("additionalProperties".to_owned(), Value::Bool(false));
+    }
+}
+
+/// The names of all definitions that one leads to, itself included.
+fn follow(name: &str, definitions: &Map<String, Value>, into: &mut BTreeSet<String>) {
+    if into.insert(name.to_owned()) {
+        let mut found = Vec::new();
+        references(&definitions[name], &mut found);
+        for name in found {
+            follow(&name, definitions, into);
+        }
+    }
+}
+
+fn references(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            let target = fields.get("$ref").and_then(Value::as_str);
+            into.extend(
+                target
+                    .and_then(|target| target.strip_prefix("#/definitions/"))
+                    .map(str::to_owned),
+            );
+            fields.values().for_each(|value| references(value, into));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, into)),
+        _ => {}
+    }
+}

@@ -1,0 +1,331 @@
+//! The operator is killed before and after every write of a preview's life: the preview comes to the same end, and nothing is left.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt, api::DeleteParams};
+use vitrine_crds::{
+    Phase, PreviewSandbox,
+    conditions::{self, types},
+    preview_sandbox::EndResult,
+};
+use vitrine_e2e::{
+    eventually::eventually,
+    history::History,
+    house::{House, PATIENCE},
+    operator::{Operator, Options},
+    proxy::{Moment, Proxy, Seen, Trap},
+};
+use vitrine_kit::install::NAMESPACE;
+use vitrine_policies::names;
+
+const TTL: &str = "2s";
+/// How the writes of the link keys end.
+const LINK_KEYS: &str = " configmaps";
+/// The write of link keys that are there already.
+const LINK_KEYS_AGAIN: &str = "PUT configmaps";
+/// Longer than any life here: with its TTL, and the namespace controller's backlog on two busy cores.
+const LIFE: Duration = Duration::from_secs(60);
+
+/// Where the operator is killed.
+#[derive(Clone, Debug)]
+struct Point {
+    label: String,
+    nth: usize,
+    moment: Moment,
+}
+
+/// Whether this is the long form, with the counts that evidence needs.
+fn soak() -> bool {
+    std::env::var("VITRINE_SOAK").is_ok_and(|value| value == "1")
+}
+
+/// What every write for a preview names: the preview, its uid, its cell, or the key of its slots.
+fn keys(preview: &PreviewSandbox) -> Vec<String> {
+    let uid = preview.uid().unwrap();
+    let subject = names::digest(&["subject", &preview.spec.subject]);
+    vec![
+        names::cell(&uid),
+        uid,
+        subject,
+        format!("/{}", preview.name_any()),
+    ]
+}
+
+/// The preview that a case is about; each has a subject, and so a slot, of its own.
+async fn preview(house: &House, name: &str) -> PreviewSandbox {
+    house
+        .preview(name, &format!("subject-of-{name}"), Some(TTL))
+        .await
+}
+
+fn is_over(preview: &PreviewSandbox) -> bool {
+    preview.status.as_ref().is_some_and(|s| s.phase.is_terminal())
+}
+
+/// The writes of one whole life, and the points on both sides of each.
+async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
+    forget_link_keys(house).await;
+    let begun = Instant::now();
+    let preview = preview(house, "life").await;
+    let operator = Operator::ready(house, &Options::alone("life"), Some(proxy)).await;
+    house.until("life", "it ends", LIFE, is_over).await;
+    let ended = begun.elapsed();
+    // The life's last write: letting go of the preview.
+    house.delete("life").await;
+    house.until_gone("life", PATIENCE).await;
+    drop(operator);
+    let (events, writes): (Vec<Seen>, Vec<Seen>) = proxy.take_seen().into_iter().partition(Seen::is_event);
+    let keys = keys(&preview);
+    let mut points = vec![];
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for write in &writes {
+        let nth = seen.entry(write.label.clone()).or_default();
+        println!(
+            "  {} #{nth}{}",
+            write.label,
+            if write.names(&keys) { "" } else { " (at start)" }
+        );
+        for moment in [Moment::Before, Moment::After] {
+            points.push(Point {
+                label: write.label.clone(),
+                nth: *nth,
+                moment,
+            });
+        }
+        *nth += 1;
+    }
+    // The link keys are made once a cluster and written again by every later operator.
+    for moment in [Moment::Before, Moment::After] {
+        points.push(Point {
+            label: LINK_KEYS_AGAIN.to_owned(),
+            nth: 0,
+            moment,
+        });
+    }
+    println!(
+        "a preview's life: {} writes and {} events, over after {:.1} s",
+        writes.len(),
+        events.len(),
+        ended.as_secs_f64()
+    );
+    points
+}
+
+/// So that the next operator makes them anew.
+async fn forget_link_keys(house: &House) {
+    let maps: Api<ConfigMap> = Api::namespaced(house.client.clone(), NAMESPACE);
+    match maps.delete("vitrine-link-keys", &DeleteParams::default()).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Kills one operator at the point, in the life of this preview. What earlier operators left is this one's business as well.
+async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewSandbox) -> bool {
+    let name = preview.name_any();
+    // The link keys name no preview.
+    let of_link_keys = point.label.ends_with(LINK_KEYS);
+    let keys = if of_link_keys { vec![] } else { keys(preview) };
+    if of_link_keys && point.label != LINK_KEYS_AGAIN {
+        forget_link_keys(house).await;
+    }
+    let operator = Operator::start(house, &Options::alone(&name), Some(proxy));
+    let mut fires = proxy.arm(Trap {
+        label: point.label.clone(),
+        nth: point.nth,
+        moment: point.moment,
+        keys,
+        victim: operator.victim(),
+    });
+    let fired = eventually(&format!("{name} reaches {point:?}"), LIFE, async || {
+        if fires.try_recv().is_ok() {
+            return Ok(true);
+        }
+        if !operator.runs() {
+            // The trap tells of its work a moment after it.
+            let told = tokio::time::timeout(PATIENCE, &mut fires).await;
+            assert!(
+                matches!(told, Ok(Ok(()))),
+                "the operator ended by itself:\n{}",
+                operator.last_words()
+            );
+            return Ok(true);
+        }
+        match house.previews().get_opt(&name).await.map_err(|e| e.to_string())? {
+            None => Ok(false),
+            Some(preview) if is_over(&preview) => {
+                // The last write of all: the preview is let go of.
+                house.delete(&name).await;
+                Err("it is over".to_owned())
+            }
+            Some(preview) => Err(format!("{:?}", preview.status)),
+        }
+    })
+    .await;
+    proxy.disarm();
+    fired
+}
+
+/// The end that every life comes to, whatever happened in it.
+async fn judge(house: &House, history: &History, preview: &PreviewSandbox) {
+    let (name, uid) = (preview.name_any(), preview.uid().unwrap());
+    // One that was killed at its very last write is gone already, which only a recorded end makes possible.
+    if let Some(now) = house.previews().get_opt(&name).await.unwrap() {
+        if now.metadata.deletion_timestamp.is_none() {
+            let ended = house.until(&name, "it ends", LIFE, is_over).await;
+            let status = ended.status.unwrap();
+            assert_eq!(status.phase, Phase::Ended, "{name}: {status:?}");
+            let receipt = status.receipt.unwrap();
+            assert_eq!(receipt.result, EndResult::Verified, "{name}: {receipt:?}");
+            assert!(
+                conditions::is_true(&status.conditions, types::TORN_DOWN),
+                "{name}: {:?}",
+                status.conditions
+            );
+            house.delete(&name).await;
+        }
+        house.until_gone(&name, LIFE).await;
+    }
+    assert_eq!(
+        history.ready_periods(&uid),
+        (1, 1),
+        "{name} was ready once: {:?}",
+        history.phases(&uid)
+    );
+    assert_eq!(history.slots(&uid), 1, "{name} held one slot");
+    assert_eq!(
+        history.phases(&uid).last(),
+        Some(&Phase::Ended),
+        "{name}: {:?}",
+        history.phases(&uid)
+    );
+}
+
+/// A sequence of numbers that is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    /// Below `bound`.
+    fn roll(&mut self, bound: usize) -> usize {
+        // Knuth's constants; the low bits are poor.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+}
+
+/// When the visitor deletes the preview.
+#[derive(Clone, Copy, Debug)]
+enum Deleted {
+    /// While the operator that is going to be killed works on it.
+    Underway,
+    /// While no operator runs.
+    Meanwhile,
+    /// While the next operator begins.
+    Afterwards,
+}
+
+/// One round: a preview is deleted around the time at which its operator is killed.
+async fn delete_round(
+    house: &House,
+    proxy: &Proxy,
+    points: &[Point],
+    dice: &mut Dice,
+    round: usize,
+) -> String {
+    let name = format!("deleted-{round:03}");
+    let point = &points[dice.roll(points.len())];
+    let when = [Deleted::Underway, Deleted::Meanwhile, Deleted::Afterwards][dice.roll(3)];
+    let preview = preview(house, &name).await;
+    match when {
+        Deleted::Underway => {
+            let delay = Duration::from_millis(u64::try_from(dice.roll(3000)).unwrap());
+            tokio::join!(kill_at(house, proxy, point, &preview), async {
+                tokio::time::sleep(delay).await;
+                house.delete(&name).await;
+            });
+        }
+        Deleted::Meanwhile => {
+            kill_at(house, proxy, point, &preview).await;
+            house.delete(&name).await;
+        }
+        Deleted::Afterwards => {
+            kill_at(house, proxy, point, &preview).await;
+            let next = Operator::start(house, &Options::alone("next"), Some(proxy));
+            house.delete(&name).await;
+            // This one is killed as well, at a time that nobody chose.
+            drop(next);
+        }
+    }
+    format!("{name}: {point:?}, {when:?}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing() {
+    let begun = Instant::now();
+    let house = House::take("crash-delete", 1, "24h").await;
+    let proxy = Proxy::start(house.client.clone()).await;
+    let history = History::begin(&house).await;
+    let points = points(&house, &proxy).await;
+    let mut dice = Dice(20_261_121);
+    let rounds = if soak() { 60 } else { 8 };
+    for round in 0..rounds {
+        println!(
+            "  {}",
+            delete_round(&house, &proxy, &points, &mut dice, round).await
+        );
+    }
+    let _last = Operator::ready(&house, &Options::alone("last"), Some(&proxy)).await;
+    house.until_empty(LIFE).await;
+    for uid in history.previews() {
+        let (periods, starts) = history.ready_periods(&uid);
+        assert!(periods <= 1 && starts <= 1, "{uid}: {:?}", history.phases(&uid));
+        assert!(history.slots(&uid) <= 1, "{uid} held more than one slot");
+    }
+    println!(
+        "crash with deletion: {rounds} cases, {} s",
+        begun.elapsed().as_secs()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_killed() {
+    let begun = Instant::now();
+    let house = House::take("crash", 1, "24h").await;
+    let proxy = Proxy::start(house.client.clone()).await;
+    let history = History::begin(&house).await;
+    let points = points(&house, &proxy).await;
+    let mut waiting = vec![];
+    for (index, point) in points.iter().enumerate() {
+        // How many writes come before one varies by what the operator saw in between: a point that was missed is tried again.
+        let mut fired = false;
+        for attempt in 0..3 {
+            let preview = preview(&house, &format!("case-{index:03}-{attempt}")).await;
+            fired = kill_at(&house, &proxy, point, &preview).await;
+            if soak() {
+                // Alone: one new operator sees this life to its end before the next case begins.
+                let _next = Operator::ready(&house, &Options::alone("next"), Some(&proxy)).await;
+                judge(&house, &history, &preview).await;
+            } else {
+                waiting.push(preview);
+            }
+            if fired {
+                break;
+            }
+        }
+        assert!(fired, "{point:?} was never reached");
+    }
+    let _last = Operator::ready(&house, &Options::alone("last"), Some(&proxy)).await;
+    join_all(waiting.iter().map(|preview| judge(&house, &history, preview))).await;
+    house.until_empty(LIFE).await;
+    println!("crash: {} cases, {} s", points.len(), begun.elapsed().as_secs());
+}

@@ -1,0 +1,60 @@
+//! The demo on a cluster that is there already: what a user with kind, k3d or a cloud would type.
+
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::process::Command;
+
+use vitrine_devcluster::Level;
+use vitrine_e2e::clusters;
+
+#[test]
+fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
+    let cluster = clusters::shared(Level::Full);
+    // Cargo puts the front door beside the folder of the test binaries.
+    let xtask = std::env::current_exe()
+        .unwrap()
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("xtask");
+    let load = format!(
+        "{} cluster load --name {} {{name}} {{tar}}",
+        xtask.display(),
+        cluster.name()
+    );
+    let output = Command::new(&xtask)
+        .args([
+            "demo",
+            "--once",
+            "--quiet",
+            "--ttl",
+            "6s",
+            "--image-repo",
+            "registry.example/shop",
+        ])
+        .args([
+            "--internet",
+            "203.0.113.10:80",
+            "--image-load",
+            &load,
+            "--kubeconfig",
+        ])
+        .arg(cluster.kubeconfig())
+        .output()
+        .unwrap_or_else(|error| {
+            panic!(
+                "{}: {error}: build it with `cargo build -p xtask`",
+                xtask.display()
+            )
+        });
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{complained}");
+    for wanted in [
+        "result: verified",
+        "HTTP/1.1 410 Gone",
+        "internet          203.0.113.10:80",
+    ] {
+        assert!(said.contains(wanted), "{wanted:?} is not in:\n{said}");
+    }
+}

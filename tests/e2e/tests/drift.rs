@@ -1,0 +1,301 @@
+//! What somebody changes in a cell: the harmless is put back and the preview lives; the network policy is put back and the
+//! preview ends, with every connection that was opened meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::time::Duration;
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde_json::Value;
+use vitrine_crds::{Phase, StatusReason};
+use vitrine_e2e::installed::{Live, Shop, alone, assert_verified, eventually, now_ms, together};
+use vitrine_kit::objects;
+use vitrine_policies::names;
+
+/// What is promised.
+const RESTORED: Duration = Duration::from_secs(5);
+
+/// Keeps one connection open to the internet and speaks ten times a second, as soon as it can.
+const STREAMER: &str = r"(while :; do
+  (while :; do echo tick; sleep 0.1; done) | nc -w 1 203.0.113.10 80 > /dev/null 2>&1
+done) &
+mkdir -p /data/www && echo hello > /data/www/index.html && exec httpd -f -p 8090 -h /data/www";
+
+fn get(shop: &Shop, cell: &str, what: &[&str]) -> Result<Value, String> {
+    let text = shop
+        .vitrine
+        .try_kubectl(&[&["-n", cell, "get", "-o", "json"], what].concat())?;
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// Changes something, and waits until it is as it was, and until an event says so.
+async fn restored(shop: &Shop, live: &Live, kind: &str, what: &[&str], part: &str, change: &[&str]) {
+    let before = get(shop, &live.cell, what).unwrap().pointer(part).cloned();
+    assert!(before.is_some(), "{kind} has no {part}");
+    shop.vitrine.kubectl(&[&["-n", &live.cell], change].concat());
+    let begun = now_ms();
+    eventually(&format!("{kind} is restored"), RESTORED, async || {
+        let now = get(shop, &live.cell, what)?;
+        if now.pointer(part) == before.as_ref() {
+            Ok(())
+        } else {
+            Err(now.to_string())
+        }
+    })
+    .await;
+    let took = now_ms() - begun;
+    eventually("an event tells of it", RESTORED, async || {
+        let events = shop.events(&live.name).await;
+        let told = events
+            .iter()
+            .any(|event| event.starts_with("Restored: ") && event.contains(&format!(" the {kind} ")));
+        if told { Ok(()) } else { Err(events.join("\n")) }
+    })
+    .await;
+    println!("{kind} ({}) restored after {took} ms", change.join(" "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_confines_without_the_network_is_restored_with_an_event_and_the_preview_lives() {
+    let _together = together().await;
+    let shop = Shop::open("drift").await;
+    let live = shop.live("page", objects::SERVE, "3m").await;
+    let cell = live.cell.clone();
+    let pods = r#"{"spec":{"hard":{"count/pods":"9","limits.cpu":"8"}}}"#;
+    let quota = ["resourcequota", names::SEAL];
+    restored(
+        &shop,
+        &live,
+        "ResourceQuota",
+        &quota,
+        "/spec/hard",
+        &["patch", "resourcequota", names::SEAL, "--type=merge", "-p", pods],
+    )
+    .await;
+    restored(
+        &shop,
+        &live,
+        "LimitRange",
+        &["limitrange", names::SEAL],
+        "/spec",
+        &["delete", "limitrange", names::SEAL],
+    )
+    .await;
+    let automount = r#"{"automountServiceAccountToken":true}"#;
+    let account = ["serviceaccount", names::SERVICE_ACCOUNT];
+    restored(
+        &shop,
+        &live,
+        "ServiceAccount",
+        &account,
+        "/automountServiceAccountToken",
+        &[
+            "patch",
+            "serviceaccount",
+            names::SERVICE_ACCOUNT,
+            "--type=merge",
+            "-p",
+            automount,
+        ],
+    )
+    .await;
+    restored(
+        &shop,
+        &live,
+        "Namespace",
+        &["namespace", &cell],
+        "/metadata/labels",
+        &["label", "namespace", &cell, "pod-security.kubernetes.io/enforce-"],
+    )
+    .await;
+    // Without its label a watch that selects by label sees the object go: the change must be found all the same.
+    for (kind, object) in [
+        ("ResourceQuota", quota),
+        ("LimitRange", ["limitrange", names::SEAL]),
+        ("ServiceAccount", account),
+    ] {
+        let label = format!("{}-", names::CELL_LABEL);
+        restored(
+            &shop,
+            &live,
+            kind,
+            &object,
+            "/metadata/labels",
+            &["label", object[0], object[1], &label],
+        )
+        .await;
+    }
+    let status = shop.until("page", "there", RESTORED, |_| true).await;
+    assert_eq!(status.phase, Phase::Ready, "{:?}", status.message);
+    assert_eq!(live.page(shop.vitrine, "/").await.body, "hello\n");
+    shop.close().await;
+}
+
+async fn seal(shop: &Shop, cell: &str) -> NetworkPolicy {
+    shop.within::<NetworkPolicy>(cell).get(names::SEAL).await.unwrap()
+}
+
+/// Breaks the seal of a preview; it must be restored while the pod ends, and the preview must end because of it.
+async fn ends(name: &str, breaks: impl Fn(&Shop, &Live)) {
+    let _together = together().await;
+    let shop = Shop::open(name).await;
+    let live = shop.live(name, STREAMER, "3m").await;
+    let spec = seal(&shop, &live.cell).await.spec;
+    let (before, begun) = (shop.vitrine.newest_hit(), now_ms());
+    breaks(&shop, &live);
+    let policies = shop.within::<NetworkPolicy>(&live.cell);
+    eventually("the seal is restored", RESTORED, async || {
+        let list = policies.list(&kube::api::ListParams::default()).await;
+        let list = list.map_err(|error| error.to_string())?.items;
+        // A cell that is being removed already was restored before: its policies go last.
+        match list.as_slice() {
+            [only] if only.spec == spec => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let restored = now_ms() - begun;
+    let ending = |s: &vitrine_crds::PreviewSandboxStatus| s.phase == Phase::Ending || s.phase.is_terminal();
+    shop.until(name, "ending", RESTORED, ending).await;
+    let told = now_ms() - begun;
+    let over = shop.over(name).await;
+    println!(
+        "{name}: restored after {restored} ms, told after {told} ms, nothing left after {} ms",
+        now_ms() - begun
+    );
+    assert_verified(&over, StatusReason::SealBroken);
+    silent_since_end(&shop, &live, before).await;
+    shop.close().await;
+}
+
+/// Whatever was connected in the gap says nothing any more once the end is proven.
+async fn silent_since_end(shop: &Shop, live: &Live, before: u64) {
+    let spoken = || -> (usize, u64) {
+        let hits = shop.vitrine.hits_from(&[live.ip.clone()], before);
+        let streams: Vec<_> = hits.iter().filter(|hit| hit.bytes > 0).collect();
+        (streams.len(), streams.iter().map(|hit| hit.bytes).sum())
+    };
+    let first = spoken();
+    let later = now_ms() + 1500;
+    eventually("time", Duration::from_secs(5), async || {
+        if now_ms() > later {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    })
+    .await;
+    assert_eq!(spoken(), first, "streams and their bytes after the proven end");
+    println!(
+        "{}: {} streams were opened in the gap, all are dead",
+        live.name, first.0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_network_policy_is_restored_and_the_preview_ends() {
+    ends("deleted", |shop, live| {
+        shop.vitrine
+            .kubectl(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_network_policy_is_restored_and_the_preview_ends() {
+    ends("emptied", |shop, live| {
+        let patch = r#"{"spec":{"ingress":null,"egress":null}}"#;
+        shop.vitrine.kubectl(&[
+            "-n",
+            &live.cell,
+            "patch",
+            "networkpolicy",
+            names::SEAL,
+            "--type=merge",
+            "-p",
+            patch,
+        ]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_widened_network_policy_is_restored_and_the_preview_ends() {
+    ends("widened", |shop, live| {
+        let patch = r#"[{"op":"add","path":"/spec/egress/-","value":{}}]"#;
+        shop.vitrine.kubectl(&[
+            "-n",
+            &live.cell,
+            "patch",
+            "networkpolicy",
+            names::SEAL,
+            "--type=json",
+            "-p",
+            patch,
+        ]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_network_policy_is_removed_and_the_preview_ends() {
+    ends("foreign", |shop, live| {
+        let file = std::env::temp_dir().join(format!("{}-foreign.yaml", live.cell));
+        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: foreign}\n\
+                      spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}\n";
+        std::fs::write(&file, policy).unwrap();
+        shop.vitrine
+            .kubectl(&["-n", &live.cell, "create", "-f", &file.display().to_string()]);
+        std::fs::remove_file(file).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_opened_in_a_gap_that_the_operator_did_not_see_is_dead_within_seconds() {
+    let _alone = alone().await;
+    let shop = Shop::open("gap").await;
+    let live = shop.live("gap", STREAMER, "3m").await;
+    let operator = shop.vitrine.without_operator();
+    let before = shop.vitrine.newest_hit();
+    shop.vitrine
+        .kubectl(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
+    let streams = || {
+        let hits = shop.vitrine.hits_from(&[live.ip.clone()], before);
+        hits.into_iter().filter(|hit| hit.bytes > 0).collect::<Vec<_>>()
+    };
+    let opened = eventually(
+        "a stream is opened in the gap",
+        Duration::from_secs(15),
+        async || {
+            streams()
+                .first()
+                .map(|hit| hit.at_ms)
+                .ok_or_else(|| "none".to_owned())
+        },
+    )
+    .await;
+    // Nobody but sidecar and kubelet is there to end it.
+    eventually("it is dead", Duration::from_secs(10), async || {
+        let last = streams()
+            .iter()
+            .filter_map(|hit| hit.last_byte_ms)
+            .max()
+            .unwrap_or(0);
+        if now_ms() > last + 1500 {
+            println!(
+                "without an operator the stream was dead {} ms after it was opened",
+                last - opened
+            );
+            assert!(last - opened <= 5000, "it spoke for {} ms", last - opened);
+            Ok(())
+        } else {
+            Err(format!("the last byte came {} ms ago", now_ms() - last))
+        }
+    })
+    .await;
+    operator.back();
+    let over = shop.over("gap").await;
+    assert_verified(&over, StatusReason::SealBroken);
+    silent_since_end(&shop, &live, before).await;
+    shop.close().await;
+}

@@ -1,0 +1,332 @@
+//! The end of a preview: at its time, by two clocks, and proven, whatever is restarted, stopped or deleted by force meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::time::Duration;
+
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Namespace, Pod},
+};
+use kube::{Api, api::DeleteParams};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use vitrine_crds::{
+    Phase, PreviewSandboxStatus, StatusReason,
+    conditions::{self, types},
+    preview_sandbox::EndResult,
+};
+use vitrine_devcluster::{Action, Place};
+use vitrine_e2e::installed::{END, Live, Shop, alone, assert_verified, eventually, now_ms, together};
+use vitrine_kit::objects;
+use vitrine_policies::names;
+
+/// Speaks five times a second for as long as it is listened to.
+const TALKER: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
+cat > /data/www/cgi-bin/talk <<'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+while :; do echo tick; sleep 0.2; done
+END
+chmod +x /data/www/cgi-bin/talk; exec httpd -f -p 8090 -h /data/www";
+
+/// Opens the endless page and waits for its first words.
+async fn listen(shop: &Shop, live: &Live) -> TcpStream {
+    let cookie = live.cookie(shop.vitrine).await;
+    let mut stream = shop
+        .vitrine
+        .send(&live.host, &format!("GET /cgi-bin/talk\n{cookie}"))
+        .await;
+    let mut seen = String::new();
+    let begun = Instant::now();
+    while !seen.contains("tick") {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it said {seen:?}");
+        let mut bytes = [0; 1024];
+        let read = timeout(Duration::from_secs(10), stream.read(&mut bytes)).await;
+        let length = read.unwrap().unwrap();
+        assert!(length > 0, "it hung up after {seen:?}");
+        seen += &String::from_utf8_lossy(&bytes[..length]);
+    }
+    stream
+}
+
+/// When a stream is cut, milliseconds since 1970.
+async fn cut(mut stream: TcpStream, patience: Duration) -> u64 {
+    let over = timeout(patience, async {
+        let mut bytes = [0; 1024];
+        while stream.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
+    })
+    .await;
+    assert!(over.is_ok(), "the stream still goes on after {patience:?}");
+    now_ms()
+}
+
+fn slots(shop: &Shop) -> Api<Lease> {
+    shop.within("vitrine-slots")
+}
+
+/// When a preview's slot is free, milliseconds since 1970.
+async fn slot_free(shop: &Shop, live: &Live) -> u64 {
+    let leases = slots(shop);
+    eventually("the slot is free", END, async || {
+        let lease = leases
+            .get_opt(&live.slot)
+            .await
+            .map_err(|error| error.to_string())?;
+        lease.map_or_else(|| Ok(now_ms()), |_| Err("it is held".to_owned()))
+    })
+    .await
+}
+
+/// Nothing of a preview is left but its receipt.
+async fn nothing_left(shop: &Shop, live: &Live) {
+    let namespaces: Api<Namespace> = Api::all(shop.client.clone());
+    assert!(namespaces.get_opt(&live.cell).await.unwrap().is_none());
+    assert!(slots(shop).get_opt(&live.slot).await.unwrap().is_none());
+    assert_eq!(processes(shop, live), "", "processes of its pod");
+}
+
+/// What runs on the node of a preview's product: its script names the test's namespace and preview.
+fn processes(shop: &Shop, live: &Live) -> String {
+    // The kubelet's cgroup of a pod carries the pod's uid.
+    let uid = live.pod.replace('-', "_");
+    let look = format!(
+        "for p in /proc/[0-9]*; do grep -qE '{}|{uid}' $p/cgroup 2>/dev/null && tr '\\0' ' ' < $p/cmdline && echo; done; true",
+        live.pod
+    );
+    let output = shop
+        .vitrine
+        .cluster
+        .exec(Place::HostMounts, &["sh", "-c", &look])
+        .unwrap();
+    output.stdout
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_its_time_a_preview_is_cut_its_end_is_proven_and_its_slot_is_free() {
+    let _together = together().await;
+    let shop = Shop::open("end").await;
+    shop.offer_script("talker", TALKER).await;
+    let begun = now_ms();
+    shop.ask("talker", "talker", "6s").await;
+    let live = shop.ready("talker").await;
+    let ready = now_ms() - begun;
+    assert!(
+        !processes(&shop, &live).is_empty(),
+        "this test can see its processes"
+    );
+    let stream = listen(&shop, &live).await;
+    let (cut, free) = tokio::join!(cut(stream, Duration::from_secs(15)), slot_free(&shop, &live));
+    let gone = shop.vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
+    assert_eq!(gone.status, 410, "{gone:?}");
+    let over = shop.over("talker").await;
+    let nothing = now_ms();
+    // Times in a status are whole seconds, cut off: what is measured may be a second more than what was.
+    let after = |then: u64| i128::from(then) - i128::from(live.expires_ms);
+    println!(
+        "create to ready {ready} ms; expiry to cut {} ms, to slot free {} ms, to nothing left {} ms",
+        after(cut),
+        after(free),
+        after(nothing)
+    );
+    assert!(
+        (-100..=2000).contains(&after(cut)),
+        "cut {} ms after expiry",
+        after(cut)
+    );
+    assert_eq!(over.phase, Phase::Ended);
+    assert_verified(&over, StatusReason::TimeOver);
+    nothing_left(&shop, &live).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_operator_the_gateway_cuts_at_expiry_and_a_later_operator_proves_the_end() {
+    let _alone = alone().await;
+    let shop = Shop::open("orphan").await;
+    let live = shop.live("talker", TALKER, "12s").await;
+    let operator = shop.vitrine.without_operator();
+    let stream = listen(&shop, &live).await;
+    assert!(now_ms() < live.expires_ms, "the operator took too long to go");
+    let cut = cut(stream, Duration::from_secs(30)).await;
+    let late = i128::from(cut) - i128::from(live.expires_ms);
+    println!("without an operator: expiry to cut {late} ms");
+    assert!((-100..=2000).contains(&late), "cut {late} ms after expiry");
+    let gone = shop.vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
+    assert_eq!(gone.status, 410, "{gone:?}");
+    assert!(
+        slots(&shop).get_opt(&live.slot).await.unwrap().is_some(),
+        "nobody has freed the slot"
+    );
+    operator.back();
+    let back = now_ms();
+    let over = shop.over("talker").await;
+    println!("operator back to nothing left {} ms", now_ms() - back);
+    assert_verified(&over, StatusReason::TimeOver);
+    nothing_left(&shop, &live).await;
+    shop.close().await;
+}
+
+/// Ends a preview and requires the proof.
+async fn ends_verified(shop: &Shop, live: &Live) {
+    let before = shop
+        .until(&live.name, "there", Duration::from_secs(30), |_| true)
+        .await;
+    println!("{}: {:?} {:?}", live.name, before.phase, before.reason);
+    if before.phase == Phase::Ready {
+        // Deleted, a preview takes its status along; the receipt is an event as well.
+        let deleted = shop.previews().delete(&live.name, &DeleteParams::default()).await;
+        deleted.unwrap();
+        eventually("the preview is gone", END, async || {
+            let found = shop.previews().get_opt(&live.name).await;
+            match found.map_err(|error| error.to_string())? {
+                None => Ok(()),
+                Some(preview) => Err(format!("{:?}", preview.status)),
+            }
+        })
+        .await;
+        let events = shop.events(&live.name).await;
+        let receipt = events.iter().find(|event| event.starts_with("Receipt: "));
+        let receipt = receipt.unwrap_or_else(|| panic!("no receipt: {events:?}"));
+        assert!(receipt.contains(r#""result":"verified""#), "{receipt}");
+    } else {
+        let over = shop.over(&live.name).await;
+        assert_eq!(over.receipt.unwrap().result, EndResult::Verified);
+    }
+    nothing_left(shop, live).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_api_server_neither_ends_nor_leaks_a_preview() {
+    let _alone = alone().await;
+    let shop = Shop::open("api").await;
+    let live = shop.live("talker", TALKER, "2m").await;
+    shop.vitrine
+        .cluster
+        .component("apiserver", Action::Restart)
+        .unwrap();
+    // The gateway goes on with what it knows.
+    let stream = listen(&shop, &live).await;
+    eventually("the API server is back", Duration::from_secs(60), async || {
+        shop.vitrine.try_kubectl(&["get", "--raw", "/readyz"]).map(drop)
+    })
+    .await;
+    drop(stream);
+    ends_verified(&shop, &live).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_containerd_neither_leaks_a_preview_nor_hides_its_end() {
+    let _alone = alone().await;
+    let shop = Shop::open("containerd").await;
+    let live = shop.live("talker", TALKER, "2m").await;
+    shop.vitrine
+        .cluster
+        .component("containerd", Action::Restart)
+        .unwrap();
+    let node = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    eventually("the node is ready", Duration::from_secs(60), async || {
+        let ready = shop.vitrine.try_kubectl(&["get", "nodes", "-o", node])?;
+        if ready == "True" { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    ends_verified(&shop, &live).await;
+    shop.close().await;
+}
+
+fn force_delete(shop: &Shop, live: &Live) {
+    shop.vitrine.kubectl(&[
+        "-n",
+        &live.cell,
+        "delete",
+        "pod",
+        names::POD,
+        "--force",
+        "--grace-period=0",
+        "--wait=false",
+    ]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_pod_deleted_by_force_is_proven_all_the_same() {
+    let _together = together().await;
+    let shop = Shop::open("force").await;
+    let live = shop.live("page", objects::SERVE, "2m").await;
+    force_delete(&shop, &live);
+    let over = shop.over("page").await;
+    assert_verified(&over, StatusReason::PodLost);
+    nothing_left(&shop, &live).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_vanished_is_unknown_and_keeps_its_slot_until_the_node_reports_it_gone() {
+    let _alone = alone().await;
+    let shop = Shop::open("vanished").await;
+    let live = shop.live("page", objects::SERVE, "5m").await;
+    let kubelet = shop.vitrine.without("kubelet", Action::Stop);
+    let pods = shop.within::<Pod>(&live.cell);
+    force_delete(&shop, &live);
+    // First ours, then gone: the operator sees a pod that somebody deletes, and then none.
+    shop.vitrine.kubectl(&[
+        "-n",
+        &live.cell,
+        "patch",
+        "pod",
+        names::POD,
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ]);
+    eventually("the pod vanishes", Duration::from_secs(10), async || {
+        match pods
+            .get_opt(names::POD)
+            .await
+            .map_err(|error| error.to_string())?
+        {
+            None => Ok(()),
+            Some(pod) => Err(format!("{:?}", pod.metadata)),
+        }
+    })
+    .await;
+    let unknown = |s: &PreviewSandboxStatus| {
+        conditions::find(&s.conditions, types::TORN_DOWN)
+            .is_some_and(|c| c.status == "Unknown" && c.reason == "EndUnknown")
+    };
+    let told = shop
+        .until("page", "unknown", Duration::from_secs(20), unknown)
+        .await;
+    assert_eq!(told.phase, Phase::Ending);
+    assert!(
+        told.message.unwrap_or_default().contains("node-1"),
+        "the node is named"
+    );
+    assert!(told.receipt.is_none(), "nothing is proven");
+    // It stays so for longer than the operator takes to ask a node again.
+    let until = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < until {
+        assert_ne!(processes(&shop, &live), "", "its containers still run");
+        assert!(
+            slots(&shop).get_opt(&live.slot).await.unwrap().is_some(),
+            "the slot is kept while containers run"
+        );
+        sleep(Duration::from_millis(500)).await;
+    }
+    kubelet.back();
+    let back = now_ms();
+    let over = shop.over("page").await;
+    println!(
+        "kubelet back to reported gone and nothing left {} ms",
+        now_ms() - back
+    );
+    assert_eq!(
+        over.receipt.as_ref().unwrap().result,
+        EndResult::ReportedGone,
+        "{over:?}"
+    );
+    nothing_left(&shop, &live).await;
+    shop.close().await;
+}

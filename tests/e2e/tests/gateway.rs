@@ -1,0 +1,191 @@
+//! The gateway is the only way in: by the link, for its own preview, until its end; WebSockets included.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use vitrine_e2e::installed::{Shop, eventually, together};
+use vitrine_kit::objects;
+
+/// Shows what the product is told: the environment of a CGI program holds every request header.
+const MIRROR: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
+cat > /data/www/cgi-bin/env <<'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\r\nSet-Cookie: own=1; Path=/\r\n\r\n'; env
+END
+chmod +x /data/www/cgi-bin/env; exec httpd -f -p 8090 -h /data/www";
+
+/// Answers every upgrade alike and returns each byte: enough of a WebSocket for whoever does not look into frames.
+const ECHO: &str = r"cat > /data/echo <<'END'
+#!/bin/sh
+upgrade=
+while read -r line; do
+  case $line in [Uu]pgrade:*) upgrade=1;; esac
+  [ ${#line} -le 1 ] && break
+done
+[ -n $upgrade ] && printf 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n'
+exec cat
+END
+chmod +x /data/echo; exec nc -ll -p 8090 -e /data/echo";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_link_opens_a_preview_and_the_product_never_sees_it() {
+    let _together = together().await;
+    let shop = Shop::open("gateway").await;
+    let vitrine = shop.vitrine;
+    let live = shop.live("mirror", MIRROR, "2m").await;
+
+    assert_eq!(
+        vitrine.ask(&live.host, "GET /").await.status,
+        403,
+        "without a link"
+    );
+    let changed = format!("GET {}x", live.open);
+    assert_eq!(
+        vitrine.ask(&live.host, &changed).await.status,
+        403,
+        "a changed link"
+    );
+    let wrong = "GET /\nCookie: __Host-vitrine-preview=eyJsIjoieCJ9.AAAA";
+    assert_eq!(
+        vitrine.ask(&live.host, wrong).await.status,
+        403,
+        "a made up cookie"
+    );
+    let stranger = "p-00000000000000000000.previews.localhost";
+    assert_eq!(
+        vitrine.ask(stranger, "GET /").await.status,
+        404,
+        "an unknown host"
+    );
+
+    let opened = vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
+    assert_eq!((opened.status, opened.header("location")), (303, Some("/")));
+    let cookie = opened.header("set-cookie").unwrap();
+    assert!(cookie.starts_with("__Host-vitrine-preview="), "{cookie}");
+    for attribute in ["Path=/", "Secure", "HttpOnly", "Max-Age="] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    assert!(!cookie.to_lowercase().contains("domain"), "{cookie}");
+
+    assert_eq!(live.page(vitrine, "/").await.body, "hello\n");
+    let cookie = live.cookie(vitrine).await;
+    let mirror = vitrine
+        .ask(&live.host, &format!("GET /cgi-bin/env\n{cookie}; theirs=2"))
+        .await;
+    assert!(mirror.body.contains("HTTP_COOKIE=theirs=2"), "{mirror:?}");
+    assert!(!mirror.body.contains("vitrine-preview"), "{mirror:?}");
+    assert!(
+        mirror.body.contains(&format!("HTTP_HOST={}", live.host)),
+        "{mirror:?}"
+    );
+    assert_eq!(mirror.header("set-cookie"), Some("own=1; Path=/"));
+
+    // The link of one preview opens no other.
+    let other = shop.live("other", objects::SERVE, "2m").await;
+    let crossed = vitrine.ask(&other.host, &format!("GET {}", live.open)).await;
+    assert_eq!(crossed.status, 403);
+    let crossed = vitrine.ask(&other.host, &format!("GET /\n{cookie}")).await;
+    assert_eq!(crossed.status, 403);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_carried_both_ways_and_other_upgrades_are_refused() {
+    let _together = together().await;
+    let shop = Shop::open("websocket").await;
+    let live = shop.live("echo", ECHO, "2m").await;
+    let cookie = live.cookie(shop.vitrine).await;
+    let request = format!(
+        "GET /ws\n{cookie}\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    );
+    let mut stream = shop.vitrine.send(&live.host, &request).await;
+    let mut head = vec![];
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = timeout(Duration::from_secs(10), stream.read_u8()).await;
+        head.push(
+            byte.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&head)))
+                .unwrap(),
+        );
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(head.contains("sec-websocket-accept"), "{head}");
+    for n in 0..3 {
+        // A masked text frame, as a browser sends it.
+        let frame = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2, n];
+        stream.write_all(&frame).await.unwrap();
+        let mut back = [0; 9];
+        timeout(Duration::from_secs(10), stream.read_exact(&mut back))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(back, frame);
+    }
+    let h2c = format!("GET /\n{cookie}\nConnection: Upgrade\nUpgrade: h2c");
+    assert_eq!(shop.vitrine.ask(&live.host, &h2c).await.status, 400);
+    // Whoever follows the preview is cut when it is ended early, too.
+    shop.previews()
+        .delete("echo", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+    let cut = timeout(Duration::from_secs(10), stream.read(&mut [0; 1])).await;
+    assert!(matches!(cut, Ok(Ok(0) | Err(_))), "{cut:?}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_its_end_a_preview_answers_gone() {
+    let _together = together().await;
+    let shop = Shop::open("gone").await;
+    let live = shop.live("page", objects::SERVE, "5s").await;
+    let cookie = live.cookie(shop.vitrine).await;
+    shop.over("page").await;
+    for request in [
+        format!("GET {}", live.open),
+        format!("GET /\n{cookie}"),
+        "GET /".to_owned(),
+    ] {
+        assert_eq!(
+            shop.vitrine.ask(&live.host, &request).await.status,
+            410,
+            "{request}"
+        );
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_pod_reaches_a_preview_neither_directly_nor_its_sidecar() {
+    let _together = together().await;
+    let shop = Shop::open("direct").await;
+    let live = shop.live("page", objects::SERVE, "2m").await;
+    // The gateway's own port shows that this pod can reach what it may.
+    let gateway = shop.house("vitrine-gateway").await;
+    let script = format!(
+        r#"t() {{ nc -w 2 $1 $2 -e /bin/sh -c "echo reached $3 >> /data/seen" < /dev/null > /dev/null 2>&1; }}
+t {gateway} 80 gateway; t {ip} 8090 product; t {ip} 20100 sidecar; cat /data/seen > /dev/termination-log"#,
+        ip = live.ip
+    );
+    shop.bare_pod(&shop.namespace, "neighbour", &script).await;
+    let said = shop.last_words(&shop.namespace, "neighbour").await;
+    assert_eq!(said, "reached gateway\n");
+    eventually(
+        "the product still answers its visitors",
+        Duration::from_secs(5),
+        async || {
+            let page = live.page(shop.vitrine, "/").await;
+            if page.status == 200 {
+                Ok(())
+            } else {
+                Err(format!("{page:?}"))
+            }
+        },
+    )
+    .await;
+    shop.close().await;
+}

@@ -1,0 +1,155 @@
+//! The operator as a process: it says what it misses, counts what it does, and ends when told.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::core::v1::Service, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, CustomResourceExt, ResourceExt,
+    api::{DeleteParams, PostParams},
+};
+use vitrine_crds::{Phase, PreviewSandbox, SkuListing};
+use vitrine_e2e::{
+    eventually::eventually,
+    house::{House, LISTING, PATIENCE},
+    operator::{Operator, Options},
+};
+use vitrine_kit::install::NAMESPACE;
+
+/// How long the operator may take to end.
+const END: Duration = Duration::from_secs(5);
+
+fn electing(name: &str) -> Options {
+    Options {
+        name: name.to_owned(),
+        leader_elect: true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_the_operator_in_time_and_in_order() {
+    let house = House::take("sigterm", 1, "24h").await;
+    let operator = Operator::ready(&house, &electing("leading"), None).await;
+    house.preview("running", "anna", None).await;
+    let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
+    house.until("running", "it is ready", PATIENCE, ready).await;
+    let standby = Operator::ready(&house, &electing("standby"), None).await;
+    let status = standby.terminate(END);
+    assert_eq!(status.code(), Some(0), "as a standby: {}", standby.last_words());
+    let status = operator.terminate(END);
+    assert_eq!(status.code(), Some(0), "as the leader: {}", operator.last_words());
+    assert_eq!(house.leader().await, None, "leadership is given up");
+    // The preview outlives its operator, and the next one ends it.
+    let _next = Operator::ready(&house, &electing("next"), None).await;
+    house.delete("running").await;
+    house.until_empty(PATIENCE).await;
+}
+
+/// Waits until `/readyz` says 503 with this text.
+async fn misses(operator: &Operator, what: &str) {
+    eventually(&format!("/readyz names {what}"), PATIENCE, async || {
+        assert_eq!(
+            operator.get("/healthz").map_or(200, |answer| answer.0),
+            200,
+            "it lives"
+        );
+        match operator.get("/readyz") {
+            Some((503, body)) if body.contains(what) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+async fn becomes_ready(operator: &Operator) {
+    eventually("/readyz says so", PATIENCE, async || {
+        match operator.get("/readyz") {
+            Some((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_names_what_the_installation_lacks() {
+    let house = House::take("readiness", 1, "24h").await;
+    let services: Api<Service> = Api::namespaced(house.client.clone(), NAMESPACE);
+    services
+        .delete("vitrine-responder", &DeleteParams::default())
+        .await
+        .unwrap();
+    let operator = Operator::start(&house, &Options::alone("no-responder"), None);
+    misses(&operator, "vitrine-responder").await;
+    house.service("vitrine-responder").await;
+    becomes_ready(&operator).await;
+    drop(operator);
+
+    let crds: Api<CustomResourceDefinition> = Api::all(house.client.clone());
+    let name = SkuListing::crd().name_any();
+    let mut crd = crds.get(&name).await.unwrap();
+    crds.delete(&name, &DeleteParams::default()).await.unwrap();
+    eventually("the resource is served no more", PATIENCE, async || {
+        let listings: Api<SkuListing> = Api::all(house.client.clone());
+        let listed = listings.list(&Default::default()).await;
+        listed.map_or(Ok(()), |_| Err("it is served still".to_owned()))
+    })
+    .await;
+    let operator = Operator::start(&house, &Options::alone("no-listings"), None);
+    misses(&operator, &name).await;
+    crd.metadata.resource_version = None;
+    crd.metadata.uid = None;
+    crds.create(&PostParams::default(), &crd).await.unwrap();
+    becomes_ready(&operator).await;
+    // And it works as well.
+    eventually("a listing is stored", PATIENCE, async || {
+        let listings: Api<SkuListing> = Api::namespaced(house.client.clone(), &house.shop);
+        let made = listings
+            .create(&PostParams::default(), &vitrine_kit::objects::stub(LISTING, ""))
+            .await;
+        made.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    house.preview("after", "anna", None).await;
+    let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
+    house.until("after", "it is ready", PATIENCE, ready).await;
+    house.delete("after").await;
+    house.until_empty(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_a_preview_from_its_creation_to_its_end() {
+    let house = House::take("metrics", 1, "24h").await;
+    let operator = Operator::ready(&house, &Options::alone("metrics"), None).await;
+    house.preview("counted", "anna", Some("1s")).await;
+    let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+    house.until("counted", "it ends", PATIENCE, over).await;
+    // The gauges are set by the sweep, every 15 s.
+    let metrics = eventually("the gauges follow", PATIENCE, async || {
+        let (_, metrics) = operator.get("/metrics").ok_or("no answer")?;
+        if metrics.contains("vitrine_previews{phase=\"Ended\"} 1") {
+            Ok(metrics)
+        } else {
+            Err(metrics)
+        }
+    })
+    .await;
+    for line in [
+        "vitrine_preview_ends_total{cause=\"TimeOver\"} 1",
+        "vitrine_preview_ready_seconds_count 1",
+        "vitrine_preview_end_seconds_count 1",
+        "vitrine_previews{phase=\"Ready\"} 0",
+        "vitrine_reconciles_total{outcome=\"ok\"}",
+        "vitrine_malformed_objects_total 0",
+        "vitrine_orphans_removed_total 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing:\n{metrics}");
+    }
+    for family in metrics.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+        assert!(family.starts_with("vitrine_"), "{family}");
+    }
+    house.delete("counted").await;
+    house.until_empty(PATIENCE).await;
+}

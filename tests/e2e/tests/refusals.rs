@@ -1,0 +1,68 @@
+//! A preview that asks for more than the envelope allows is told within a second which field, what it asked and what is
+//! allowed; nothing is made for it.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::time::Duration;
+
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
+use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::{Value, json};
+use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxSpec, StatusReason, conditions};
+use vitrine_e2e::installed::{Shop, now_ms, together};
+use vitrine_kit::objects;
+use vitrine_policies::names;
+
+async fn refused(name: &str, wish: Value, field: &str, asked: &str, allowed: &str) {
+    let _together = together().await;
+    let shop = Shop::open(name).await;
+    shop.offer_script("page", objects::SERVE).await;
+    let mut spec = json!({"listingRef": {"name": "page"}, "subject": shop.namespace});
+    spec.as_object_mut()
+        .unwrap()
+        .extend(wish.as_object().unwrap().clone());
+    let spec: PreviewSandboxSpec = serde_json::from_value(spec).unwrap();
+    let begun = now_ms();
+    let preview = shop.ask_for(PreviewSandbox::new(name, spec)).await;
+    let status = shop
+        .until(name, "refused", Duration::from_secs(1), |s| {
+            s.phase == Phase::Refused
+        })
+        .await;
+    println!("{name}: refused after {} ms", now_ms() - begun);
+    assert_eq!(status.reason, Some(StatusReason::OutsideEnvelope));
+    let message = status.message.clone().unwrap_or_default();
+    assert_eq!(message, format!("{field} asks for {asked}, allowed is {allowed}"));
+    let admitted = conditions::find(&status.conditions, conditions::types::ADMITTED).unwrap();
+    assert_eq!(
+        (admitted.status.as_str(), admitted.reason.as_str()),
+        ("False", "OutsideEnvelope")
+    );
+    assert_eq!(admitted.message, message);
+
+    let uid = preview.uid().unwrap();
+    let namespaces: Api<Namespace> = Api::all(shop.client.clone());
+    assert!(namespaces.get_opt(&names::cell(&uid)).await.unwrap().is_none());
+    let leases: Api<Lease> = shop.within("vitrine-slots");
+    let slots = leases.list(&ListParams::default()).await.unwrap().items;
+    let holder = |lease: &Lease| lease.spec.as_ref().and_then(|s| s.holder_identity.clone());
+    assert!(slots.iter().all(|lease| holder(lease).as_ref() != Some(&uid)));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_outside_the_envelope_is_refused() {
+    refused("long", json!({"ttl": "2h"}), "spec.ttl", "2h", "5s to 30m").await;
+    refused("short", json!({"ttl": "1s"}), "spec.ttl", "1s", "5s to 30m").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_larger_than_the_listing_is_refused() {
+    let size = json!({"size": {"cpu": "2", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
+    refused("large", size, "spec.size.cpu", "2", "at most 50m").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_egress_wider_than_the_listing_is_refused() {
+    let egress = json!({"egress": ["evil.example"]});
+    refused("wide", egress, "spec.egress", "\"evil.example\"", "nothing").await;
+}

@@ -1,0 +1,138 @@
+//! Two operators at once do no harm, and with leader election the second works when the first is gone.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::future::join_all;
+use kube::ResourceExt;
+use vitrine_crds::{Phase, PreviewSandbox, preview_sandbox::EndResult};
+use vitrine_e2e::{
+    eventually::eventually,
+    history::History,
+    house::{House, PATIENCE},
+    operator::{Operator, Options},
+};
+use vitrine_policies::slots::{self, Dimension};
+
+const LIMIT: i32 = 2;
+/// The previews of one subject, two at a time.
+const CROWD: usize = 10;
+
+fn phase(preview: &PreviewSandbox) -> Phase {
+    preview.status.as_ref().map_or(Phase::Queued, |s| s.phase)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_operators_without_leader_election_never_exceed_a_limit() {
+    let house = House::take("two-operators", LIMIT, "24h").await;
+    let history = History::begin(&house).await;
+    let operators = [
+        Operator::ready(&house, &Options::alone("one"), None).await,
+        Operator::ready(&house, &Options::alone("two"), None).await,
+    ];
+    let names: Vec<_> = (0..CROWD).map(|n| format!("crowd-{n}")).collect();
+    let made = join_all(names.iter().map(|name| house.preview(name, "crowd", Some("1s")))).await;
+    let patience = Duration::from_secs(120);
+    for preview in &made {
+        let name = preview.name_any();
+        let over = |p: &PreviewSandbox| phase(p).is_terminal();
+        let status = house
+            .until(&name, "it ends", patience, over)
+            .await
+            .status
+            .unwrap();
+        assert_eq!(status.phase, Phase::Ended, "{name}: {status:?}");
+        assert_eq!(status.receipt.unwrap().result, EndResult::Verified, "{name}");
+        let uid = preview.uid().unwrap();
+        assert_eq!(
+            history.ready_periods(&uid),
+            (1, 1),
+            "{name}: {:?}",
+            history.phases(&uid)
+        );
+        assert_eq!(history.slots(&uid), 1, "{name} held one slot");
+    }
+    assert_eq!(
+        history.most_slots(),
+        usize::try_from(LIMIT).unwrap(),
+        "as many at once as allowed"
+    );
+    // The same from the API server's side: there were never other slots than the two.
+    let key = slots::name(Dimension::Subject, "crowd", 0);
+    let prefix = key.trim_end_matches('0');
+    let writes = house.writes();
+    let taken: Vec<_> = writes
+        .iter()
+        .filter(|w| w.is_done() && w.label() == "create leases")
+        .filter(|w| w.name.as_ref().is_some_and(|name| name.starts_with(prefix)))
+        .filter(|w| operators.iter().any(|operator| operator.user == w.user))
+        .collect();
+    let names: BTreeSet<_> = taken.iter().filter_map(|w| w.name.clone()).collect();
+    let allowed: BTreeSet<_> = (0..LIMIT).map(|n| format!("{prefix}{n}")).collect();
+    assert_eq!(names, allowed);
+    for operator in &operators {
+        let wrote = taken.iter().filter(|w| w.user == operator.user).count();
+        println!("{} took {wrote} slots", operator.user);
+    }
+    for preview in &made {
+        house.delete(&preview.name_any()).await;
+    }
+    house.until_empty(patience).await;
+}
+
+/// Who wrote for previews after a number of writes.
+fn writers(house: &House, after: usize) -> BTreeSet<String> {
+    house
+        .writes()
+        .into_iter()
+        .skip(after)
+        .filter(|w| w.user.starts_with("vitrine-e2e:") && !w.is_aside())
+        .map(|w| w.user)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
+    let house = House::take("leader", 1, "24h").await;
+    let before = house.writes().len();
+    let elect = |name: &str| Options {
+        name: name.to_owned(),
+        leader_elect: true,
+    };
+    let first = Operator::ready(&house, &elect("leader"), None).await;
+    let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
+    house.preview("one", "anna", None).await;
+    house.until("one", "it is ready", PATIENCE, ready).await;
+    // Ready as well, so that a rollout goes on; and idle.
+    let second = Operator::ready(&house, &elect("standby"), None).await;
+    house.preview("two", "bert", None).await;
+    house.until("two", "it is ready", PATIENCE, ready).await;
+    assert_eq!(writers(&house, before), BTreeSet::from([first.user.clone()]));
+
+    let at_kill = house.writes().len();
+    first.kill();
+    house.preview("three", "cora", None).await;
+    // The lease lasts 15 s, and is tried every 2 s.
+    house
+        .until("three", "it is ready", Duration::from_secs(30), ready)
+        .await;
+    assert_eq!(writers(&house, at_kill), BTreeSet::from([second.user.clone()]));
+    for name in ["one", "two", "three"] {
+        house.delete(name).await;
+    }
+    house.until_empty(PATIENCE).await;
+
+    // One that goes in order gives leadership up: nobody waits for the lease to run out.
+    assert!(second.terminate(Duration::from_secs(5)).success());
+    let third = Operator::ready(&house, &elect("third"), None).await;
+    eventually("the third leads at once", Duration::from_secs(5), async || {
+        let holder = house.leader().await;
+        if holder.as_deref() == Some("third") {
+            Ok(())
+        } else {
+            Err(format!("{holder:?}"))
+        }
+    })
+    .await;
+    drop(third);
+}
