@@ -208,7 +208,10 @@ mod tests {
     #[test]
     fn a_local_error_is_unproven_never_shut() {
         let no_ports = seen(true, Outcome::Unproven("EADDRNOTAVAIL".into()));
-        assert_eq!(judge(true, &[], &[no_ports.clone()]), Judgement::Unproven);
+        assert_eq!(
+            judge(true, &[], std::slice::from_ref(&no_ports)),
+            Judgement::Unproven
+        );
         assert_eq!(
             judge(true, &[], &[no_ports, seen(true, Outcome::Reached)]),
             Judgement::Leaking

@@ -339,7 +339,10 @@ mod tests {
             end(&ending(Some("n"), "Failed", &[over.clone(), runs])),
             End::Pending
         );
-        assert_eq!(end(&ending(Some("n"), "Running", &[over.clone()])), End::Pending);
+        assert_eq!(
+            end(&ending(Some("n"), "Running", std::slice::from_ref(&over))),
+            End::Pending
+        );
         assert_eq!(end(&ending(Some("n"), "Pending", &[])), End::Pending);
         assert_eq!(end(&ending(None, "Pending", &[])), End::NeverStarted);
         assert_eq!(
