@@ -12,7 +12,13 @@ const HEADER: &str = "# Generated from crds/src by `cargo xtask crdgen`. Do not 
 pub fn all() -> Vec<(String, CustomResourceDefinition)> {
     [PreviewPolicy::crd(), PreviewSandbox::crd(), SkuListing::crd()]
         .into_iter()
-        .map(|crd| (format!("{}.yaml", crd.spec.names.plural), crd))
+        .map(|mut crd| {
+            // An uninstall of the chart must not delete every preview with its type. (The derive's own `annotation` would
+            // go onto each object as well.)
+            let annotations = crd.metadata.annotations.get_or_insert_default();
+            annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+            (format!("{}.yaml", crd.spec.names.plural), crd)
+        })
         .collect()
 }
 

@@ -16,7 +16,6 @@ use crate::{duration::TimeSpan, sku_listing::Size};
     category = "vitrine",
     doc = "The platform's envelope for previews; there is one, named `default`.",
     validation = Rule::new("self.metadata.name == 'default'").message("there is one PreviewPolicy a cluster and its name is \"default\""),
-    annotation("helm.sh/resource-policy", "keep"),
     printcolumn(json_path = ".spec.ttl.default", name = "TTL", type_ = "string"),
     printcolumn(json_path = ".spec.ttl.max", name = "Max TTL", type_ = "string"),
     printcolumn(json_path = ".spec.limits.perSubject", name = "Per subject", type_ = "integer"),

@@ -26,7 +26,6 @@ use crate::{
     status = "PreviewSandboxStatus",
     derive = "PartialEq",
     doc = "One visitor's try of one product in a locked, short-lived sandbox.",
-    annotation("helm.sh/resource-policy", "keep"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("a preview's name has at most 63 characters"),
     printcolumn(json_path = ".status.phase", name = "Phase", type_ = "string"),
     printcolumn(json_path = ".status.reason", name = "Reason", type_ = "string"),

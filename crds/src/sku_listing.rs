@@ -22,7 +22,6 @@ use crate::{duration::TimeSpan, quantity};
     category = "vitrine",
     namespaced,
     doc = "A product of a seller and how it is previewed.",
-    annotation("helm.sh/resource-policy", "keep"),
     printcolumn(json_path = ".spec.sku", name = "SKU", type_ = "string"),
     printcolumn(json_path = ".spec.version", name = "Version", type_ = "string"),
     printcolumn(json_path = ".spec.seller", name = "Seller", type_ = "string"),

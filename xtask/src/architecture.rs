@@ -117,3 +117,27 @@ fn every_crate_takes_lints_and_versions_from_the_workspace() {
         }
     }
 }
+
+/// Requirement CIC-14. `serde_yaml` itself is archived: the maintained drop-in stands under its name in the workspace.
+#[test]
+fn the_packages_that_are_asked_for_are_used() {
+    let root = workspace().root;
+    let lock = std::fs::read_to_string(root.join("Cargo.lock")).unwrap();
+    for package in [
+        "kube",
+        "kube-runtime",
+        "k8s-openapi",
+        "tokio",
+        "schemars",
+        "axum",
+        "yaml_serde",
+        "prometheus",
+    ] {
+        assert!(
+            lock.contains(&format!("name = \"{package}\"\n")),
+            "{package} is not in Cargo.lock"
+        );
+    }
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("serde_yaml = { package = \"yaml_serde\""));
+}

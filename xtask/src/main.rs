@@ -17,6 +17,7 @@ mod libtest;
 mod progress;
 mod requirements;
 mod results;
+mod soak;
 mod test;
 mod tools;
 mod trace;
@@ -47,6 +48,8 @@ enum Command {
     Bench(bench::Command),
     /// Write the CRD files of charts/vitrine-crds from crds/src
     Crdgen,
+    /// Run tests of tests/e2e with full counts and write docs/evidence/NAME.md
+    Soak(soak::Args),
     /// Check docs/requirements.md against the tests that ran, and print what is done
     Trace(trace::Args),
     /// Bring a real Kubernetes up on this machine, look at it, end it
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Bench(command) => bench::run(&command),
         Command::Crdgen => crdgen::run(),
         Command::Test(args) => test::run(&args).map(verdict),
+        Command::Soak(args) => soak::run(&args).map(verdict),
         Command::Trace(args) => trace::run(&args).map(verdict),
         Command::Cluster(command) => cluster::run(command),
     };

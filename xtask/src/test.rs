@@ -81,11 +81,23 @@ const E2E: &str = "vitrine-e2e";
 const PURE_LIMIT: Duration = Duration::from_secs(5 * 60);
 const DEVCLUSTER_LIMIT: Duration = Duration::from_secs(40 * 60);
 
+/// Runs one binary of tests/e2e with the counts that evidence needs; whether it passed, and what it printed.
+pub fn soak(name: &str) -> Result<(bool, String), Error> {
+    let mut run = Run::prepare(Some(format!("{E2E}::{name}::")))?;
+    run.soak = true;
+    let passed = run.everything();
+    let log = run.log(&format!("{E2E}-{name}"));
+    let text = std::fs::read_to_string(&log).map_err(Error::file("read", &log))?;
+    Ok((passed, text))
+}
+
 /// Everything that one run knows.
 struct Run {
     workspace: Workspace,
     progress: Progress,
     filter: Option<String>,
+    /// Whether tests run with the counts that evidence needs.
+    soak: bool,
     logs: PathBuf,
     results: Vec<TestResult>,
     failures: Vec<Failure>,
@@ -115,6 +127,7 @@ impl Run {
             workspace,
             progress: Progress::start(),
             filter,
+            soak: false,
             logs,
             results: Vec::new(),
             failures: Vec::new(),

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::{
         controller::Action,
         events::{Event, EventType},
@@ -253,6 +253,9 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
                 // one, the answer is "exceeded quota", not "already exists".
                 Err(error) => match found(pods.get(names::POD).await) {
                     Ok(Some(pod)) => pod,
+                    Ok(None) if recount(&quotas, &pods, &error).await? => {
+                        return Ok(Action::requeue(Duration::ZERO));
+                    }
                     _ => return rejected(context, world, error).await,
                 },
             }
@@ -274,6 +277,41 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     report.proving(StatusReason::ProbeRunning, decide::PROBING);
     status::write(context, &world.preview, report).await?;
     Ok(wake(Some(SAFETY)))
+}
+
+/// Whether the quota counts a pod that is not there; then it is removed, and the next attempt makes one that counts anew.
+///
+/// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
+/// the controller-manager looks only every five minutes. The pod's name, not the quota, keeps two attempts from two pods.
+async fn recount(quotas: &Api<ResourceQuota>, pods: &Api<Pod>, error: &Error) -> Result<bool> {
+    let exceeded =
+        |status: &kube::core::Status| status.is_forbidden() && status.message.contains("exceeded quota");
+    if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeded)) {
+        return Ok(false);
+    }
+    let quota =
+        found(quotas.get(names::SEAL).await).map_err(Error::kube("get", "ResourceQuota", names::SEAL))?;
+    let Some(quota) = quota else { return Ok(true) };
+    let used = quota.status.as_ref().and_then(|s| s.used.as_ref());
+    let counted = used
+        .and_then(|used| used.get("count/pods"))
+        .is_some_and(|pods| pods.0 != "0");
+    let there = pods.list_metadata(&ListParams::default()).await;
+    let there = there.map_err(Error::kube("list", "Pod", names::POD))?;
+    if !counted || !there.items.is_empty() {
+        return Ok(false);
+    }
+    tracing::info!(
+        cell = quota.namespace(),
+        "the quota counts a pod that was never made; counting anew"
+    );
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: quota.uid(),
+        resource_version: None,
+    });
+    let deleted = found(quotas.delete(names::SEAL, &params).await);
+    deleted.map_err(Error::kube("recount", "ResourceQuota", names::SEAL))?;
+    Ok(true)
 }
 
 /// The API server refused the pod: told within this reconciliation, with the API server's own words.

@@ -235,7 +235,7 @@ fn admission(world: &World, now: Timestamp) -> Plan {
     let limit = policy.limits.per_subject;
     if world.ahead >= usize::try_from(limit).unwrap_or(0) {
         let message = format!(
-            "{} previews of this subject come first; {limit} may live at once",
+            "{} ahead of it for this subject; {limit} may live at once",
             world.ahead
         );
         let report = Report::queued(

@@ -24,19 +24,34 @@ use crate::error::{Error, Result, found};
 /// How often orphans are looked for. They come from forced deletions, which are rare, and cost a namespace each.
 const PERIOD: Duration = Duration::from_secs(15);
 
+/// While there is an orphan it is looked at again after this, and then after twice as long each time, up to `PERIOD`: pod,
+/// namespace and slot go one after the other, and nothing else wakes the sweep.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Sweeps for ever.
 pub async fn run(context: Arc<Context>) {
+    let mut pause = SOON;
     loop {
         count(&context);
-        if let Err(error) = sweep(&context).await {
-            context
-                .metrics
-                .errors
-                .with_label_values(&[error.category()])
-                .inc();
-            tracing::warn!(%error, "failed to sweep orphans, will try again");
+        let clean = match sweep(&context).await {
+            Ok(clean) => clean,
+            Err(error) => {
+                context
+                    .metrics
+                    .errors
+                    .with_label_values(&[error.category()])
+                    .inc();
+                tracing::warn!(%error, "failed to sweep orphans, will try again");
+                true
+            }
+        };
+        if clean {
+            pause = SOON;
+            tokio::time::sleep(PERIOD).await;
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PERIOD);
         }
-        tokio::time::sleep(PERIOD).await;
     }
 }
 
@@ -55,7 +70,9 @@ fn count(context: &Context) {
     }
 }
 
-async fn sweep(context: &Context) -> Result<()> {
+/// One sweep; whether there was nothing to do.
+async fn sweep(context: &Context) -> Result<bool> {
+    let mut clean = true;
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
     let cells = namespaces
@@ -71,6 +88,7 @@ async fn sweep(context: &Context) -> Result<()> {
         if name != names::cell(uid) || lives(context, namespace.annotations(), uid).await? {
             continue;
         }
+        clean = false;
         tracing::warn!(
             cell = name,
             preview_uid = uid,
@@ -91,6 +109,7 @@ async fn sweep(context: &Context) -> Result<()> {
         if lives(context, lease.annotations(), &uid).await? {
             continue;
         }
+        clean = false;
         // The slot goes last: while its cell is there something of the preview may run.
         let cell = names::cell(&uid);
         if found(namespaces.get(&cell).await)
@@ -106,7 +125,7 @@ async fn sweep(context: &Context) -> Result<()> {
             context.metrics.orphans.inc();
         }
     }
-    Ok(())
+    Ok(clean)
 }
 
 /// Whether the preview that an object was made for still exists, as itself.
@@ -139,6 +158,8 @@ async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
     let cell = namespace.name_any();
     let pods: Api<Pod> = context.api(&cell);
     match found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", &cell))? {
+        // It takes a while to go, and counts once.
+        None if namespace.metadata.deletion_timestamp.is_some() => {}
         None => {
             apply::delete_namespace(context, namespace).await?;
             context.metrics.orphans.inc();

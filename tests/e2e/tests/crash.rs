@@ -271,8 +271,8 @@ async fn delete_round(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing() {
-    let begun = Instant::now();
     let house = House::take("crash-delete", 1, "24h").await;
+    let begun = Instant::now();
     let proxy = Proxy::start(house.client.clone()).await;
     let history = History::begin(&house).await;
     let points = points(&house, &proxy).await;
@@ -299,8 +299,8 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_killed() {
-    let begun = Instant::now();
     let house = House::take("crash", 1, "24h").await;
+    let begun = Instant::now();
     let proxy = Proxy::start(house.client.clone()).await;
     let history = History::begin(&house).await;
     let points = points(&house, &proxy).await;

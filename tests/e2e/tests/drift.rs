@@ -170,7 +170,7 @@ async fn ends(name: &str, breaks: impl Fn(&Shop, &Live)) {
 /// Whatever was connected in the gap says nothing any more once the end is proven.
 async fn silent_since_end(shop: &Shop, live: &Live, before: u64) {
     let spoken = || -> (usize, u64) {
-        let hits = shop.vitrine.hits_from(&[live.ip.clone()], before);
+        let hits = shop.vitrine.hits_from(std::slice::from_ref(&live.ip), before);
         let streams: Vec<_> = hits.iter().filter(|hit| hit.bytes > 0).collect();
         (streams.len(), streams.iter().map(|hit| hit.bytes).sum())
     };
@@ -260,7 +260,7 @@ async fn a_stream_opened_in_a_gap_that_the_operator_did_not_see_is_dead_within_s
     shop.vitrine
         .kubectl(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
     let streams = || {
-        let hits = shop.vitrine.hits_from(&[live.ip.clone()], before);
+        let hits = shop.vitrine.hits_from(std::slice::from_ref(&live.ip), before);
         hits.into_iter().filter(|hit| hit.bytes > 0).collect::<Vec<_>>()
     };
     let opened = eventually(

@@ -227,7 +227,7 @@ async fn a_restarted_containerd_neither_leaks_a_preview_nor_hides_its_end() {
         .cluster
         .component("containerd", Action::Restart)
         .unwrap();
-    let node = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    let node = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
     eventually("the node is ready", Duration::from_secs(60), async || {
         let ready = shop.vitrine.try_kubectl(&["get", "nodes", "-o", node])?;
         if ready == "True" { Ok(()) } else { Err(ready) }

@@ -114,7 +114,7 @@ async fn every_target_is_up_outside_and_shut_inside_before_and_after_ready() {
     let started = product_started(&shop, &live.cell).await;
     let late: Vec<_> = shop
         .vitrine
-        .hits_from(&[live.ip.clone()], before)
+        .hits_from(std::slice::from_ref(&live.ip), before)
         .into_iter()
         .filter(|hit| hit.bytes > 0 || hit.at_ms >= started)
         .collect();
@@ -188,7 +188,7 @@ async fn nothing_of_twelve_hostile_previews_at_once_arrives_outside_and_without_
     shop.bare_pod(&shop.namespace, "bare", HOSTILE).await;
     let address = shop.address(&shop.namespace, "bare").await;
     let bare = eventually("the method sees a leak", Duration::from_secs(30), async || {
-        let hits = shop.vitrine.hits_from(&[address.clone()], before);
+        let hits = shop.vitrine.hits_from(std::slice::from_ref(&address), before);
         let arrived = hits.iter().filter(|hit| hit.bytes > 0).count();
         if arrived > 0 {
             Ok(arrived)

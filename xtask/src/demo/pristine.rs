@@ -24,17 +24,11 @@ pub fn run() -> Result<ExitCode> {
     };
     host::ensure(&[Prerequisite::Privileges, debootstrap], &*progress)?;
     let root = std::env::temp_dir().join(format!("vitrine-pristine-{}", std::process::id()));
+    remove_stale();
     let begun = Instant::now();
     let outcome = inside(&root);
     // Nothing is mounted there any more: the mounts ended with their namespace.
-    let removed = program::run(
-        Path::new("rm"),
-        &[
-            "-rf".to_owned(),
-            "--one-file-system".to_owned(),
-            root.display().to_string(),
-        ],
-    );
+    let removed = remove(&root);
     let code = outcome?;
     removed?;
     println!(
@@ -42,6 +36,33 @@ pub fn run() -> Result<ExitCode> {
         begun.elapsed().as_secs_f64()
     );
     Ok(code)
+}
+
+/// Removes what a run that was killed has left: its folder is named by a process that is no more.
+fn remove_stale() {
+    for entry in std::fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix("vitrine-pristine-") else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid).exists() {
+            // If it cannot be removed now, it can be the next time.
+            let _ = remove(&entry.path());
+        }
+    }
+}
+
+fn remove(root: &Path) -> Result<()> {
+    let text = root.display().to_string();
+    program::run(
+        Path::new("rm"),
+        &["-rf".to_owned(), "--one-file-system".to_owned(), text],
+    )
+    .map(|_| ())
 }
 
 fn inside(root: &Path) -> Result<ExitCode> {
@@ -96,7 +117,16 @@ fn inside(root: &Path) -> Result<ExitCode> {
     eprintln!("running `cargo xtask demo --once` in it, with empty caches ...");
     let mut command = Command::new("unshare");
     command
-        .args(["--mount", "--propagation", "private", "bash"])
+        // A process tree of its own: it ends with this process, however that ends.
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child=SIGKILL",
+            "bash",
+        ])
         .arg(&script)
         .arg(root)
         .arg(rust.trim())

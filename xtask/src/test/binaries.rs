@@ -214,6 +214,10 @@ impl Run {
             .log(log)
             .limit(limit)
             .args(["--color", "never"]);
+        if binary.package == super::E2E {
+            // What tests on clusters print is figures: they belong into the log also when the test passes.
+            job = job.args(["--show-output"]);
+        }
         job.env = binary.env.iter().chain(env).cloned().collect();
         if selected.len() < binary.tests.len() {
             job = job.args(["--exact"]).args(selected);

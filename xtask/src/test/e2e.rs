@@ -11,6 +11,9 @@ use crate::clusters::{self, Clusters, Needs};
 /// Crash tests go through every write of a preview's life; the slowest binary has this long.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
+/// Tells tests to run with the counts that evidence needs.
+const SOAK: &str = "VITRINE_SOAK";
+
 impl Run {
     pub(super) fn run_e2e(&mut self, built: &[TestBinary]) {
         let Some(needs) = self.workspace.member(E2E).map(Needs::of) else {
@@ -29,7 +32,12 @@ impl Run {
         let mut clusters = Clusters::none(self.logs.clone());
         for (index, (binary, selected, levels)) in plan.iter().enumerate() {
             match clusters.ensure(levels) {
-                Ok(env) => self.run_binary(binary, selected, &env, LIMIT),
+                Ok(mut env) => {
+                    if self.soak {
+                        env.push((SOAK.into(), "1".into()));
+                    }
+                    self.run_binary(binary, selected, &env, LIMIT);
+                }
                 Err(error) => {
                     for test in selected {
                         self.fail(
