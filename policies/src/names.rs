@@ -16,8 +16,6 @@ pub const PREVIEW_FINALIZER: &str = "vitrine.dev/cell";
 pub const POD_FINALIZER: &str = "vitrine.dev/end-proof";
 /// What the names of all cells begin with.
 pub const CELL_PREFIX: &str = "vitrine-cell-";
-/// The field manager of the operator's writes.
-pub const FIELD_MANAGER: &str = "vitrine-operator";
 
 /// Name of the ResourceQuota, LimitRange and NetworkPolicy in a cell.
 pub const SEAL: &str = "vitrine";

@@ -182,7 +182,14 @@ async fn take_slot(context: &Context, preview: &PreviewSandbox, limit: i32) -> R
         let created = leases.create(&PostParams::default(), &lease).await;
         match created.map_err(Error::kube("create", "Lease", lease.name_any())) {
             Ok(lease) => return Ok(Some(lease.name_any())),
-            Err(error) if error.is_conflict() => {}
+            // Taken meanwhile; by an operator beside this one for the same preview, maybe, and one slot is enough.
+            Err(error) if error.is_conflict() => {
+                let name = lease.name_any();
+                let taken = found(leases.get(&name).await).map_err(Error::kube("get", "Lease", &name))?;
+                if taken.is_some_and(|taken| slots::holder(&taken, key, &uid) == Holder::Us) {
+                    return Ok(Some(name));
+                }
+            }
             Err(error) => return Err(error),
         }
     }

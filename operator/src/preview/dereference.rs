@@ -1,5 +1,7 @@
 //! Reads all that one preview depends on. Reads the cluster, writes nothing.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
@@ -84,7 +86,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     outside(context, &status, &mut world).await;
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
         if status.receipt.is_some() {
-            world.held_slots = held_slots(context, &status, &world.tenant.uid).await?;
+            world.held_slots = held_slots(context, &status, &world).await?;
         } else if let Some(pod) = &status.pod {
             world.reported_gone = reported_gone(context, status.node.as_deref(), &pod.uid).await;
         }
@@ -194,17 +196,26 @@ fn ahead(all: &[PreviewSandbox], preview: &PreviewSandbox) -> usize {
 
 /// The slots that a preview still holds. A preview killed between its slot and its first status holds one that no status
 /// names: then all slots are looked through.
-async fn held_slots(context: &Context, status: &PreviewSandboxStatus, uid: &str) -> Result<Vec<String>> {
+async fn held_slots(context: &Context, status: &PreviewSandboxStatus, world: &World) -> Result<Vec<String>> {
+    let uid = &world.tenant.uid;
     let leases: Api<Lease> = context.api(&context.settings.slots);
-    let holds = |lease: &Lease| lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(uid);
+    let holds = |lease: &Lease| lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(uid);
     if conditions::is_true(&status.conditions, types::ADMITTED) {
+        let limit = world
+            .policy
+            .as_ref()
+            .map_or(0, |policy| policy.limits.per_subject);
+        let subject = &world.preview.spec.subject;
+        // Also those that no status names: two operators may each have taken one at the same time.
+        let own = (0..limit).map(|index| slots::name(Dimension::Subject, subject, index));
+        let names: BTreeSet<String> = status.slots.iter().cloned().chain(own).collect();
         let mut held = vec![];
-        for name in &status.slots {
-            if get(&leases, "Lease", name)
+        for name in names {
+            if get(&leases, "Lease", &name)
                 .await?
                 .is_some_and(|lease| holds(&lease))
             {
-                held.push(name.clone());
+                held.push(name);
             }
         }
         return Ok(held);
