@@ -170,14 +170,19 @@ fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: b
             Plan::Idle(None)
         };
     }
-    let Some(ended) = &status.ended_at else {
+    // From the end of everything, not of the pod: a namespace can take longer to go than a short retention lasts.
+    let Some(finished) = conditions::find(&status.conditions, types::TORN_DOWN) else {
         return Plan::Idle(None);
     };
     // Without a policy nobody says how long: it is kept.
     let Some(policy) = &world.policy else {
         return Plan::Idle(None);
     };
-    match remaining(ended.0, policy.retention.as_duration(), now) {
+    match remaining(
+        finished.last_transition_time.0,
+        policy.retention.as_duration(),
+        now,
+    ) {
         None => Plan::Retire,
         Some(left) => Plan::Idle(Some(left)),
     }

@@ -332,7 +332,7 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     assert_eq!(report.status.phase, Phase::Ended);
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1210)), Plan::Idle(Some(_))));
-    assert!(matches!(decide(&world, at(1207 + 24 * 3600)), Plan::Retire));
+    assert!(matches!(decide(&world, at(1209 + 24 * 3600)), Plan::Retire));
 }
 
 #[test]
