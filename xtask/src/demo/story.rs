@@ -363,13 +363,9 @@ async fn stay(client: &Client, kubectl: &Kubectl, folder: &Path, target: &Target
     let begun = Instant::now();
     loop {
         tokio::time::sleep(Duration::from_secs(60)).await;
-        tracing_line(begun);
+        eprintln!(
+            "still up after {} min; Ctrl-C ends it",
+            begun.elapsed().as_secs() / 60
+        );
     }
-}
-
-fn tracing_line(begun: Instant) {
-    eprintln!(
-        "still up after {} min; Ctrl-C ends it",
-        begun.elapsed().as_secs() / 60
-    );
 }
