@@ -199,6 +199,29 @@ fn names_and_services_resolve() {
 }
 
 #[test]
+fn an_unknown_registry_is_given_up_at_once() {
+    let stage = stage();
+    namespace(&stage.cluster, "unknown");
+    let mut unknown = pod(stage, "unknown", "unknown", "true");
+    unknown["spec"]["containers"][0]["image"] = json!("registry.nowhere.example/none:1");
+    create(&stage.cluster, &unknown);
+    // The machine's own resolver, which the node cannot reach, would take a minute.
+    eventually("the pull is given up", SOON, || {
+        let status = get(&stage.cluster, &["-n", "unknown", "pod", "unknown"])["status"].clone();
+        let waiting = status["containerStatuses"][0]["state"]["waiting"].clone();
+        if waiting["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("no such host")
+        {
+            Ok(())
+        } else {
+            Err(waiting.to_string())
+        }
+    });
+}
+
+#[test]
 fn logs_exec_and_forwards_reach_a_pod() {
     let stage = stage();
     namespace(&stage.cluster, "reach");

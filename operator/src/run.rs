@@ -58,9 +58,6 @@ pub struct Arguments {
     /// The Service of the decoy.
     #[arg(long, default_value = "vitrine-decoy")]
     decoy_service: String,
-    /// The label by which cells let the gateway in (fixed by the policies of cells; here for the record).
-    #[arg(long, default_value = "app.kubernetes.io/component=gateway", hide = true)]
-    gateway_selector: String,
     /// Where the unconfined prober is, if not behind the responder's Service.
     #[arg(long)]
     prober_url: Option<String>,

@@ -10,6 +10,8 @@ pub const NODE_PLACEHOLDER: &str = "{node}";
 pub const ORDERS_ENV: &str = "VITRINE_PROBE";
 /// The environment variable with the node's address.
 pub const NODE_IP_ENV: &str = "VITRINE_NODE_IP";
+/// Where the sidecar finds the pod's memory of its life: a folder that outlives its container and that nobody else has.
+pub const WATCH_LIFE: &str = "/run/vitrine";
 
 /// What the probe is to do, as JSON in [`ORDERS_ENV`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

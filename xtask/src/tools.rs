@@ -26,7 +26,9 @@ pub fn cargo_deny(logs: &Path, progress: &Progress) -> Result<PathBuf, Error> {
         root.display()
     ));
     let job = Job::new(format!("cargo install {name}"), cargo(), Path::new("/"))
-        .args(["install", "--locked", "--force"])
+        // It runs for seconds, and an optimised build of it takes minutes.
+        .args(["install", "--locked", "--force", "--debug"])
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .args([format!("cargo-deny@{CARGO_DENY_VERSION}"), "--root".to_owned()])
         .args([&root])
         .log(logs.join("install-cargo-deny.log"))

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::config::DNS_SERVICE_ADDRESS;
 use crate::error::{Error, Result};
 use crate::paths::{INSIDE, StateDir};
 use crate::reap;
@@ -18,6 +19,8 @@ use crate::tools::Tools;
 const TOOLS: &str = "/run/vitrine-tools";
 /// Where the folder for kept logs is seen.
 pub(crate) const KEPT_LOGS: &str = "/run/vitrine-kept-logs";
+/// Where programs look for their DNS server (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What is replaced by a folder of the state folder.
 const REPLACED: [&str; 2] = ["/var/lib", "/var/log"];
 
@@ -48,6 +51,7 @@ pub(crate) fn set_up(state: &StateDir, tools: &Tools, keep_logs: Option<&Path>) 
             Path::new(place),
         )?;
     }
+    resolver()?;
     // containerd and kubelet expect mounts to spread between the pods' namespaces and theirs. This machine's own
     // namespace is no peer: `unshare --propagation private` cut that before.
     mount(
@@ -59,6 +63,27 @@ pub(crate) fn set_up(state: &StateDir, tools: &Tools, keep_logs: Option<&Path>) 
     )
     .map_err(|error| Error::Other(format!("failed to make the cluster's mounts shared: {error}")))?;
     Ok(tools.relocated(|group| PathBuf::from(TOOLS).join(group)))
+}
+
+/// The node asks the cluster's own DNS. With this machine's resolver, to which no route leads, containerd gave an unknown
+/// registry up only after 50 s. Where no DNS is (level scale and below), there is no route to its address either.
+fn resolver() -> Result<()> {
+    let mut place = PathBuf::from(RESOLV_CONF);
+    if let (Ok(target), Some(folder)) = (fs::read_link(&place), place.parent()) {
+        place = folder.join(target);
+    }
+    if !place.exists() {
+        // Dangling, where systemd-resolved has it below /run, which is ours by now; or none, and then nobody is asked.
+        let Some(folder) = place.parent().filter(|folder| folder.starts_with("/run")) else {
+            return Ok(());
+        };
+        create(folder)?;
+        File::create(&place).map_err(Error::file("create", &place))?;
+    }
+    let file = StateDir::inside().join("resolv.conf");
+    let text = format!("nameserver {DNS_SERVICE_ADDRESS}\n");
+    fs::write(&file, text).map_err(Error::file("write", &file))?;
+    mount_over(&File::open(&file).map_err(Error::file("open", &file))?, &place)
 }
 
 fn create(folder: &Path) -> Result<()> {
@@ -78,7 +103,11 @@ fn tmpfs(place: &str) -> Result<()> {
 
 fn bind(folder: &File, place: &Path) -> Result<()> {
     create(place)?;
-    let source = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    mount_over(folder, place)
+}
+
+fn mount_over(what: &File, place: &Path) -> Result<()> {
+    let source = format!("/proc/self/fd/{}", what.as_raw_fd());
     mount(
         Some(source.as_str()),
         place,

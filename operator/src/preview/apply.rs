@@ -40,6 +40,8 @@ use crate::{
 const SAFETY: Duration = Duration::from_secs(30);
 /// A queued preview looks again this often, beside being woken by a freed slot.
 const QUEUE: Duration = Duration::from_secs(5);
+/// How long a quota may be without a status before the preview says so.
+const QUOTA_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Carries the plan out.
 ///
@@ -244,7 +246,17 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     )?;
     // No pod before the quota counts: until then the API server would let everything through.
     if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
-        return Ok(Action::requeue(QUEUE));
+        let age = quota.metadata.creation_timestamp.as_ref().map(|made| made.0);
+        let now = Timestamp::now();
+        // The controller-manager counts a new quota within milliseconds: only a longer wait is worth a write.
+        if age.is_some_and(|made| {
+            Duration::try_from(now.duration_since(made)).is_ok_and(|age| age > QUOTA_PATIENCE)
+        }) {
+            let mut report = Report::from(&world.preview, now);
+            report.uncounted();
+            status::write(context, &world.preview, report).await?;
+        }
+        return Ok(Action::requeue(QUOTA_PATIENCE));
     }
     let pod = match &cell.pod {
         Some(pod) => pod.clone(),

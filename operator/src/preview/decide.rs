@@ -32,8 +32,6 @@ use super::{
     report::Report,
 };
 
-/// How long after the product's end the sidecar may still say why before the end counts as the product's own.
-const LAST_WORDS_SECONDS: i64 = 3;
 /// How long the unconfined prober may be silent before a proof counts as unproven.
 const PROBER_PATIENCE_SECONDS: i64 = 10;
 /// How long a pod may be without a node before its status says so.
@@ -362,12 +360,8 @@ fn given_up(view: &PodView, ready: bool, world: &World, now: Timestamp) -> Optio
     if let Proof::Failed(reason, message) = &view.proof {
         return stop(*reason, message);
     }
-    if let Product::Ended { why, at } = &view.product {
-        // The sidecar's last words come a moment later, and tell a breach from the product's own end.
-        let waited = at.map_or(LAST_WORDS_SECONDS, |at| now.as_second() - at);
-        if view.watching && waited < LAST_WORDS_SECONDS {
-            return Some(Plan::Idle(Some(Duration::from_millis(500))));
-        }
+    // The sidecar ends before its liveness can end the product: a product that ended beside a sound one ended by itself.
+    if let Product::Ended { why } = &view.product {
         let (reason, when) = if ready {
             (StatusReason::ProductExited, "after it was ready")
         } else {

@@ -262,14 +262,13 @@ fn a_breach_is_told_from_the_products_own_end() {
         ends_with(&decide(&breach, at(7))).0,
         StatusReason::IsolationBroken
     );
-    let undecided = ended(json!({"running": {}}));
-    assert!(
-        matches!(decide(&undecided, at(7)), Plan::Idle(Some(_))),
-        "the sidecar may still say why"
-    );
+    let own = ended(json!({"running": {}}));
+    assert_eq!(ends_with(&decide(&own, at(7))).0, StatusReason::ProductExited);
+    let swept_up = ended(json!({"terminated": {"exitCode": 0}}));
     assert_eq!(
-        ends_with(&decide(&undecided, at(10))).0,
-        StatusReason::ProductExited
+        ends_with(&decide(&swept_up, at(7))).0,
+        StatusReason::ProductExited,
+        "the kubelet stops the sidecar after the product"
     );
 }
 

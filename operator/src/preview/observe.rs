@@ -33,8 +33,6 @@ pub enum Product {
     Ended {
         /// Why, in words.
         why: String,
-        /// When, in seconds since 1970.
-        at: Option<i64>,
     },
 }
 
@@ -62,7 +60,7 @@ pub struct PodView {
     pub proof: Proof,
     /// The sidecar runs and has passed its first round.
     pub watching: bool,
-    /// What the sidecar said when it ended or was restarted. Either is a breach: it never ends by itself.
+    /// What the sidecar said when it ended or was restarted. Either is a breach: it ends by itself only on one.
     pub watch_broken: Option<String>,
     /// The seller's container.
     pub product: Product,
@@ -192,7 +190,6 @@ fn product_state(product: &ContainerStatus) -> Product {
                     .map(|m| format!(": {m}"))
                     .unwrap_or_default()
             ),
-            at: ended.finished_at.as_ref().map(|t| t.0.as_second()),
         },
         Some(ContainerState { running: Some(_), .. }) => Product::Running { ready: product.ready },
         _ => Product::Waiting,

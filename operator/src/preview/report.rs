@@ -79,6 +79,15 @@ impl Report {
         );
     }
 
+    /// The quota has no status yet.
+    pub fn uncounted(&mut self) {
+        self.say(
+            Phase::Provisioning,
+            StatusReason::WaitingForQuota,
+            "the cell's quota has no status yet, and no pod is made before: is the controller-manager running?",
+        );
+    }
+
     /// Cell and pod exist.
     pub fn provisioned(&mut self, seal: String) {
         self.status.seal = Some(seal);

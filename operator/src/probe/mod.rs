@@ -55,7 +55,7 @@ async fn prove(orders: Orders) -> Result<()> {
     let deadline = begun + Duration::from_secs(orders.deadline_seconds);
     let mut rounds = 0;
     loop {
-        let round = round::go(&orders, round::Ports::Any).await;
+        let round = round::go(&orders, round::Ports::Any, round::Patience::ToTheEnd).await;
         rounds += 1;
         let verdict = Verdict {
             nonce: orders.nonce.clone(),

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpSocket, TcpStream},
@@ -15,9 +16,9 @@ use vitrine_policies::probe::{Judgement, Orders, Outcome, Seen, judge};
 
 use crate::responder::BANNER;
 
-/// How long a target is given. The same as the unconfined prober's patience, which it must not exceed: a slow target would be
+/// How long a single target is given. The same as the unconfined prober's patience, which it must not exceed: a slow target would be
 /// "up" from outside and "shut" from inside.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TARGET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where connections start from.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,15 @@ pub(super) enum Ports<'a> {
     Held(&'a [u16]),
 }
 
+/// When a round ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Once every target has shown itself.
+    ToTheEnd,
+    /// Once one has been reached that must not be: the others cannot make that good, and take a second to be silent.
+    UntilALeak,
+}
+
 /// What a round came to.
 #[derive(Clone, Debug)]
 pub(super) struct Round {
@@ -38,7 +48,7 @@ pub(super) struct Round {
     pub(super) seen: Vec<Seen>,
 }
 
-pub(super) async fn go(orders: &Orders, ports: Ports<'_>) -> Round {
+pub(super) async fn go(orders: &Orders, ports: Ports<'_>, patience: Patience) -> Round {
     let port = |index: usize| match ports {
         Ports::Any => None,
         Ports::Held(held) => held.get(index).copied(),
@@ -62,10 +72,26 @@ pub(super) async fn go(orders: &Orders, ports: Ports<'_>) -> Round {
                 outcome,
             }
         });
-    let (canary, seen) = tokio::join!(
-        canary(&orders.canary, port(0)),
-        futures::future::join_all(targets)
-    );
+    let looking = async {
+        let mut targets: FuturesUnordered<_> = targets.collect();
+        let mut seen: Vec<Seen> = vec![];
+        while let Some(one) = targets.next().await {
+            let leak = one.required && one.outcome == Outcome::Reached;
+            seen.push(one);
+            if leak && patience == Patience::UntilALeak {
+                break;
+            }
+        }
+        seen
+    };
+    let (canary, mut seen) = tokio::join!(canary(&orders.canary, port(0)), looking);
+    // In the order in which they were asked for, not in which they answered.
+    seen.sort_by_key(|one| {
+        orders
+            .targets
+            .iter()
+            .position(|t| t.address == one.address && t.name == one.name)
+    });
     let ipv6 = std::fs::read_to_string("/proc/net/if_inet6")
         .map(|text| uncovered(&text))
         .unwrap_or_default();
@@ -82,7 +108,7 @@ async fn canary(address: &str, port: Option<u16>) -> bool {
         return false;
     };
     let mut banner = [0_u8; BANNER.len()];
-    let answered = timeout(PATIENCE, stream.read_exact(&mut banner)).await;
+    let answered = timeout(TARGET_PATIENCE, stream.read_exact(&mut banner)).await;
     let answered = matches!(answered, Ok(Ok(_))) && banner == BANNER;
     hang_up(stream);
     answered
@@ -101,7 +127,7 @@ async fn connect(address: &str, port: Option<u16>) -> Result<TcpStream, Outcome>
         .parse()
         .map_err(|_| Outcome::Unproven(format!("{address:?} is no address")))?;
     let socket = socket(port).map_err(|error| Outcome::Unproven(format!("no local socket: {error}")))?;
-    match timeout(PATIENCE, socket.connect(address)).await {
+    match timeout(TARGET_PATIENCE, socket.connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(classify(&error)),
         Err(_) => Err(Outcome::Shut("timed out".to_owned())),
@@ -222,7 +248,7 @@ mod tests {
     async fn a_round_proves_isolation_only_with_the_real_canary_and_a_shut_target() {
         let real = orders(responder(BANNER).await, closed());
         let judgement = |orders| async move {
-            let mut round = go(&orders, Ports::Any).await;
+            let mut round = go(&orders, Ports::Any, Patience::ToTheEnd).await;
             // The machine that runs this test may have IPv6.
             round.ipv6.clear();
             judge(round.canary, &round.ipv6, &round.seen)
@@ -252,7 +278,7 @@ mod tests {
             ports.push(socket.local_addr().unwrap().port());
         }
         for round in 0..5 {
-            let round_ = go(&orders, Ports::Held(&ports)).await;
+            let round_ = go(&orders, Ports::Held(&ports), Patience::ToTheEnd).await;
             assert!(round_.canary, "round {round}");
             assert!(
                 matches!(round_.seen[0].outcome, Outcome::Shut(_)),

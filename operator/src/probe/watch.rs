@@ -1,12 +1,10 @@
-//! The sidecar: a round every 1.5 s for the preview's life. On a breach it says so on its port, which is the seller's
-//! liveness: the kubelet kills the seller, with or without an operator.
+//! The sidecar: a round every second for the preview's life. On a breach it leaves its last words and ends, and its port,
+//! which is the seller's liveness, with it: the kubelet kills the seller, with or without an operator. One that the
+//! kubelet starts anew never vouches for the cell again.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    path::Path,
     time::Duration,
 };
 
@@ -17,11 +15,11 @@ use tokio::{
 };
 use vitrine_policies::{
     names,
-    probe::{Judgement, Orders, Outcome},
+    probe::{Judgement, Orders, Outcome, WATCH_LIFE},
 };
 
 use super::{
-    round::{self, Ports, Round},
+    round::{self, Patience, Ports, Round},
     say,
 };
 use crate::{
@@ -32,42 +30,64 @@ use crate::{
 };
 
 /// Begin to begin of two rounds. The exposure bound that is promised is 2 s (design, promise 1).
-const PERIOD: Duration = Duration::from_millis(1500);
+const PERIOD: Duration = Duration::from_secs(1);
 /// A sidecar takes milliseconds to listen; a busy node takes longer.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(20);
 /// How long nothing can be proven either way (the responder is being restarted, say) before that counts as a breach.
 const UNPROVEN_LIMIT: Duration = Duration::from_secs(15);
 
-/// Watches until told to stop.
+/// What the sidecar leaves in [`WATCH_LIFE`] when it begins its only life.
+const BEGUN: &str = "begun";
+
+/// Watches until told to stop, or until isolation is broken.
 ///
 /// # Errors
-/// If its ports are taken: somebody ran before it.
+/// On a breach. If its ports are taken: somebody ran before it.
 pub(super) async fn run(orders: Orders) -> Result<()> {
-    // Everything that is ever needed is taken now, while nothing of the seller runs.
-    let (held, ports) = hold(orders.targets.len() + 1)?;
-    // `prove` has just seen it; the first round here begins at once.
-    let sealed = Arc::new(AtomicBool::new(true));
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, names::WATCH_PORT));
+    if !first_life(Path::new(WATCH_LIFE))? {
+        // Nobody looked in between, and what got out is out.
+        breach("the isolation sidecar was restarted")?;
+        return serve(address, StatusCode::SERVICE_UNAVAILABLE, std::future::pending()).await;
+    }
+    // Everything that is ever needed is taken now, while nothing of the seller runs. `prove` has just seen isolation hold;
+    // the first round here begins at once.
+    let (held, ports) = hold(orders.targets.len() + 1)?;
+    let broken = serve(address, StatusCode::OK, rounds(&orders, &ports)).await;
+    drop(held);
+    broken
+}
+
+/// Answers the seller's liveness with `answer` until told to stop or `work` is done.
+async fn serve(
+    address: SocketAddr,
+    answer: StatusCode,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
     let listener = health::listen(address).await?;
-    let for_server = sealed.clone();
-    let router = Router::new().route(
-        "/sealed",
-        get(move || async move {
-            if for_server.load(Ordering::Relaxed) {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-        }),
-    );
+    let router = Router::new().route("/sealed", get(move || std::future::ready(answer)));
     let server = async { axum::serve(listener, router).await };
     tokio::select! {
-        served = server => served.map_err(|source| Error::Listen { address, source })?,
-        () = rounds(&orders, &ports, &sealed) => {}
-        () = programs::until_told() => {}
+        served = server => served.map_err(|source| Error::Listen { address, source }),
+        done = work => done,
+        () = programs::until_told() => Ok(()),
     }
-    drop(held);
-    Ok(())
+}
+
+/// Whether no sidecar of this pod has begun before. The folder is a volume of the pod that only the sidecar has.
+fn first_life(folder: &Path) -> Result<bool> {
+    match std::fs::File::create_new(folder.join(BEGUN)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Error::Setting(format!(
+            "failed to write to {}: {error}: the operator mounts it for the sidecar",
+            folder.display()
+        ))),
+    }
+}
+
+fn breach(what: &str) -> Result<()> {
+    say(&format!("{BREACH}: {what}"))
 }
 
 /// Waits until the sidecar listens, which it does last: the post-start hook that lets the product start.
@@ -86,27 +106,23 @@ pub(super) async fn until_it_listens() -> Result<()> {
     }
 }
 
-async fn rounds(orders: &Orders, ports: &[u16], sealed: &AtomicBool) {
+/// Rounds without end; an error once isolation is broken, said before.
+async fn rounds(orders: &Orders, ports: &[u16]) -> Result<()> {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut proven = Instant::now();
-    let mut broken = false;
     loop {
         ticks.tick().await;
-        let round = round::go(orders, Ports::Held(ports)).await;
+        let round = round::go(orders, Ports::Held(ports), Patience::UntilALeak).await;
         match round.judgement {
-            Judgement::Isolated if !broken => proven = Instant::now(),
+            Judgement::Isolated => proven = Instant::now(),
             Judgement::Unproven if proven.elapsed() < UNPROVEN_LIMIT => {
                 tracing::warn!("unproven: {}", trouble(&round));
             }
-            _ if broken => {}
             _ => {
-                // Broken once is broken for ever: what got out in between is out.
-                broken = true;
-                sealed.store(false, Ordering::Relaxed);
-                if let Err(error) = say(&format!("{BREACH}: {}", trouble(&round))) {
-                    tracing::error!(%error, "failed to leave last words");
-                }
+                let trouble = trouble(&round);
+                breach(&trouble)?;
+                return Err(Error::Setting(format!("{BREACH}: {trouble}")));
             }
         }
     }
@@ -146,4 +162,23 @@ fn hold(count: usize) -> Result<(Vec<TcpSocket>, Vec<u16>)> {
         ports.push(port);
     }
     Ok((held, ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_lives_once() {
+        let folder = std::env::temp_dir().join(format!("vitrine-watch-{}", std::process::id()));
+        assert!(
+            first_life(&folder).is_err(),
+            "without its folder it does not begin"
+        );
+        std::fs::create_dir(&folder).unwrap();
+        let (first, second) = (first_life(&folder), first_life(&folder));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(first.unwrap());
+        assert!(!second.unwrap());
+    }
 }

@@ -28,6 +28,11 @@ pub const PROBE_UID: i64 = 64_534;
 /// still run (attacks, 4).
 pub const GRACE_SECONDS: i64 = 1;
 
+/// The volume in which the sidecar leaves that it has begun, so that one started anew knows.
+const WATCH_LIFE_VOLUME: &str = "watch-life";
+/// It holds one empty file: a page.
+const WATCH_LIFE_SIZE: &str = "4Ki";
+
 /// How the probe gets into the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeImage {
@@ -100,20 +105,29 @@ pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &pr
                     .writable
                     .iter()
                     .enumerate()
-                    .map(|(index, folder)| Volume {
-                        name: format!("writable-{index}"),
-                        empty_dir: Some(EmptyDirVolumeSource {
-                            medium: Some("Memory".to_owned()),
-                            size_limit: Some(Quantity(folder.size.clone())),
-                        }),
-                        ..Volume::default()
-                    })
+                    .map(|(index, folder)| in_memory(&writable(index), &folder.size))
+                    .chain([in_memory(WATCH_LIFE_VOLUME, WATCH_LIFE_SIZE)])
                     .collect(),
-            )
-            .filter(|volumes: &Vec<Volume>| !volumes.is_empty()),
+            ),
             ..PodSpec::default()
         }),
         status: None,
+    }
+}
+
+/// Name of the volume of a folder that the product may write to.
+fn writable(index: usize) -> String {
+    format!("writable-{index}")
+}
+
+fn in_memory(name: &str, size: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: Some("Memory".to_owned()),
+            size_limit: Some(Quantity(size.to_owned())),
+        }),
+        ..Volume::default()
     }
 }
 
@@ -188,7 +202,7 @@ fn product(envelope: &Envelope) -> Container {
                 .iter()
                 .enumerate()
                 .map(|(index, folder)| VolumeMount {
-                    name: format!("writable-{index}"),
+                    name: writable(index),
                     mount_path: folder.path.clone(),
                     ..VolumeMount::default()
                 })
@@ -220,6 +234,11 @@ fn watch(image: &ProbeImage, orders: &probe::Orders) -> Container {
             }),
             ..Lifecycle::default()
         }),
+        volume_mounts: Some(vec![VolumeMount {
+            name: WATCH_LIFE_VOLUME.to_owned(),
+            mount_path: probe::WATCH_LIFE.to_owned(),
+            ..VolumeMount::default()
+        }]),
         ..probe_container(names::WATCH, "watch", image, orders)
     }
 }

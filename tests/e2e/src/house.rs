@@ -3,12 +3,7 @@
 //! The operators run beside the cluster as processes of the test (`operator`), with the rights that the chart gives them. One
 //! test at a time has the house: an operator serves the whole cluster. Writes the cluster; listens on one port.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -31,12 +26,15 @@ use vitrine_devcluster::{Cluster, Level, progress, tools};
 use vitrine_kit::{audit, images, install::NAMESPACE, objects, program};
 use vitrine_policies::{names, slots};
 
-use crate::{clusters, crds, eventually::eventually};
+use crate::{
+    clusters, crds,
+    eventually::eventually,
+    operator::{self, Identity, OPERATORS, Post, SLOTS},
+};
 
-/// The group that every operator of a test is in; the chart's roles are bound to it as well.
-pub const OPERATORS: &str = "vitrine-e2e:operators";
-/// The namespace of the slots, as the chart has it.
-const SLOTS: &str = "vitrine-slots";
+/// Vitrine's image, which nobody pulls here.
+const IMAGE: &str =
+    "vitrine.local/operator@sha256:1111111111111111111111111111111111111111111111111111111111111111";
 /// The listing that every test finds in its shop.
 pub const LISTING: &str = "stub";
 /// What a preview takes here from its creation to being ready is below two seconds; this is for a machine that is busy.
@@ -52,8 +50,8 @@ pub struct House {
     pub client: Client,
     /// The namespace that the test's previews are in.
     pub shop: String,
-    folder: PathBuf,
-    prober: String,
+    /// How operators are started for it.
+    pub post: Post,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -71,15 +69,22 @@ impl House {
         let folder = images::workspace().join("target/vitrine/e2e").join(shop);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("a folder for logs");
-        let house = Self {
+        let post = Post {
+            folder,
+            kubeconfig: cluster.kubeconfig().to_owned(),
+            image: IMAGE.to_owned(),
             prober: prober().await,
+            url: None,
+            identity: Identity::Own,
+        };
+        let house = Self {
             shop: shop.to_owned(),
             cluster,
             client,
-            folder,
+            post,
             _alone: alone,
         };
-        house.program();
+        operator::program();
         for namespace in [NAMESPACE, SLOTS, shop] {
             let made = objects::shop(&house.client, namespace).await;
             made.expect("a namespace");
@@ -90,35 +95,6 @@ impl House {
         house.set_policy(per_subject, retention).await;
         house.list(LISTING, "").await;
         house
-    }
-
-    /// The folder of the test's logs and kubeconfigs.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// The operator's program, built once.
-    ///
-    /// # Panics
-    /// If it does not compile.
-    pub fn program(&self) -> &'static Path {
-        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-        PROGRAM.get_or_init(|| images::operator_program().expect("the operator compiles"))
-    }
-
-    /// The namespace of the slots.
-    pub const fn slots(&self) -> &'static str {
-        SLOTS
-    }
-
-    /// Vitrine's image, which nobody pulls here.
-    pub fn image(&self) -> &'static str {
-        "vitrine.local/operator@sha256:1111111111111111111111111111111111111111111111111111111111111111"
-    }
-
-    /// The stub of the prober.
-    pub fn prober(&self) -> &str {
-        &self.prober
     }
 
     /// The previews of the shop.
@@ -393,7 +369,7 @@ impl House {
             }
         }
         assert!(items.len() >= 4, "the chart has the operator's roles: {items:?}");
-        let file = self.folder.join("rights.json");
+        let file = self.post.folder.join("rights.json");
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
         std::fs::write(&file, list.to_string()).expect("a file is written");
         self.kubectl(&[

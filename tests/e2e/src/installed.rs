@@ -9,6 +9,7 @@ use std::{
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        coordination::v1::Lease,
         core::v1::{Namespace, Pod, Service},
         events::v1::Event,
     },
@@ -23,10 +24,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::{Instant, sleep, timeout},
+    time::timeout,
 };
 use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason};
-use vitrine_devcluster::{Action, Cluster, Hit, Level, image::Image, progress};
+use vitrine_devcluster::{Action, Cluster, Hit, Level, Place, image::Image, progress};
 use vitrine_kit::{
     images,
     install::{self, NAMESPACE, Options, Target},
@@ -34,14 +35,12 @@ use vitrine_kit::{
 };
 use vitrine_policies::names;
 
-use crate::clusters;
+use crate::{clusters, eventually::eventually, operator::SLOTS};
 
 /// Far longer than a preview takes to be ready on two busy cores.
 pub const READY: Duration = Duration::from_secs(60);
 /// Far longer than an end takes.
 pub const END: Duration = Duration::from_secs(60);
-/// How often something is looked at that is waited for.
-const POLL: Duration = Duration::from_millis(50);
 
 static INSTALLED: OnceCell<Installed> = OnceCell::const_new();
 // Tests of one binary run side by side, but for those that break something which all share.
@@ -414,23 +413,6 @@ pub fn millis(time: &Timestamp) -> u64 {
     u64::try_from(time.as_millisecond()).unwrap_or(0)
 }
 
-/// Waits until something is to be had; panics with what was seen last.
-pub async fn eventually<T, F>(what: &str, patience: Duration, mut look: F) -> T
-where
-    F: AsyncFnMut() -> Result<T, String>,
-{
-    let end = Instant::now() + patience;
-    loop {
-        match look().await {
-            Ok(value) => return value,
-            Err(seen) if Instant::now() > end => {
-                panic!("{what}: not within {patience:?}; last seen: {seen}")
-            }
-            Err(_) => sleep(POLL).await,
-        }
-    }
-}
-
 /// A test's own namespace with listings and previews. Deleted at the end, which ends what is left of them.
 pub struct Shop {
     /// The installation.
@@ -629,6 +611,32 @@ impl Shop {
         let spec = service.unwrap_or_else(|error| panic!("{error}")).spec;
         spec.and_then(|spec| spec.cluster_ip)
             .unwrap_or_else(|| panic!("a Service of Vitrine has no address"))
+    }
+
+    /// The slots of all previews.
+    pub fn slots(&self) -> Api<Lease> {
+        self.within(SLOTS)
+    }
+
+    /// Requires that nothing of a preview is left but its receipt.
+    pub async fn nothing_left(&self, live: &Live) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = namespaces.get_opt(&live.cell).await;
+        let slot = self.slots().get_opt(&live.slot).await;
+        let gone = matches!((&namespace, &slot), (Ok(None), Ok(None)));
+        assert!(gone, "{}: {namespace:?} {slot:?}", live.name);
+        assert_eq!(self.processes(&live.pod), "", "processes of its pod");
+    }
+
+    /// What runs on the node of a pod with this uid.
+    pub fn processes(&self, pod: &str) -> String {
+        // The kubelet's cgroup of a pod carries the pod's uid.
+        let look = format!(
+            "for p in /proc/[0-9]*; do grep -qE '{pod}|{}' $p/cgroup 2>/dev/null && tr '\\0' ' ' < $p/cmdline && echo; done; true",
+            pod.replace('-', "_")
+        );
+        let output = self.vitrine.cluster.exec(Place::HostMounts, &["sh", "-c", &look]);
+        output.unwrap_or_else(|error| panic!("{error}")).stdout
     }
 
     /// Waits until the operator is up and leads.

@@ -10,3 +10,8 @@ pub mod house;
 pub mod installed;
 pub mod operator;
 pub mod proxy;
+
+/// Whether this run has the counts that evidence needs (`cargo xtask soak`), rather than the small ones of every day.
+pub fn soak() -> bool {
+    std::env::var("VITRINE_SOAK").is_ok_and(|value| value == "1")
+}

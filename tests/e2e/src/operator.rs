@@ -1,12 +1,11 @@
-//! Runs the real operator as a process on this machine, against a cluster whose nodes run nothing. Starts and ends processes.
+//! Runs the real operator as a process on this machine, where a test can kill it at any write. Starts and ends processes.
 
 use std::{
     fs::File,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,11 +15,49 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    eventually::eventually,
-    house::{House, OPERATORS},
-    proxy::Proxy,
-};
+use vitrine_kit::{http, images, install::NAMESPACE};
+
+use crate::{eventually::eventually, proxy::Proxy};
+
+/// The group that every operator of a test is in, where the test binds the chart's roles to it.
+pub const OPERATORS: &str = "vitrine-e2e:operators";
+/// The namespace of the slots, as the chart has it.
+pub const SLOTS: &str = "vitrine-slots";
+
+/// Where an operator works, and as whom.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// For kubeconfigs and logs.
+    pub folder: PathBuf,
+    /// The cluster's administrator's.
+    pub kubeconfig: PathBuf,
+    /// Vitrine's image, from which the probe runs.
+    pub image: String,
+    /// Where the unconfined prober is.
+    pub prober: String,
+    /// Where previews are, with `{label}`.
+    pub url: Option<String>,
+    /// As whom it acts.
+    pub identity: Identity,
+}
+
+/// As whom an operator acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// As a user of its own in the group [`OPERATORS`], so that its writes can be told from those of others.
+    Own,
+    /// As the installed operator itself.
+    Installed,
+}
+
+/// The operator's program, built once.
+///
+/// # Panics
+/// If it does not compile.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| images::operator_program().expect("the operator compiles"))
+}
 
 /// How an operator is started.
 #[derive(Clone, Debug)]
@@ -75,19 +112,19 @@ impl Operator {
     ///
     /// # Panics
     /// If it cannot be started: then no test can go on.
-    pub fn start(house: &House, options: &Options, proxy: Option<&Proxy>) -> Self {
-        let folder = house.folder();
-        let kubeconfig = folder.join(format!("{}.kubeconfig", options.name));
-        std::fs::write(&kubeconfig, kubeconfig_of(house, options, proxy)).expect("the kubeconfig is written");
-        let log = folder.join(format!("{}.log", options.name));
+    pub fn start(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Self {
+        let kubeconfig = post.folder.join(format!("{}.kubeconfig", options.name));
+        std::fs::write(&kubeconfig, kubeconfig_of(post, options, proxy)).expect("the kubeconfig is written");
+        let log = post.folder.join(format!("{}.log", options.name));
         let log_file = File::options().create(true).append(true).open(&log);
         let address = free_port();
-        let child = Command::new(house.program())
-            .args(["run", "--namespace", vitrine_kit::install::NAMESPACE])
-            .args(["--slots-namespace", house.slots(), "--image", house.image()])
+        let child = Command::new(program())
+            .args(["run", "--namespace", NAMESPACE])
+            .args(["--slots-namespace", SLOTS, "--image", &post.image])
             .args(["--identity", &options.name])
             .arg(format!("--leader-elect={}", options.leader_elect))
-            .args(["--prober-url", house.prober()])
+            .args(["--prober-url", &post.prober])
+            .args(post.url.iter().map(|url| format!("--preview-url={url}")))
             .arg(format!("--listen={address}"))
             .env("KUBECONFIG", &kubeconfig)
             .stdin(Stdio::null())
@@ -107,13 +144,13 @@ impl Operator {
     ///
     /// # Panics
     /// If it does not become ready.
-    pub async fn ready(house: &House, options: &Options, proxy: Option<&Proxy>) -> Self {
-        let operator = Self::start(house, options, proxy);
+    pub async fn ready(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Self {
+        let operator = Self::start(post, options, proxy);
         eventually(
             "the operator is ready",
             Duration::from_secs(20),
-            async || match operator.get("/readyz") {
-                Some((200, _)) => Ok(()),
+            async || match operator.get("/readyz").await {
+                Some(answer) if answer.status == 200 => Ok(()),
                 other => Err(format!("{other:?}\n{}", operator.last_words())),
             },
         )
@@ -161,8 +198,8 @@ impl Operator {
     }
 
     /// Status and body of one of its pages; `None` while nobody answers.
-    pub fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(self.address, path)
+    pub async fn get(&self, path: &str) -> Option<http::Answer> {
+        http::get(self.address, "operator", path).await.ok()
     }
 
     /// The end of its log.
@@ -178,35 +215,28 @@ impl Drop for Operator {
 }
 
 /// The administrator's kubeconfig, acting as the operator; through the proxy, which has the administrator's key itself.
-fn kubeconfig_of(house: &House, options: &Options, proxy: Option<&Proxy>) -> String {
-    let text = std::fs::read_to_string(house.cluster.kubeconfig()).expect("the cluster has a kubeconfig");
+fn kubeconfig_of(post: &Post, options: &Options, proxy: Option<&Proxy>) -> String {
+    let text = std::fs::read_to_string(&post.kubeconfig).expect("the cluster has a kubeconfig");
     let mut config: Value = serde_yaml::from_str(&text).expect("a kubeconfig is YAML");
     if let Some(proxy) = proxy {
-        let file = house.folder().join("proxy.crt");
+        let file = post.folder.join("proxy.crt");
         std::fs::write(&file, &proxy.certificate).expect("the certificate is written");
         config["clusters"][0]["cluster"] =
             json!({"server": format!("https://{}", proxy.address), "certificate-authority": file});
         config["users"][0]["user"] = json!({});
     }
     let me = &mut config["users"][0]["user"];
-    me["as"] = json!(user(&options.name));
-    me["as-groups"] = json!([OPERATORS, "system:authenticated"]);
+    match post.identity {
+        Identity::Own => {
+            me["as"] = json!(user(&options.name));
+            me["as-groups"] = json!([OPERATORS, "system:authenticated"]);
+        }
+        // Its groups are the API server's to add (Kubernetes, "User impersonation").
+        Identity::Installed => {
+            me["as"] = json!(format!("system:serviceaccount:{NAMESPACE}:vitrine-operator"));
+        }
+    }
     config.to_string()
-}
-
-/// One HTTP GET, short and without keeping the connection.
-pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 /// A port that was free a moment ago.

@@ -20,6 +20,7 @@ use vitrine_e2e::{
     house::{House, PATIENCE},
     operator::{Operator, Options},
     proxy::{Moment, Proxy, Seen, Trap},
+    soak,
 };
 use vitrine_kit::install::NAMESPACE;
 use vitrine_policies::names;
@@ -38,11 +39,6 @@ struct Point {
     label: String,
     nth: usize,
     moment: Moment,
-}
-
-/// Whether this is the long form, with the counts that evidence needs.
-fn soak() -> bool {
-    std::env::var("VITRINE_SOAK").is_ok_and(|value| value == "1")
 }
 
 /// What every write for a preview names: the preview, its uid, its cell, or the key of its slots.
@@ -73,7 +69,7 @@ async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
     forget_link_keys(house).await;
     let begun = Instant::now();
     let preview = preview(house, "life").await;
-    let operator = Operator::ready(house, &Options::alone("life"), Some(proxy)).await;
+    let operator = Operator::ready(&house.post, &Options::alone("life"), Some(proxy)).await;
     house.until("life", "it ends", LIFE, is_over).await;
     let ended = begun.elapsed();
     // The life's last write: letting go of the preview.
@@ -136,7 +132,7 @@ async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewS
     if of_link_keys && point.label != LINK_KEYS_AGAIN {
         forget_link_keys(house).await;
     }
-    let operator = Operator::start(house, &Options::alone(&name), Some(proxy));
+    let operator = Operator::start(&house.post, &Options::alone(&name), Some(proxy));
     let mut fires = proxy.arm(Trap {
         label: point.label.clone(),
         nth: point.nth,
@@ -260,7 +256,7 @@ async fn delete_round(
         }
         Deleted::Afterwards => {
             kill_at(house, proxy, point, &preview).await;
-            let next = Operator::start(house, &Options::alone("next"), Some(proxy));
+            let next = Operator::start(&house.post, &Options::alone("next"), Some(proxy));
             house.delete(&name).await;
             // This one is killed as well, at a time that nobody chose.
             drop(next);
@@ -284,7 +280,7 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
             delete_round(&house, &proxy, &points, &mut dice, round).await
         );
     }
-    let _last = Operator::ready(&house, &Options::alone("last"), Some(&proxy)).await;
+    let _last = Operator::ready(&house.post, &Options::alone("last"), Some(&proxy)).await;
     house.until_empty(LIFE).await;
     for uid in history.previews() {
         let (periods, starts) = history.ready_periods(&uid);
@@ -313,7 +309,7 @@ async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_kill
             fired = kill_at(&house, &proxy, point, &preview).await;
             if soak() {
                 // Alone: one new operator sees this life to its end before the next case begins.
-                let _next = Operator::ready(&house, &Options::alone("next"), Some(&proxy)).await;
+                let _next = Operator::ready(&house.post, &Options::alone("next"), Some(&proxy)).await;
                 judge(&house, &history, &preview).await;
             } else {
                 waiting.push(preview);
@@ -324,7 +320,7 @@ async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_kill
         }
         assert!(fired, "{point:?} was never reached");
     }
-    let _last = Operator::ready(&house, &Options::alone("last"), Some(&proxy)).await;
+    let _last = Operator::ready(&house.post, &Options::alone("last"), Some(&proxy)).await;
     join_all(waiting.iter().map(|preview| judge(&house, &history, preview))).await;
     house.until_empty(LIFE).await;
     println!("crash: {} cases, {} s", points.len(), begun.elapsed().as_secs());

@@ -7,7 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::Value;
 use vitrine_crds::{Phase, StatusReason};
-use vitrine_e2e::installed::{Live, Shop, alone, assert_verified, eventually, now_ms, together};
+use vitrine_e2e::{
+    eventually::eventually,
+    installed::{Live, Shop, alone, assert_verified, now_ms, together},
+};
 use vitrine_kit::objects;
 use vitrine_policies::names;
 

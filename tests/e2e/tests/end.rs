@@ -3,11 +3,8 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Namespace, Pod},
-};
-use kube::{Api, api::DeleteParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -18,8 +15,11 @@ use vitrine_crds::{
     conditions::{self, types},
     preview_sandbox::EndResult,
 };
-use vitrine_devcluster::{Action, Place};
-use vitrine_e2e::installed::{END, Live, Shop, alone, assert_verified, eventually, now_ms, together};
+use vitrine_devcluster::Action;
+use vitrine_e2e::{
+    eventually::eventually,
+    installed::{END, Live, Shop, alone, assert_verified, now_ms, together},
+};
 use vitrine_kit::objects;
 use vitrine_policies::names;
 
@@ -63,13 +63,9 @@ async fn cut(mut stream: TcpStream, patience: Duration) -> u64 {
     now_ms()
 }
 
-fn slots(shop: &Shop) -> Api<Lease> {
-    shop.within("vitrine-slots")
-}
-
 /// When a preview's slot is free, milliseconds since 1970.
 async fn slot_free(shop: &Shop, live: &Live) -> u64 {
-    let leases = slots(shop);
+    let leases = shop.slots();
     eventually("the slot is free", END, async || {
         let lease = leases
             .get_opt(&live.slot)
@@ -78,30 +74,6 @@ async fn slot_free(shop: &Shop, live: &Live) -> u64 {
         lease.map_or_else(|| Ok(now_ms()), |_| Err("it is held".to_owned()))
     })
     .await
-}
-
-/// Nothing of a preview is left but its receipt.
-async fn nothing_left(shop: &Shop, live: &Live) {
-    let namespaces: Api<Namespace> = Api::all(shop.client.clone());
-    assert!(namespaces.get_opt(&live.cell).await.unwrap().is_none());
-    assert!(slots(shop).get_opt(&live.slot).await.unwrap().is_none());
-    assert_eq!(processes(shop, live), "", "processes of its pod");
-}
-
-/// What runs on the node of a preview's product: its script names the test's namespace and preview.
-fn processes(shop: &Shop, live: &Live) -> String {
-    // The kubelet's cgroup of a pod carries the pod's uid.
-    let uid = live.pod.replace('-', "_");
-    let look = format!(
-        "for p in /proc/[0-9]*; do grep -qE '{}|{uid}' $p/cgroup 2>/dev/null && tr '\\0' ' ' < $p/cmdline && echo; done; true",
-        live.pod
-    );
-    let output = shop
-        .vitrine
-        .cluster
-        .exec(Place::HostMounts, &["sh", "-c", &look])
-        .unwrap();
-    output.stdout
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +86,7 @@ async fn at_its_time_a_preview_is_cut_its_end_is_proven_and_its_slot_is_free() {
     let live = shop.ready("talker").await;
     let ready = now_ms() - begun;
     assert!(
-        !processes(&shop, &live).is_empty(),
+        !shop.processes(&live.pod).is_empty(),
         "this test can see its processes"
     );
     let stream = listen(&shop, &live).await;
@@ -138,7 +110,7 @@ async fn at_its_time_a_preview_is_cut_its_end_is_proven_and_its_slot_is_free() {
     );
     assert_eq!(over.phase, Phase::Ended);
     assert_verified(&over, StatusReason::TimeOver);
-    nothing_left(&shop, &live).await;
+    shop.nothing_left(&live).await;
     shop.close().await;
 }
 
@@ -157,7 +129,7 @@ async fn without_an_operator_the_gateway_cuts_at_expiry_and_a_later_operator_pro
     let gone = shop.vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
     assert_eq!(gone.status, 410, "{gone:?}");
     assert!(
-        slots(&shop).get_opt(&live.slot).await.unwrap().is_some(),
+        shop.slots().get_opt(&live.slot).await.unwrap().is_some(),
         "nobody has freed the slot"
     );
     operator.back();
@@ -165,7 +137,7 @@ async fn without_an_operator_the_gateway_cuts_at_expiry_and_a_later_operator_pro
     let over = shop.over("talker").await;
     println!("operator back to nothing left {} ms", now_ms() - back);
     assert_verified(&over, StatusReason::TimeOver);
-    nothing_left(&shop, &live).await;
+    shop.nothing_left(&live).await;
     shop.close().await;
 }
 
@@ -195,7 +167,7 @@ async fn ends_verified(shop: &Shop, live: &Live) {
         let over = shop.over(&live.name).await;
         assert_eq!(over.receipt.unwrap().result, EndResult::Verified);
     }
-    nothing_left(shop, live).await;
+    shop.nothing_left(live).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +230,7 @@ async fn the_end_of_a_pod_deleted_by_force_is_proven_all_the_same() {
     force_delete(&shop, &live);
     let over = shop.over("page").await;
     assert_verified(&over, StatusReason::PodLost);
-    nothing_left(&shop, &live).await;
+    shop.nothing_left(&live).await;
     shop.close().await;
 }
 
@@ -308,9 +280,9 @@ async fn a_pod_that_vanished_is_unknown_and_keeps_its_slot_until_the_node_report
     // It stays so for longer than the operator takes to ask a node again.
     let until = Instant::now() + Duration::from_secs(7);
     while Instant::now() < until {
-        assert_ne!(processes(&shop, &live), "", "its containers still run");
+        assert_ne!(shop.processes(&live.pod), "", "its containers still run");
         assert!(
-            slots(&shop).get_opt(&live.slot).await.unwrap().is_some(),
+            shop.slots().get_opt(&live.slot).await.unwrap().is_some(),
             "the slot is kept while containers run"
         );
         sleep(Duration::from_millis(500)).await;
@@ -327,6 +299,6 @@ async fn a_pod_that_vanished_is_unknown_and_keeps_its_slot_until_the_node_report
         EndResult::ReportedGone,
         "{over:?}"
     );
-    nothing_left(&shop, &live).await;
+    shop.nothing_left(&live).await;
     shop.close().await;
 }

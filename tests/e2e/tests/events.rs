@@ -24,7 +24,7 @@ const STORY: [&str; 7] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn each_transition_is_told_once_whatever_operators_come_and_go() {
     let house = House::take("events", 1, "24h").await;
-    let first = Operator::ready(&house, &Options::alone("first"), None).await;
+    let first = Operator::ready(&house.post, &Options::alone("first"), None).await;
     house.preview("told", "anna", Some("8s")).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("told", "it is ready", PATIENCE, ready).await;
@@ -35,7 +35,7 @@ async fn each_transition_is_told_once_whatever_operators_come_and_go() {
     })
     .await;
     first.kill();
-    let _second = Operator::ready(&house, &Options::alone("second"), None).await;
+    let _second = Operator::ready(&house.post, &Options::alone("second"), None).await;
     let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ended);
     house.until("told", "it ends", PATIENCE, over).await;
     let events = eventually("its end is told", PATIENCE, async || {

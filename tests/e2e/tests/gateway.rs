@@ -7,7 +7,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
-use vitrine_e2e::installed::{Shop, eventually, together};
+use vitrine_e2e::{
+    eventually::eventually,
+    installed::{Shop, together},
+};
 use vitrine_kit::objects;
 
 /// Shows what the product is told: the environment of a CGI program holds every request header.

@@ -46,12 +46,12 @@ async fn try_it(house: &House) {
     })
     .await;
 
-    let operator = Operator::ready(house, &Options::alone("malformed"), None).await;
+    let operator = Operator::ready(&house.post, &Options::alone("malformed"), None).await;
     house.preview("fine", "anna", None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("fine", "it is ready", PATIENCE, ready).await;
     eventually("it is counted", PATIENCE, async || {
-        let (_, metrics) = operator.get("/metrics").ok_or("no answer")?;
+        let metrics = operator.get("/metrics").await.ok_or("no answer")?.body;
         let count = metrics
             .lines()
             .find_map(|line| line.strip_prefix("vitrine_malformed_objects_total "))

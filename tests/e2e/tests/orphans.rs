@@ -15,7 +15,7 @@ const SWEPT: Duration = Duration::from_secs(40);
 #[tokio::test(flavor = "multi_thread")]
 async fn cell_and_slot_of_a_preview_whose_finalizers_were_stripped_are_removed() {
     let house = House::take("orphans", 1, "24h").await;
-    let operator = Operator::ready(&house, &Options::alone("orphans"), None).await;
+    let operator = Operator::ready(&house.post, &Options::alone("orphans"), None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.preview("lost", "anna", None).await;
     house.preview("stays", "bert", None).await;
@@ -37,7 +37,7 @@ async fn cell_and_slot_of_a_preview_whose_finalizers_were_stripped_are_removed()
     .await;
     println!("swept after {:.1} s", begun.elapsed().as_secs_f64());
     house.until("stays", "it is still ready", PATIENCE, ready).await;
-    let (_, metrics) = operator.get("/metrics").unwrap();
+    let metrics = operator.get("/metrics").await.unwrap().body;
     let count = metrics
         .lines()
         .find_map(|line| line.strip_prefix("vitrine_orphans_removed_total "));

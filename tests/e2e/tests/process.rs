@@ -31,18 +31,18 @@ fn electing(name: &str) -> Options {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_the_operator_in_time_and_in_order() {
     let house = House::take("sigterm", 1, "24h").await;
-    let operator = Operator::ready(&house, &electing("leading"), None).await;
+    let operator = Operator::ready(&house.post, &electing("leading"), None).await;
     house.preview("running", "anna", None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("running", "it is ready", PATIENCE, ready).await;
-    let standby = Operator::ready(&house, &electing("standby"), None).await;
+    let standby = Operator::ready(&house.post, &electing("standby"), None).await;
     let status = standby.terminate(END);
     assert_eq!(status.code(), Some(0), "as a standby: {}", standby.last_words());
     let status = operator.terminate(END);
     assert_eq!(status.code(), Some(0), "as the leader: {}", operator.last_words());
     assert_eq!(house.leader().await, None, "leadership is given up");
     // The preview outlives its operator, and the next one ends it.
-    let _next = Operator::ready(&house, &electing("next"), None).await;
+    let _next = Operator::ready(&house.post, &electing("next"), None).await;
     house.delete("running").await;
     house.until_empty(PATIENCE).await;
 }
@@ -51,12 +51,12 @@ async fn sigterm_ends_the_operator_in_time_and_in_order() {
 async fn misses(operator: &Operator, what: &str) {
     eventually(&format!("/readyz names {what}"), PATIENCE, async || {
         assert_eq!(
-            operator.get("/healthz").map_or(200, |answer| answer.0),
+            operator.get("/healthz").await.map_or(200, |answer| answer.status),
             200,
             "it lives"
         );
-        match operator.get("/readyz") {
-            Some((503, body)) if body.contains(what) => Ok(()),
+        match operator.get("/readyz").await {
+            Some(answer) if answer.status == 503 && answer.body.contains(what) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -65,8 +65,8 @@ async fn misses(operator: &Operator, what: &str) {
 
 async fn becomes_ready(operator: &Operator) {
     eventually("/readyz says so", PATIENCE, async || {
-        match operator.get("/readyz") {
-            Some((200, _)) => Ok(()),
+        match operator.get("/readyz").await {
+            Some(answer) if answer.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -81,7 +81,7 @@ async fn readiness_names_what_the_installation_lacks() {
         .delete("vitrine-responder", &DeleteParams::default())
         .await
         .unwrap();
-    let operator = Operator::start(&house, &Options::alone("no-responder"), None);
+    let operator = Operator::start(&house.post, &Options::alone("no-responder"), None);
     misses(&operator, "vitrine-responder").await;
     house.service("vitrine-responder").await;
     becomes_ready(&operator).await;
@@ -97,7 +97,7 @@ async fn readiness_names_what_the_installation_lacks() {
         listed.map_or(Ok(()), |_| Err("it is served still".to_owned()))
     })
     .await;
-    let operator = Operator::start(&house, &Options::alone("no-listings"), None);
+    let operator = Operator::start(&house.post, &Options::alone("no-listings"), None);
     misses(&operator, &name).await;
     crd.metadata.resource_version = None;
     crd.metadata.uid = None;
@@ -122,13 +122,13 @@ async fn readiness_names_what_the_installation_lacks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_a_preview_from_its_creation_to_its_end() {
     let house = House::take("metrics", 1, "24h").await;
-    let operator = Operator::ready(&house, &Options::alone("metrics"), None).await;
+    let operator = Operator::ready(&house.post, &Options::alone("metrics"), None).await;
     house.preview("counted", "anna", Some("1s")).await;
     let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase.is_terminal());
     house.until("counted", "it ends", PATIENCE, over).await;
     // The gauges are set by the sweep, every 15 s.
     let metrics = eventually("the gauges follow", PATIENCE, async || {
-        let (_, metrics) = operator.get("/metrics").ok_or("no answer")?;
+        let metrics = operator.get("/metrics").await.ok_or("no answer")?.body;
         if metrics.contains("vitrine_previews{phase=\"Ended\"} 1") {
             Ok(metrics)
         } else {

@@ -32,7 +32,7 @@ async fn a_second_later(preview: &PreviewSandbox) {
 async fn previews_of_one_subject_are_admitted_one_after_the_other_in_the_order_of_their_creation() {
     let house = House::take("queue", 1, "24h").await;
     let history = History::begin(&house).await;
-    let _operator = Operator::ready(&house, &Options::alone("queue"), None).await;
+    let _operator = Operator::ready(&house.post, &Options::alone("queue"), None).await;
     let names = ["first", "second", "third"];
     for (ahead, name) in names.into_iter().enumerate() {
         let preview = house.preview(name, "alice", Some("6s")).await;

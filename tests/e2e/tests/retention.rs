@@ -18,7 +18,7 @@ use vitrine_e2e::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finished_preview_is_deleted_after_its_retention_and_its_receipt_outlives_it() {
     let house = House::take("retention", 1, "3s").await;
-    let _operator = Operator::ready(&house, &Options::alone("retention"), None).await;
+    let _operator = Operator::ready(&house.post, &Options::alone("retention"), None).await;
     let preview = house.preview("kept", "anna", Some("1s")).await;
     let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase.is_terminal());
     let ended = house

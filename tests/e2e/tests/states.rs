@@ -16,7 +16,10 @@ use vitrine_crds::{
     conditions::{self, types},
 };
 use vitrine_devcluster::Action;
-use vitrine_e2e::installed::{END, READY, Shop, alone, eventually, together};
+use vitrine_e2e::{
+    eventually::eventually,
+    installed::{END, READY, Shop, alone, together},
+};
 use vitrine_kit::objects;
 use vitrine_policies::{
     cell::{Tenant, boundary},
@@ -183,7 +186,7 @@ fn ageless(line: &str) -> String {
 
 fn missing(shop: &Shop) -> vitrine_crds::SkuListing {
     let mut listing = objects::script("missing", &shop.vitrine.busybox, "true");
-    // A registry that refuses at once: a name that does not resolve would be known only after the resolver's patience.
+    // A registry that refuses, with the same words wherever the cluster runs.
     listing.spec.preview.image = format!("127.0.0.1:1/nowhere@sha256:{}", "0".repeat(64));
     listing
 }
@@ -343,6 +346,26 @@ async fn a_product_that_exits_at_once_is_told_within_seconds() {
     let over = shop.over("crash").await;
     let message = over.message.unwrap_or_default();
     assert!(message.contains("exit code 3: no licence"), "{message}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_nobody_counts_is_told_and_no_pod_is_made_before() {
+    let _alone = alone().await;
+    let shop = Shop::open("uncounted").await;
+    shop.offer_script("page", objects::SERVE).await;
+    let controllers = shop.vitrine.without("controller-manager", Action::Pause);
+    let preview = shop.ask("page", "page", "5s").await;
+    let told = shop
+        .until("page", "told", TOLD, |s| {
+            s.reason == Some(StatusReason::WaitingForQuota)
+        })
+        .await;
+    assert_eq!(told.phase, Phase::Provisioning);
+    let pods = shop.within::<Pod>(&Tenant::of(&preview).unwrap().cell);
+    assert!(pods.get_opt(names::POD).await.unwrap().is_none());
+    controllers.back();
+    shop.ready("page").await;
     shop.close().await;
 }
 

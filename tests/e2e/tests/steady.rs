@@ -9,13 +9,13 @@ use vitrine_e2e::{
     eventually::eventually,
     house::{House, PATIENCE},
     operator::{Operator, Options},
+    soak,
 };
 use vitrine_kit::audit;
 
 /// Longer than every period of the operator's own in the short form, and what the issue asks for in the long one.
 fn watched() -> Duration {
-    let soak = std::env::var("VITRINE_SOAK").is_ok_and(|value| value == "1");
-    Duration::from_secs(if soak { 60 } else { 17 })
+    Duration::from_secs(if soak() { 60 } else { 17 })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +26,7 @@ async fn a_ready_preview_causes_no_writes() {
         leader_elect: true,
     };
     let begun = Timestamp::now();
-    let operator = Operator::ready(&house, &options, None).await;
+    let operator = Operator::ready(&house.post, &options, None).await;
     house.preview("calm", "anna", None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("calm", "it is ready", PATIENCE, ready).await;

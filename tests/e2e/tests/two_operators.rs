@@ -28,8 +28,8 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
     let before = house.writes().len();
     let history = History::begin(&house).await;
     let operators = [
-        Operator::ready(&house, &Options::alone("one"), None).await,
-        Operator::ready(&house, &Options::alone("two"), None).await,
+        Operator::ready(&house.post, &Options::alone("one"), None).await,
+        Operator::ready(&house.post, &Options::alone("two"), None).await,
     ];
     let names: Vec<_> = (0..CROWD).map(|n| format!("crowd-{n}")).collect();
     let made = join_all(names.iter().map(|name| house.preview(name, "crowd", Some("1s")))).await;
@@ -102,12 +102,12 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
         name: name.to_owned(),
         leader_elect: true,
     };
-    let first = Operator::ready(&house, &elect("leader"), None).await;
+    let first = Operator::ready(&house.post, &elect("leader"), None).await;
     let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
     house.preview("one", "anna", None).await;
     house.until("one", "it is ready", PATIENCE, ready).await;
     // Ready as well, so that a rollout goes on; and idle.
-    let second = Operator::ready(&house, &elect("standby"), None).await;
+    let second = Operator::ready(&house.post, &elect("standby"), None).await;
     house.preview("two", "bert", None).await;
     house.until("two", "it is ready", PATIENCE, ready).await;
     assert_eq!(writers(&house, before), BTreeSet::from([first.user.clone()]));
@@ -127,7 +127,7 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
 
     // One that goes in order gives leadership up: nobody waits for the lease to run out.
     assert!(second.terminate(Duration::from_secs(5)).success());
-    let third = Operator::ready(&house, &elect("third"), None).await;
+    let third = Operator::ready(&house.post, &elect("third"), None).await;
     eventually("the third leads at once", Duration::from_secs(5), async || {
         let holder = house.leader().await;
         if holder.as_deref() == Some("third") {

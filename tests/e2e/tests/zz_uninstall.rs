@@ -53,7 +53,7 @@ async fn uninstalling_ends_live_previews_and_leaves_no_cell_and_installing_again
     assert!(slots.is_empty(), "{slots:?}");
 
     // The namespace of the slots goes with the chart, and must be gone before another one is made.
-    vitrine_e2e::installed::eventually(
+    vitrine_e2e::eventually::eventually(
         "the slots' namespace is gone",
         std::time::Duration::from_secs(60),
         async || match namespaces.get_opt("vitrine-slots").await {

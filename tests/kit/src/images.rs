@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use vitrine_devcluster::{
+    host,
     image::{self, Contents, FileEntry, Image, ImageConfig},
-    progress::Progress,
+    progress::{self, Progress},
     tools,
 };
 
@@ -98,11 +99,12 @@ pub fn pocketbase_at(repository: &str, progress: &dyn Progress) -> Result<Image>
     build(&contents)
 }
 
-/// A product for tests: busybox, whose behaviour a listing's arguments decide.
+/// A product for tests: busybox, whose behaviour a listing's arguments decide. Installs the Debian package that it is from.
 ///
 /// # Errors
-/// If this machine has no static busybox.
+/// If this machine has no static busybox and it cannot be installed.
 pub fn busybox() -> Result<Image> {
+    host::ensure(host::BUSYBOX, &*progress::for_stderr(true))?;
     build(&image::busybox("vitrine.local/busybox:dev")?)
 }
 

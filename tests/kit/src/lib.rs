@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod error;
+pub mod http;
 pub mod images;
 pub mod install;
 pub mod objects;

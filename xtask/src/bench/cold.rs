@@ -10,11 +10,10 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vitrine_crds::{Phase, PreviewSandbox, SkuListing};
 use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, image::Image, progress};
 use vitrine_kit::{
-    Error, Result, audit, images,
+    Error, Result, audit, http, images,
     install::{self, NAMESPACE, Options, Target},
     objects,
 };
@@ -197,20 +196,10 @@ async fn reconciles(cluster: &Cluster, client: &Client) -> Result<f64> {
         .parse()
         .map_err(|e| Error::Other(format!("{ip}: {e}")))?;
     let port = cluster.forward(0, address)?;
-    let text = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        Ok::<_, std::io::Error>(text)
-    };
-    let text = text
-        .await
-        .map_err(|e| Error::Other(format!("the operator's metrics: {e}")))?;
+    let answer = http::get(([127, 0, 0, 1], port).into(), "operator", "/metrics").await?;
     cluster.unforward(port)?;
-    let lines = text
+    let lines = answer
+        .body
         .lines()
         .filter(|line| line.starts_with("vitrine_reconciles_total"));
     Ok(lines

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{Api, Client};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vitrine_crds::{Phase, PreviewSandbox, preview_sandbox::EndResult};
 use vitrine_devcluster::{host, tools};
 use vitrine_kit::{
-    Error, Result, images,
+    Error, Result, http, images,
     install::{self, NAMESPACE, Target},
     objects, program,
 };
@@ -277,36 +276,19 @@ async fn nothing_left(client: &Client, ended: &PreviewSandbox, link: &str, port:
             .is_some(),
         "the pod",
     )?;
-    let answer = get(link, port).await?;
-    if !answer.starts_with("HTTP/1.1 410") {
-        return Err(Error::Other(format!("the link still answers: {answer}")));
-    }
-    println!(
-        "\nnamespace {cell}: gone\npod {cell}/preview: gone\nlink: {}",
-        answer.lines().next().unwrap_or_default()
-    );
-    Ok(())
-}
-
-/// The first bytes that the link answers.
-async fn get(link: &str, port: u16) -> Result<String> {
-    let failed = |error: std::io::Error| Error::Other(format!("the gateway does not answer: {error}"));
     let (host, path) = link
         .trim_start_matches("http://")
         .split_once('/')
         .unwrap_or((link, ""));
-    let work = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.take(4096).read_to_string(&mut answer).await?;
-        Ok(answer)
-    };
-    tokio::time::timeout(Duration::from_secs(10), work)
-        .await
-        .map_err(|_| Error::Other("the gateway does not answer in time".to_owned()))?
-        .map_err(failed)
+    let answer = http::get(([127, 0, 0, 1], port).into(), host, &format!("/{path}")).await?;
+    if answer.status != 410 {
+        return Err(Error::Other(format!("the link still answers: {answer:?}")));
+    }
+    println!(
+        "\nnamespace {cell}: gone\npod {cell}/preview: gone\nlink: {}",
+        format!("{} Gone", answer.status)
+    );
+    Ok(())
 }
 
 fn receipt(ended: &PreviewSandbox) -> Result<String> {
