@@ -285,8 +285,8 @@ async fn nothing_left(client: &Client, ended: &PreviewSandbox, link: &str, port:
         return Err(Error::Other(format!("the link still answers: {answer:?}")));
     }
     println!(
-        "\nnamespace {cell}: gone\npod {cell}/preview: gone\nlink: {}",
-        format!("{} Gone", answer.status)
+        "\nnamespace {cell}: gone\npod {cell}/preview: gone\nlink: {} Gone",
+        answer.status
     );
     Ok(())
 }
