@@ -22,12 +22,13 @@ pub fn run(args: &Args) -> Result<bool, Error> {
     std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
     let mut good = true;
     for name in &args.names {
-        let begun = Instant::now();
+        // What is going to be built now, not what somebody edits meanwhile.
+        let (begun, commit) = (Instant::now(), commit(&root));
         let (passed, output) = test::soak(name)?;
         good &= passed;
         if passed {
             let path = folder.join(format!("{name}.md"));
-            let text = evidence(name, &commit(&root), begun.elapsed().as_secs(), &output);
+            let text = evidence(name, &commit, begun.elapsed().as_secs(), &output);
             std::fs::write(&path, text).map_err(Error::file("write", &path))?;
             println!("wrote {}", path.display());
         }

@@ -262,6 +262,12 @@ fn a_breach_is_told_from_the_products_own_end() {
         ends_with(&decide(&breach, at(7))).0,
         StatusReason::IsolationBroken
     );
+    let killed = ended(json!({"terminated": {"exitCode": 137}}));
+    assert_eq!(
+        ends_with(&decide(&killed, at(7))).0,
+        StatusReason::IsolationBroken,
+        "nobody watched"
+    );
     let own = ended(json!({"running": {}}));
     assert_eq!(ends_with(&decide(&own, at(7))).0, StatusReason::ProductExited);
     let swept_up = ended(json!({"terminated": {"exitCode": 0}}));

@@ -155,18 +155,17 @@ fn proof(prove: Option<&ContainerStatus>, nonce: &str) -> Proof {
 }
 
 fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<String> {
-    let message = |state: &Option<ContainerState>| {
-        state
-            .as_ref()
-            .and_then(|s| s.terminated.as_ref())
-            .map(|t| t.message.clone().unwrap_or_default())
-    };
-    // After the product's own end the kubelet stops the sidecar: then only what it says counts.
-    let said = message(&watch.state).or_else(|| message(&watch.last_state));
-    match said {
-        Some(text) if text.starts_with(BREACH) => Some(text),
-        Some(text) if !product_ended => Some(format!("the isolation sidecar ended: {text:?}")),
-        None if watch.restart_count > 0 => Some("the isolation sidecar was restarted".to_owned()),
+    let ended = |state: &Option<ContainerState>| state.as_ref().and_then(|s| s.terminated.clone());
+    let ended = ended(&watch.state).or_else(|| ended(&watch.last_state));
+    let said = ended.as_ref().and_then(|e| e.message.clone()).unwrap_or_default();
+    match ended {
+        Some(_) if said.starts_with(BREACH) => Some(said),
+        _ if watch.restart_count > 0 => Some("the isolation sidecar was restarted".to_owned()),
+        // After the product's own end the kubelet stops the sidecar, which then ends in order.
+        Some(ended) if !product_ended || ended.exit_code != 0 => Some(format!(
+            "the isolation sidecar ended with code {}: {said:?}",
+            ended.exit_code
+        )),
         _ => None,
     }
 }

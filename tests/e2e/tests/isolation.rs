@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
+use k8s_openapi::api::{
+    core::v1::{ContainerStatus, Pod},
+    networking::v1::NetworkPolicy,
+};
 use kube::api::PostParams;
 use vitrine_crds::{Phase, StatusReason};
 use vitrine_devcluster::{Action, Place};
 use vitrine_e2e::{
     eventually::eventually,
-    installed::{READY, Shop, alone, assert_verified, millis, now_ms, together},
+    installed::{Live, READY, Shop, alone, assert_verified, millis, now_ms, together},
 };
 use vitrine_kit::objects;
 use vitrine_policies::names;
@@ -238,6 +241,30 @@ async fn with_the_policy_controller_stopped_no_preview_is_ready_and_the_reason_s
     shop.close().await;
 }
 
+/// Takes every rule of the policy controller away.
+fn flush(shop: &Shop) {
+    let flush = ["iptables", "-w", "-F", "KUBE-ROUTER-FORWARD"];
+    let done = shop.vitrine.cluster.exec(Place::Node, &flush).unwrap();
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+/// Waits until the product of a preview is seen to have ended.
+async fn killed(shop: &Shop, live: &Live) {
+    let pods = shop.within::<Pod>(&live.cell);
+    eventually("the product is killed", Duration::from_secs(20), async || {
+        let pod = pods.get_opt(names::POD).await;
+        let status = pod.map_err(|error| error.to_string())?.and_then(|pod| pod.status);
+        let states = status.unwrap_or_default().container_statuses.unwrap_or_default();
+        let over = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.terminated.is_some());
+        if states.iter().all(over) {
+            Ok(())
+        } else {
+            Err(format!("{states:?}"))
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds() {
     let _alone = alone().await;
@@ -246,36 +273,14 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds() {
     // Afterwards the controller makes its rules anew: it would look by itself only every five minutes (attacks, 10).
     let netpol = shop.vitrine.without("netpol", Action::Stop);
     let flushed = now_ms();
-    let done = shop
-        .vitrine
-        .cluster
-        .exec(Place::Node, &["iptables", "-w", "-F", "KUBE-ROUTER-FORWARD"])
-        .unwrap();
-    assert_eq!(done.code, 0, "{done:?}");
+    flush(&shop);
     let told = shop
         .until("page", "told", Duration::from_secs(20), |s| {
             s.phase == Phase::Ending || s.phase.is_terminal()
         })
         .await;
     let told_ms = now_ms() - flushed;
-    let pods = shop.within::<Pod>(&live.cell);
-    eventually("the product is killed", Duration::from_secs(20), async || {
-        let pod = pods
-            .get_opt(names::POD)
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = pod.and_then(|pod| pod.status).unwrap_or_default();
-        let states = status.container_statuses.unwrap_or_default();
-        let killed = states
-            .iter()
-            .all(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some()));
-        if killed {
-            Ok(())
-        } else {
-            Err(format!("{states:?}"))
-        }
-    })
-    .await;
+    killed(&shop, &live).await;
     let killed_ms = now_ms() - flushed;
     shop.until("page", "proven to have ended", Duration::from_secs(20), |s| {
         s.receipt.is_some()
@@ -299,5 +304,44 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds() {
     }
     assert_verified(&over, StatusReason::IsolationBroken);
     assert!(live.expires_ms > now_ms(), "not its time but the breach ended it");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_the_same() {
+    let _alone = alone().await;
+    let shop = Shop::open("unwatched").await;
+    let blind = shop.live("blind", objects::SERVE, "3m").await;
+    let leaking = shop.live("leaking", objects::SERVE, "3m").await;
+    let operator = shop.vitrine.without_operator();
+
+    let kill = format!(
+        "for p in /proc/[0-9]*; do grep -qE '{}|{}' $p/cgroup 2>/dev/null && tr '\\0' ' ' < $p/cmdline | grep -q 'probe watch' \
+         && kill -9 ${{p#/proc/}} && echo killed; done; true",
+        blind.pod,
+        blind.pod.replace('-', "_")
+    );
+    let begun = now_ms();
+    let done = shop.vitrine.cluster.exec(Place::HostMounts, &["sh", "-c", &kill]);
+    assert_eq!(done.unwrap().stdout, "killed\n", "one sidecar");
+    killed(&shop, &blind).await;
+    println!(
+        "sidecar killed: the product seen killed after {} ms",
+        now_ms() - begun
+    );
+
+    let netpol = shop.vitrine.without("netpol", Action::Stop);
+    let begun = now_ms();
+    flush(&shop);
+    killed(&shop, &leaking).await;
+    let ms = now_ms() - begun;
+    println!("chains flushed: the product seen killed after {ms} ms");
+    assert!(ms <= 5000, "killed after {ms} ms");
+
+    netpol.back();
+    operator.back();
+    for live in [&blind, &leaking] {
+        assert_verified(&shop.over(&live.name).await, StatusReason::IsolationBroken);
+    }
     shop.close().await;
 }
