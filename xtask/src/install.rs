@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use vitrine_devcluster::{Cluster, progress};
 use vitrine_kit::{
-    images,
+    images::{self, Build},
     install::{self, Options, Target},
     objects,
 };
@@ -31,7 +31,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Error> {
     let progress = progress::for_stderr(false);
     let cluster = Cluster::attach(&args.name)?;
-    let (operator, product) = (images::operator()?, images::pocketbase(&*progress)?);
+    let (operator, product) = (images::operator(Build::Quick)?, images::pocketbase(&*progress)?);
     cluster.import_image(&operator)?;
     cluster.import_image(&product)?;
     let target = Target {

@@ -29,7 +29,7 @@ use tokio::{
 use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason};
 use vitrine_devcluster::{Action, Cluster, Hit, Level, Place, image::Image, progress};
 use vitrine_kit::{
-    images,
+    images::{self, Build},
     install::{self, NAMESPACE, Options, Target},
     objects, program,
 };
@@ -79,7 +79,7 @@ pub async fn installed() -> &'static Installed {
 async fn bring() -> Installed {
     let cluster = clusters::shared(Level::Full);
     let target = clusters::target(&cluster);
-    let operator = images::operator().unwrap_or_else(|error| panic!("Vitrine's image: {error}"));
+    let operator = images::operator(Build::Quick).unwrap_or_else(|error| panic!("Vitrine's image: {error}"));
     let busybox = images::busybox().unwrap_or_else(|error| panic!("busybox's image: {error}"));
     for image in [&operator, &busybox] {
         cluster

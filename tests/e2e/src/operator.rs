@@ -15,7 +15,11 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use vitrine_kit::{http, images, install::NAMESPACE};
+use vitrine_kit::{
+    http,
+    images::{self, Build},
+    install::NAMESPACE,
+};
 
 use crate::{eventually::eventually, proxy::Proxy};
 
@@ -56,7 +60,7 @@ pub enum Identity {
 /// If it does not compile.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| images::operator_program().expect("the operator compiles"))
+    PROGRAM.get_or_init(|| images::operator_program(Build::Quick).expect("the operator compiles"))
 }
 
 /// How an operator is started.

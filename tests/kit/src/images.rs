@@ -20,17 +20,41 @@ pub fn workspace() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// The operator's program as it goes into images and benches: optimised.
+/// How Vitrine's own program is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// In a minute, with overflow checks: for the demo and for tests.
+    Quick,
+    /// As it ships, in five: for benches.
+    Optimised,
+}
+
+/// The operator's program.
 ///
 /// # Errors
 /// If it does not compile.
-pub fn operator_program() -> Result<PathBuf> {
-    let workspace = workspace();
+pub fn operator_program(build: Build) -> Result<PathBuf> {
+    // With the whole workspace selected, its dependencies are those that tests were built with, and not compiled again; and
+    // the launcher, which the next step needs, comes along.
+    let (what, folder): (&[&str], _) = match build {
+        Build::Quick => (
+            &[
+                "--workspace",
+                "--bin",
+                "vitrine-operator",
+                "--bin",
+                "vitrine-devcluster",
+            ],
+            "debug",
+        ),
+        Build::Optimised => (&["--release", "--package", "vitrine-operator"], "release"),
+    };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = std::process::Command::new(cargo);
     command
-        .current_dir(&workspace)
-        .args(["build", "--release", "--locked", "--package", "vitrine-operator"]);
+        .current_dir(workspace())
+        .args(["build", "--locked"])
+        .args(what);
     // Variables that cargo sets for the program that runs now would make it build everything again.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
@@ -38,8 +62,11 @@ pub fn operator_program() -> Result<PathBuf> {
         }
     }
     program::run_with(&mut command)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    Ok(target.join("release/vitrine-operator"))
+    Ok(target().join(folder).join("vitrine-operator"))
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
 /// Where images are that no registry knows.
@@ -49,25 +76,44 @@ pub const LOCAL: &str = "vitrine.local";
 ///
 /// # Errors
 /// If the program does not compile or a library of it is missing.
-pub fn operator() -> Result<Image> {
-    operator_at(LOCAL)
+pub fn operator(build: Build) -> Result<Image> {
+    operator_at(LOCAL, build)
 }
 
 /// Vitrine's image under the name that it has in a repository.
 ///
 /// # Errors
 /// As [`operator`].
-pub fn operator_at(repository: &str) -> Result<Image> {
+pub fn operator_at(repository: &str, build: Build) -> Result<Image> {
+    let program = without_debug_information(&operator_program(build)?)?;
     let contents = Contents {
         name: format!("{repository}/operator:dev"),
-        files: image::program_with_libraries("/vitrine-operator", &operator_program()?)?,
+        files: image::program_with_libraries("/vitrine-operator", &program)?,
         config: ImageConfig {
             user: Some("65532:65532".to_owned()),
             entrypoint: vec!["/vitrine-operator".to_owned()],
             ..ImageConfig::default()
         },
     };
-    build(&contents)
+    build_image(&contents)
+}
+
+/// A copy of a program without what only a debugger reads: of an unoptimised one that is most of it.
+fn without_debug_information(program: &Path) -> Result<PathBuf> {
+    let folder = target().join("vitrine");
+    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
+        path: folder.clone(),
+        source,
+    })?;
+    let copy = folder.join(format!("vitrine-operator-{}", std::process::id()));
+    let text = |path: &Path| path.display().to_string();
+    // Of binutils, as the linker is.
+    let arguments = ["--strip-debug", "-o", &text(&copy), &text(program)].map(str::to_owned);
+    program::run(Path::new("strip"), &arguments)?;
+    let stripped = folder.join("vitrine-operator");
+    // In one step: another process may be reading the one that is there.
+    std::fs::rename(&copy, &stripped).map_err(|source| Error::File { path: copy, source })?;
+    Ok(stripped)
 }
 
 /// The demo's product: PocketBase, one static program with a web admin UI, written by somebody else.
@@ -96,7 +142,7 @@ pub fn pocketbase_at(repository: &str, progress: &dyn Progress) -> Result<Image>
             ..ImageConfig::default()
         },
     };
-    build(&contents)
+    build_image(&contents)
 }
 
 /// A product for tests: busybox, whose behaviour a listing's arguments decide. Installs the Debian package that it is from.
@@ -105,10 +151,10 @@ pub fn pocketbase_at(repository: &str, progress: &dyn Progress) -> Result<Image>
 /// If this machine has no static busybox and it cannot be installed.
 pub fn busybox() -> Result<Image> {
     host::ensure(host::BUSYBOX, &*progress::for_stderr(true))?;
-    build(&image::busybox("vitrine.local/busybox:dev")?)
+    build_image(&image::busybox("vitrine.local/busybox:dev")?)
 }
 
-fn build(contents: &Contents) -> Result<Image> {
+fn build_image(contents: &Contents) -> Result<Image> {
     let folder = image::cache_folder()?;
     std::fs::create_dir_all(&folder).map_err(|source| Error::File {
         path: folder.clone(),

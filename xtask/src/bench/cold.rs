@@ -13,7 +13,8 @@ use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox, SkuListing};
 use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, image::Image, progress};
 use vitrine_kit::{
-    Error, Result, audit, http, images,
+    Error, Result, audit, http,
+    images::{self, Build},
     install::{self, NAMESPACE, Options, Target},
     objects,
 };
@@ -27,7 +28,7 @@ const OPERATOR: &str = "system:serviceaccount:vitrine-system:vitrine-operator";
 /// Measures `count` previews and as many bare pods, in turn; the result is a report in Markdown.
 pub async fn measure(count: usize) -> Result<String> {
     let progress = progress::for_stderr(true);
-    let (operator, busybox) = (images::operator()?, images::busybox()?);
+    let (operator, busybox) = (images::operator(Build::Optimised)?, images::busybox()?);
     let config = ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Full);
     let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
     cluster.import_image(&operator)?;

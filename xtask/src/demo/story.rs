@@ -9,7 +9,8 @@ use serde::Serialize;
 use vitrine_crds::{Phase, PreviewSandbox, preview_sandbox::EndResult};
 use vitrine_devcluster::{host, tools};
 use vitrine_kit::{
-    Error, Result, http, images,
+    Error, Result, http,
+    images::{self, Build},
     install::{self, NAMESPACE, Target},
     objects, program,
 };
@@ -65,7 +66,7 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
         .run("build Vitrine and the images", async |progress| {
             let repository = args.image_repo.as_deref().unwrap_or(images::LOCAL);
             Ok((
-                images::operator_at(repository)?,
+                images::operator_at(repository, Build::Quick)?,
                 images::pocketbase_at(repository, progress)?,
             ))
         })

@@ -382,6 +382,12 @@ fn environment(member: &Member, artifacts: &[Artifact]) -> Vec<(OsString, OsStri
             executable.into(),
         ))
     }));
+    // With a build folder of its own (`build.build-dir`), a test does not find the launcher beside itself.
+    let launcher = artifacts
+        .iter()
+        .find(|artifact| artifact.target.name == super::DEVCLUSTER && !artifact.profile.test)
+        .and_then(|artifact| artifact.executable.clone());
+    env.extend(launcher.map(|launcher| ("VITRINE_DEVCLUSTER".into(), launcher.into())));
     env
 }
 
