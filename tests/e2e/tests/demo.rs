@@ -6,17 +6,12 @@ use std::process::Command;
 
 use vitrine_devcluster::Level;
 use vitrine_e2e::clusters;
+use vitrine_kit::images;
 
 #[test]
 fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
     let cluster = clusters::shared(Level::Full);
-    // Cargo puts the front door beside the folder of the test binaries.
-    let xtask = std::env::current_exe()
-        .unwrap()
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("xtask");
+    let xtask = images::target().join("debug/xtask");
     let load = format!(
         "{} cluster load --name {} {{name}} {{tar}}",
         xtask.display(),
@@ -52,7 +47,7 @@ fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
     assert!(output.status.success(), "{said}\n{complained}");
     for wanted in [
         "result: verified",
-        "HTTP/1.1 410 Gone",
+        "link: 410 Gone",
         "internet          203.0.113.10:80",
     ] {
         assert!(said.contains(wanted), "{wanted:?} is not in:\n{said}");

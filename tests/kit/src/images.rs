@@ -65,7 +65,8 @@ pub fn operator_program(build: Build) -> Result<PathBuf> {
     Ok(target().join(folder).join("vitrine-operator"))
 }
 
-fn target() -> PathBuf {
+/// Where Cargo puts programs.
+pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 

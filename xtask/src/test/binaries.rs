@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::Run;
 use crate::command::{Finished, Job};
+use crate::error::Error;
 use crate::libtest::{self, Report};
-use crate::progress::clock;
+use crate::progress::{Progress, clock};
 use crate::results::{self, Outcome, TestResult};
 use crate::workspace::{Member, Target, cargo};
 
@@ -42,12 +43,52 @@ impl TestBinary {
             .map(|test| results::reference(&self.package, &self.label, test))
     }
 
+    /// Runs the selected tests, and says in a line how they went.
+    pub fn run(
+        &self,
+        selected: &[String],
+        env: &[(OsString, OsString)],
+        limit: Duration,
+        logs: &Path,
+        progress: &Progress,
+    ) -> Ran {
+        let log = logs.join(format!("{}-{}.log", self.package, self.label.replace(':', "-")));
+        let mut job = Job::new(self.title(), &self.executable, &self.directory)
+            .log(log.clone())
+            .limit(limit)
+            .args(["--color", "never"]);
+        if self.package == super::E2E {
+            // What tests on clusters print is figures: they belong into the log also when the test passes.
+            job = job.args(["--show-output"]);
+        }
+        job.env = self.env.iter().chain(env).cloned().collect();
+        if selected.len() < self.tests.len() {
+            job = job.args(["--exact"]).args(selected);
+        }
+        let finished = job.run(progress);
+        if let Ok(finished) = &finished {
+            progress.line(&format!(
+                "      {}: {} in {}",
+                self.title(),
+                summary(&libtest::parse_run(selected, &finished.stdout)),
+                clock(finished.elapsed)
+            ));
+        }
+        Ran { finished, log }
+    }
+
     fn title(&self) -> String {
         match self.label.as_str() {
             "lib" => format!("{} (unit tests)", self.package),
             label => format!("{} {label}", self.package),
         }
     }
+}
+
+/// How a binary ran.
+pub struct Ran {
+    finished: Result<Finished, Error>,
+    log: PathBuf,
 }
 
 /// A line of `cargo build --message-format=json`.
@@ -209,37 +250,24 @@ impl Run {
         env: &[(OsString, OsString)],
         limit: Duration,
     ) {
-        let log = self.log(&format!("{}-{}", binary.package, binary.label.replace(':', "-")));
-        let mut job = Job::new(binary.title(), &binary.executable, &binary.directory)
-            .log(log)
-            .limit(limit)
-            .args(["--color", "never"]);
-        if binary.package == super::E2E {
-            // What tests on clusters print is figures: they belong into the log also when the test passes.
-            job = job.args(["--show-output"]);
-        }
-        job.env = binary.env.iter().chain(env).cloned().collect();
-        if selected.len() < binary.tests.len() {
-            job = job.args(["--exact"]).args(selected);
-        }
-        let (finished, why) = match job.run(&self.progress) {
+        let ran = binary.run(selected, env, limit, &self.logs, &self.progress);
+        self.take(binary, selected, ran);
+    }
+
+    /// Takes how a binary ran into the results.
+    pub(super) fn take(&mut self, binary: &TestBinary, selected: &[String], ran: Ran) {
+        let (finished, why) = match ran.finished {
             Ok(finished) => {
-                let why = format!("{}; whole output: {}", finished.how, job.log.display());
+                let why = format!("{}; whole output: {}", finished.how, ran.log.display());
                 (finished, why)
             }
             Err(error) => {
                 return self.fail(None, &binary.package, &binary.label, "(start)", error.to_string());
             }
         };
-        let report = libtest::parse_run(selected, &finished.stdout);
-        self.progress.line(&format!(
-            "      {}: {} in {}",
-            binary.title(),
-            summary(&report),
-            clock(finished.elapsed)
-        ));
         // libtest tells no time of a single test on a stable toolchain; alone in its binary, the binary's is its own.
         let seconds = (selected.len() == 1).then_some(finished.elapsed);
+        let report = libtest::parse_run(selected, &finished.stdout);
         self.file(&binary.package, &binary.label, &report, &finished, seconds, &why);
     }
 
