@@ -613,6 +613,25 @@ impl Shop {
             .unwrap_or_else(|| panic!("a Service of Vitrine has no address"))
     }
 
+    /// Waits until no namespace is being deleted. To be called before the API server is restarted: in its first second it
+    /// serves no custom resources yet, and the namespace controller, which asks what there is, then removes a namespace and
+    /// leaves the previews in it behind, where nobody can write them any more.
+    pub async fn no_namespace_is_going(&self) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        eventually("no namespace is being deleted", END, async || {
+            let list = namespaces.list(&ListParams::default()).await;
+            let mut list = list.map_err(|error| error.to_string())?.items;
+            list.retain(|namespace| namespace.metadata.deletion_timestamp.is_some());
+            let names: Vec<_> = list.iter().map(ResourceExt::name_any).collect();
+            if names.is_empty() {
+                Ok(())
+            } else {
+                Err(names.join(", "))
+            }
+        })
+        .await;
+    }
+
     /// The slots of all previews.
     pub fn slots(&self) -> Api<Lease> {
         self.within(SLOTS)

@@ -175,6 +175,7 @@ async fn a_restarted_api_server_neither_ends_nor_leaks_a_preview() {
     let _alone = alone().await;
     let shop = Shop::open("api").await;
     let live = shop.live("talker", TALKER, "2m").await;
+    shop.no_namespace_is_going().await;
     shop.vitrine
         .cluster
         .component("apiserver", Action::Restart)
