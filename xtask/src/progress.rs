@@ -35,6 +35,17 @@ impl Progress {
         }
     }
 
+    /// For a thread that works beside in the same stage: the same clock, its own lines.
+    pub fn beside(&self) -> Self {
+        Self {
+            began: self.began,
+            quiet: self.quiet,
+            shown: self.shown.clone(),
+            dirty: Cell::new(false),
+            stage: self.stage.clone(),
+        }
+    }
+
     /// How long the run has taken so far.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()

@@ -246,12 +246,9 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     )?;
     // No pod before the quota counts: until then the API server would let everything through.
     if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
-        let age = quota.metadata.creation_timestamp.as_ref().map(|made| made.0);
-        let now = Timestamp::now();
+        let (made, now) = (quota.metadata.creation_timestamp.as_ref(), Timestamp::now());
         // The controller-manager counts a new quota within milliseconds: only a longer wait is worth a write.
-        if age.is_some_and(|made| {
-            Duration::try_from(now.duration_since(made)).is_ok_and(|age| age > QUOTA_PATIENCE)
-        }) {
+        if made.is_some_and(|made| decide::remaining(made.0, QUOTA_PATIENCE, now).is_none()) {
             let mut report = Report::from(&world.preview, now);
             report.uncounted();
             status::write(context, &world.preview, report).await?;

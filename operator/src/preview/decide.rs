@@ -682,7 +682,7 @@ fn late(envelope: &Envelope, what: &str) -> String {
 }
 
 /// How much of `span` is left since `start`; `None` when nothing is.
-fn remaining(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
+pub(super) fn remaining(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
     until(
         start
             .saturating_add(SignedDuration::try_from(span).unwrap_or_default())

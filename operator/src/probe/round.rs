@@ -65,19 +65,20 @@ pub(super) async fn go(orders: &Orders, ports: Ports<'_>, patience: Patience) ->
                 }
                 Err(outcome) => outcome,
             };
-            Seen {
+            let seen = Seen {
                 name: target.name.clone(),
                 address: target.address.clone(),
                 required: target.required,
                 outcome,
-            }
+            };
+            (index, seen)
         });
     let looking = async {
         let mut targets: FuturesUnordered<_> = targets.collect();
-        let mut seen: Vec<Seen> = vec![];
-        while let Some(one) = targets.next().await {
+        let mut seen = vec![];
+        while let Some((index, one)) = targets.next().await {
             let leak = one.required && one.outcome == Outcome::Reached;
-            seen.push(one);
+            seen.push((index, one));
             if leak && patience == Patience::UntilALeak {
                 break;
             }
@@ -86,12 +87,8 @@ pub(super) async fn go(orders: &Orders, ports: Ports<'_>, patience: Patience) ->
     };
     let (canary, mut seen) = tokio::join!(canary(&orders.canary, port(0)), looking);
     // In the order in which they were asked for, not in which they answered.
-    seen.sort_by_key(|one| {
-        orders
-            .targets
-            .iter()
-            .position(|t| t.address == one.address && t.name == one.name)
-    });
+    seen.sort_by_key(|(index, _)| *index);
+    let seen: Vec<Seen> = seen.into_iter().map(|(_, one)| one).collect();
     let ipv6 = std::fs::read_to_string("/proc/net/if_inet6")
         .map(|text| uncovered(&text))
         .unwrap_or_default();

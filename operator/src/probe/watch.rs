@@ -47,7 +47,7 @@ pub(super) async fn run(orders: Orders) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, names::WATCH_PORT));
     if !first_life(Path::new(WATCH_LIFE))? {
         // Nobody looked in between, and what got out is out.
-        breach("the isolation sidecar was restarted")?;
+        say(&format!("{BREACH}: the isolation sidecar was restarted"))?;
         return serve(address, StatusCode::SERVICE_UNAVAILABLE, std::future::pending()).await;
     }
     // Everything that is ever needed is taken now, while nothing of the seller runs. `prove` has just seen isolation hold;
@@ -86,10 +86,6 @@ fn first_life(folder: &Path) -> Result<bool> {
     }
 }
 
-fn breach(what: &str) -> Result<()> {
-    say(&format!("{BREACH}: {what}"))
-}
-
 /// Waits until the sidecar listens, which it does last: the post-start hook that lets the product start.
 ///
 /// # Errors
@@ -120,9 +116,9 @@ async fn rounds(orders: &Orders, ports: &[u16]) -> Result<()> {
                 tracing::warn!("unproven: {}", trouble(&round));
             }
             _ => {
-                let trouble = trouble(&round);
-                breach(&trouble)?;
-                return Err(Error::Setting(format!("{BREACH}: {trouble}")));
+                let words = format!("{BREACH}: {}", trouble(&round));
+                say(&words)?;
+                return Err(Error::Setting(words));
             }
         }
     }

@@ -66,11 +66,8 @@ impl House {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let cluster = clusters::shared(Level::Scale);
         let client = crds::installed(&cluster).await;
-        let folder = images::workspace().join("target/vitrine/e2e").join(shop);
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).expect("a folder for logs");
         let post = Post {
-            folder,
+            folder: operator::folder(shop),
             kubeconfig: cluster.kubeconfig().to_owned(),
             image: IMAGE.to_owned(),
             prober: prober().await,

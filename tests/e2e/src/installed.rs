@@ -8,7 +8,6 @@ use std::{
 
 use k8s_openapi::{
     api::{
-        apps::v1::Deployment,
         coordination::v1::Lease,
         core::v1::{Namespace, Pod, Service},
         events::v1::Event,
@@ -149,10 +148,14 @@ fn free_port() -> u16 {
 }
 
 impl Installed {
+    /// Where previews are, with `{label}`.
+    pub fn url(&self) -> String {
+        format!("http://{{label}}.previews.localhost:{}", self.port)
+    }
+
     /// Installs or upgrades; changes nothing where all is as it should be.
     pub fn install(&self) {
-        let url = format!("http://{{label}}.previews.localhost:{}", self.port);
-        let options = Options::for_devcluster(&self.operator, &url);
+        let options = Options::for_devcluster(&self.operator, &self.url());
         let done = install::install(&self.target, &options, &*progress::for_stderr(true));
         done.unwrap_or_else(|error| panic!("install: {error}"));
     }
@@ -649,30 +652,19 @@ impl Shop {
 
     /// What runs on the node of a pod with this uid.
     pub fn processes(&self, pod: &str) -> String {
+        self.each_process(pod, "tr '\\0' ' ' < $p/cmdline && echo")
+    }
+
+    /// Runs a shell command for each process on the node of a pod with this uid, with `$p` its folder below /proc. What the
+    /// commands printed.
+    pub fn each_process(&self, pod: &str, command: &str) -> String {
         // The kubelet's cgroup of a pod carries the pod's uid.
         let look = format!(
-            "for p in /proc/[0-9]*; do grep -qE '{pod}|{}' $p/cgroup 2>/dev/null && tr '\\0' ' ' < $p/cmdline && echo; done; true",
+            "for p in /proc/[0-9]*; do grep -qE '{pod}|{}' $p/cgroup 2>/dev/null && {command}; done; true",
             pod.replace('-', "_")
         );
         let output = self.vitrine.cluster.exec(Place::HostMounts, &["sh", "-c", &look]);
         output.unwrap_or_else(|error| panic!("{error}")).stdout
-    }
-
-    /// Waits until the operator is up and leads.
-    pub async fn operator_is_back(&self) {
-        let api: Api<Deployment> = self.within(NAMESPACE);
-        eventually("the operator is back", Duration::from_secs(60), async || {
-            let deployment = api
-                .get("vitrine-operator")
-                .await
-                .map_err(|error| error.to_string())?;
-            let status = deployment.status.unwrap_or_default();
-            match status.ready_replicas {
-                Some(1) => Ok(()),
-                _ => Err(format!("{:?}", status.conditions)),
-            }
-        })
-        .await;
     }
 }
 

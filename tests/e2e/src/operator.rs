@@ -63,6 +63,18 @@ pub fn program() -> &'static Path {
     PROGRAM.get_or_init(|| images::operator_program(Build::Quick).expect("the operator compiles"))
 }
 
+/// An empty folder for the logs and kubeconfigs of a test.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn folder(test: &str) -> PathBuf {
+    let folder = images::workspace().join("target/vitrine/e2e").join(test);
+    // What an earlier run has left; there may be nothing.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder for logs");
+    folder
+}
+
 /// How an operator is started.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -10,10 +10,10 @@ use vitrine_crds::StatusReason;
 use vitrine_e2e::{
     eventually::eventually,
     installed::{Shop, alone, assert_verified},
-    operator::{Identity, Operator, Options, Post},
+    operator::{self, Identity, Operator, Options, Post},
     proxy::{Moment, Proxy, Trap},
 };
-use vitrine_kit::{images, install, objects};
+use vitrine_kit::{install, objects};
 use vitrine_policies::names;
 
 /// The shortest that the chart's PreviewPolicy allows here.
@@ -30,8 +30,6 @@ async fn no_container_outlives_a_preview_whose_operator_was_killed_at_the_pods_c
     let shop = Shop::open("crash-node").await;
     let cluster = &shop.vitrine.cluster;
     let installed = shop.vitrine.without_operator();
-    let folder = images::workspace().join("target/vitrine/e2e/crash-node");
-    std::fs::create_dir_all(&folder).unwrap();
     let (ip, port) = install::service_address(&shop.client, "vitrine-responder")
         .await
         .unwrap();
@@ -39,14 +37,11 @@ async fn no_container_outlives_a_preview_whose_operator_was_killed_at_the_pods_c
         .forward(0, format!("{ip}:{port}").parse().unwrap())
         .unwrap();
     let post = Post {
-        folder,
+        folder: operator::folder("crash-node"),
         kubeconfig: cluster.kubeconfig().to_owned(),
         image: shop.vitrine.operator.by_digest(),
         prober: format!("http://127.0.0.1:{prober}"),
-        url: Some(format!(
-            "http://{{label}}.previews.localhost:{}",
-            shop.vitrine.port
-        )),
+        url: Some(shop.vitrine.url()),
         identity: Identity::Installed,
     };
     let proxy = Proxy::start(shop.client.clone()).await;

@@ -315,15 +315,9 @@ async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_t
     let leaking = shop.live("leaking", objects::SERVE, "3m").await;
     let operator = shop.vitrine.without_operator();
 
-    let kill = format!(
-        "for p in /proc/[0-9]*; do grep -qE '{}|{}' $p/cgroup 2>/dev/null && tr '\\0' ' ' < $p/cmdline | grep -q 'probe watch' \
-         && kill -9 ${{p#/proc/}} && echo killed; done; true",
-        blind.pod,
-        blind.pod.replace('-', "_")
-    );
     let begun = now_ms();
-    let done = shop.vitrine.cluster.exec(Place::HostMounts, &["sh", "-c", &kill]);
-    assert_eq!(done.unwrap().stdout, "killed\n", "one sidecar");
+    let kill = "tr '\\0' ' ' < $p/cmdline | grep -q 'probe watch' && kill -9 ${p#/proc/} && echo killed";
+    assert_eq!(shop.each_process(&blind.pod, kill), "killed\n", "one sidecar");
     killed(&shop, &blind).await;
     println!(
         "sidecar killed: the product seen killed after {} ms",

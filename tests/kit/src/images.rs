@@ -102,10 +102,7 @@ pub fn operator_at(repository: &str, build: Build) -> Result<Image> {
 /// A copy of a program without what only a debugger reads: of an unoptimised one that is most of it.
 fn without_debug_information(program: &Path) -> Result<PathBuf> {
     let folder = target().join("vitrine");
-    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
-        path: folder.clone(),
-        source,
-    })?;
+    make(&folder)?;
     let copy = folder.join(format!("vitrine-operator-{}", std::process::id()));
     let text = |path: &Path| path.display().to_string();
     // Of binutils, as the linker is.
@@ -157,9 +154,13 @@ pub fn busybox() -> Result<Image> {
 
 fn build_image(contents: &Contents) -> Result<Image> {
     let folder = image::cache_folder()?;
-    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
-        path: folder.clone(),
-        source,
-    })?;
+    make(&folder)?;
     Ok(Image::build(contents, &folder)?)
+}
+
+fn make(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|source| Error::File {
+        path: folder.to_owned(),
+        source,
+    })
 }

@@ -65,16 +65,17 @@ impl TestBinary {
         if selected.len() < self.tests.len() {
             job = job.args(["--exact"]).args(selected);
         }
-        let finished = job.run(progress);
-        if let Ok(finished) = &finished {
+        let ran = job.run(progress).map(|finished| {
+            let report = libtest::parse_run(selected, &finished.stdout);
             progress.line(&format!(
                 "      {}: {} in {}",
                 self.title(),
-                summary(&libtest::parse_run(selected, &finished.stdout)),
+                summary(&report),
                 clock(finished.elapsed)
             ));
-        }
-        Ran { finished, log }
+            (finished, report)
+        });
+        Ran { ran, log }
     }
 
     fn title(&self) -> String {
@@ -87,7 +88,7 @@ impl TestBinary {
 
 /// How a binary ran.
 pub struct Ran {
-    finished: Result<Finished, Error>,
+    ran: Result<(Finished, Report), Error>,
     log: PathBuf,
 }
 
@@ -256,18 +257,15 @@ impl Run {
 
     /// Takes how a binary ran into the results.
     pub(super) fn take(&mut self, binary: &TestBinary, selected: &[String], ran: Ran) {
-        let (finished, why) = match ran.finished {
-            Ok(finished) => {
-                let why = format!("{}; whole output: {}", finished.how, ran.log.display());
-                (finished, why)
-            }
+        let (finished, report) = match ran.ran {
+            Ok(ran) => ran,
             Err(error) => {
                 return self.fail(None, &binary.package, &binary.label, "(start)", error.to_string());
             }
         };
+        let why = format!("{}; whole output: {}", finished.how, ran.log.display());
         // libtest tells no time of a single test on a stable toolchain; alone in its binary, the binary's is its own.
         let seconds = (selected.len() == 1).then_some(finished.elapsed);
-        let report = libtest::parse_run(selected, &finished.stdout);
         self.file(&binary.package, &binary.label, &report, &finished, seconds, &why);
     }
 

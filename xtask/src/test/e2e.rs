@@ -8,6 +8,7 @@ use vitrine_devcluster::Level;
 use super::binaries::{Ran, TestBinary};
 use super::{E2E, Run};
 use crate::clusters::{self, Clusters, Needs};
+use crate::error::Error;
 use crate::progress::Progress;
 
 /// Crash tests go through every write of a preview's life; the slowest binary has this long.
@@ -19,27 +20,20 @@ const SOAK: &str = "VITRINE_SOAK";
 /// One binary, the tests of it that are wanted, and the levels that it needs.
 type Planned<'a> = (&'a TestBinary, Vec<String>, Vec<Level>);
 
-/// What came of one.
-enum Outcome {
-    Ran(Ran),
-    /// It has no cluster: why.
-    NoCluster(String),
-}
+/// How each binary of a lane ran, in its order, or why it has no cluster; and what went wrong as clusters went down.
+type Lane = (Vec<Result<Ran, Error>>, Vec<String>);
 
-/// Runs binaries one after the other. What they came to, in the same order, and what went wrong with the clusters.
-fn run_lane(plan: &[Planned], soak: bool, logs: &Path, progress: &Progress) -> (Vec<Outcome>, Vec<String>) {
+/// Runs binaries one after the other.
+fn run_lane(plan: &[Planned], soak: bool, logs: &Path, progress: &Progress) -> Lane {
     let mut clusters = Clusters::none(logs.to_owned());
     let (mut outcomes, mut troubles) = (vec![], vec![]);
     for (index, (binary, selected, levels)) in plan.iter().enumerate() {
-        outcomes.push(match clusters.ensure(levels) {
-            Ok(mut env) => {
-                if soak {
-                    env.push((SOAK.into(), "1".into()));
-                }
-                Outcome::Ran(binary.run(selected, &env, LIMIT, logs, progress))
+        outcomes.push(clusters.ensure(levels).map(|mut env| {
+            if soak {
+                env.push((SOAK.into(), "1".into()));
             }
-            Err(error) => Outcome::NoCluster(error.to_string()),
-        });
+            binary.run(selected, &env, LIMIT, logs, progress)
+        }));
         let later: Vec<Level> = plan[index + 1..]
             .iter()
             .flat_map(|(_, _, levels)| levels)
@@ -71,10 +65,13 @@ impl Run {
         let (node, no_node): (Vec<_>, Vec<_>) = plan
             .into_iter()
             .partition(|(_, _, levels)| levels.contains(&Level::Full));
-        let (soak, logs) = (self.soak, self.logs.clone());
+        let (soak, logs, progress) = (self.soak, &self.logs, self.progress.beside());
         let lanes = std::thread::scope(|scope| {
-            let beside = scope.spawn(|| run_lane(&no_node, soak, &logs, &Progress::start()));
-            let node = run_lane(&node, soak, &logs, &self.progress);
+            let beside = scope.spawn(|| {
+                let progress = progress;
+                run_lane(&no_node, soak, logs, &progress)
+            });
+            let node = run_lane(&node, soak, logs, &self.progress);
             (node, beside.join())
         });
         self.close_lane(&node, lanes.0);
@@ -90,11 +87,11 @@ impl Run {
         }
     }
 
-    fn close_lane(&mut self, plan: &[Planned], (outcomes, troubles): (Vec<Outcome>, Vec<String>)) {
+    fn close_lane(&mut self, plan: &[Planned], (outcomes, troubles): Lane) {
         for ((binary, selected, _), outcome) in plan.iter().zip(outcomes) {
             match outcome {
-                Outcome::Ran(ran) => self.take(binary, selected, ran),
-                Outcome::NoCluster(why) => {
+                Ok(ran) => self.take(binary, selected, ran),
+                Err(why) => {
                     for test in selected {
                         let why = format!("it has no cluster: {why}");
                         self.fail(None, E2E, &binary.label, test, why);
