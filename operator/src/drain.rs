@@ -1,10 +1,11 @@
 //! `drain`: ends every preview and waits until each end is proven. Run by Helm before an uninstall, or by hand.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
     core::{DynamicObject, gvk::GroupVersionKind},
 };
@@ -39,7 +40,8 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     // Untyped: one that cannot be read as a preview must end as well.
     let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let deadline = Instant::now() + arguments.timeout.as_duration();
-    let mut asked = std::collections::BTreeSet::new();
+    let mut asked = BTreeSet::new();
+    let mut stranded = BTreeSet::new();
     loop {
         let listed = found(all.list(&ListParams::default()).await);
         // Without the CRD there is nothing that could remain.
@@ -61,15 +63,37 @@ pub async fn run(arguments: Arguments) -> Result<()> {
                 ))?;
             }
         }
-        if Instant::now() >= deadline {
-            return Err(Error::Remains(remains(&list.items, arguments.timeout)));
+        let before = std::mem::replace(&mut stranded, stranded_in(&client, &list.items).await?);
+        let nothing_else = |p: &DynamicObject| stranded.contains(&p.namespace().unwrap_or_default());
+        // Seen twice: between the list and the look, a preview may have gone and its namespace after it.
+        let hopeless = stranded == before && list.items.iter().all(nothing_else);
+        if hopeless || Instant::now() >= deadline {
+            return Err(Error::Remains(remains(&list.items, arguments.timeout, &stranded)));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-fn remains(previews: &[DynamicObject], timeout: TimeSpan) -> String {
-    let mut text = format!("after {timeout} {} previews have not ended:", previews.len());
+/// The namespaces that hold previews and are gone themselves. Kubernetes leaves objects behind when it removes a namespace
+/// while it cannot see their kind, as in the first second of an API server; nobody can write them then.
+async fn stranded_in(client: &Client, previews: &[DynamicObject]) -> Result<BTreeSet<String>> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut gone = BTreeSet::new();
+    let holders: BTreeSet<String> = previews.iter().filter_map(ResourceExt::namespace).collect();
+    for name in holders {
+        let namespace = found(namespaces.get_metadata(&name).await);
+        if namespace
+            .map_err(Error::kube("get", "Namespace", &name))?
+            .is_none()
+        {
+            gone.insert(name);
+        }
+    }
+    Ok(gone)
+}
+
+fn remains(previews: &[DynamicObject], timeout: TimeSpan, stranded: &BTreeSet<String>) -> String {
+    let mut text = format!("{} previews have not ended (timeout {timeout}):", previews.len());
     for preview in previews {
         let status = &preview.data["status"];
         let word = |field: &str| status[field].as_str().unwrap_or("-").to_owned();
@@ -80,6 +104,12 @@ fn remains(previews: &[DynamicObject], timeout: TimeSpan) -> String {
             word("phase"),
             word("reason"),
             word("message")
+        );
+    }
+    for namespace in stranded {
+        text += &format!(
+            "\nnamespace {namespace} is gone and nobody can write what was left in it: run `kubectl create namespace \
+             {namespace}`, and its previews end"
         );
     }
     text

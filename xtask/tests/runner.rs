@@ -41,7 +41,10 @@ impl Sample {
         command
             .arg("test")
             .args(args)
-            .env("CARGO_MANIFEST_DIR", self.0.join("sound"));
+            .env("CARGO_MANIFEST_DIR", self.0.join("sound"))
+            // Cargo names what it builds by the path in the workspace: in a shared build folder two samples would
+            // take each other's binaries.
+            .env_remove("CARGO_BUILD_BUILD_DIR");
         command
             .env("CARGO_TARGET_DIR", self.0.join("target"))
             .output()

@@ -22,8 +22,6 @@ fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
             "demo",
             "--once",
             "--quiet",
-            "--ttl",
-            "6s",
             "--image-repo",
             "registry.example/shop",
         ])

@@ -118,7 +118,10 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
     println!("link: {link}");
 
     stages
-        .run("open the link in a browser", async |_| look(&link, &folder))
+        .run("open the link in a browser", async |_| {
+            let seen = look(&link, &folder);
+            in_time(&client, seen, &args.ttl).await
+        })
         .await?;
     println!("screenshot: {}", folder.join("screenshot.png").display());
     println!("{}", evidence(&preview));
@@ -214,6 +217,26 @@ fn look(link: &str, folder: &Path) -> Result<()> {
     let text: String = page.chars().take(2000).collect();
     Err(Error::Other(format!(
         "the product's admin page did not load; the browser had: {text}"
+    )))
+}
+
+/// What the browser saw; if that was nothing because the preview's time was over, says so.
+async fn in_time(client: &Client, seen: Result<()>, ttl: &str) -> Result<()> {
+    let Err(error) = seen else {
+        return Ok(());
+    };
+    let api: Api<PreviewSandbox> = Api::namespaced(client.clone(), SHOP);
+    let now = api
+        .get_opt(PREVIEW)
+        .await
+        .map_err(Error::kube("get the preview"))?;
+    let status = now.and_then(|preview| preview.status).unwrap_or_default();
+    if status.phase == Phase::Ready {
+        return Err(error);
+    }
+    Err(Error::Other(format!(
+        "the preview was {:?} ({:?}) before the browser had opened it: give it more than {ttl} with --ttl; {error}",
+        status.phase, status.reason
     )))
 }
 
