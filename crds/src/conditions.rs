@@ -82,8 +82,16 @@ pub mod types {
 pub enum StatusReason {
     /// The envelope allows it and a slot is held.
     Admitted,
-    /// The subject's slots are taken by other previews.
+    /// The slots of its subject, network, listing, seller or the cluster are taken by other previews.
     WaitingForSlot,
+    /// The room that the nodes have for previews is taken.
+    WaitingForCapacity,
+    /// The platform lets no new previews in for now.
+    AdmissionSuspended,
+    /// It waited longer than the policy lets previews wait.
+    QueueDeadline,
+    /// The platform gives this subject no preview.
+    SubjectBlocked,
     /// The preview asks for more than the envelope allows.
     OutsideEnvelope,
     /// The listing does not exist.
@@ -154,6 +162,10 @@ impl StatusReason {
         match self {
             Self::Admitted => "Admitted",
             Self::WaitingForSlot => "WaitingForSlot",
+            Self::WaitingForCapacity => "WaitingForCapacity",
+            Self::AdmissionSuspended => "AdmissionSuspended",
+            Self::QueueDeadline => "QueueDeadline",
+            Self::SubjectBlocked => "SubjectBlocked",
             Self::OutsideEnvelope => "OutsideEnvelope",
             Self::ListingNotFound => "ListingNotFound",
             Self::ListingChanged => "ListingChanged",

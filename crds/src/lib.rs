@@ -13,7 +13,7 @@ pub mod sku_listing;
 
 pub use conditions::{Phase, StatusReason};
 pub use duration::TimeSpan;
-pub use preview_policy::{PreviewPolicy, PreviewPolicySpec};
+pub use preview_policy::{PreviewPolicy, PreviewPolicySpec, PreviewPolicyStatus};
 pub use preview_sandbox::{PreviewSandbox, PreviewSandboxSpec, PreviewSandboxStatus};
 pub use quantity::Amount;
 pub use sku_listing::{SkuListing, SkuListingSpec};

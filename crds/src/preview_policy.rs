@@ -1,10 +1,11 @@
 //! `PreviewPolicy`: the platform's envelope, one for the cluster, named `default`. Types only.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{duration::TimeSpan, sku_listing::Size};
+use crate::{duration::TimeSpan, preview_sandbox::TrustLevel, sku_listing::Size};
 
 /// The platform's envelope: no preview and no listing gets more than this, whoever asks.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,11 +15,14 @@ use crate::{duration::TimeSpan, sku_listing::Size};
     kind = "PreviewPolicy",
     plural = "previewpolicies",
     category = "vitrine",
+    status = "PreviewPolicyStatus",
     doc = "The platform's envelope for previews; there is one, named `default`.",
     validation = Rule::new("self.metadata.name == 'default'").message("there is one PreviewPolicy a cluster and its name is \"default\""),
     printcolumn(json_path = ".spec.ttl.default", name = "TTL", type_ = "string"),
     printcolumn(json_path = ".spec.ttl.max", name = "Max TTL", type_ = "string"),
     printcolumn(json_path = ".spec.limits.perSubject", name = "Per subject", type_ = "integer"),
+    printcolumn(json_path = ".spec.limits.cluster", name = "Cluster", type_ = "integer"),
+    printcolumn(json_path = ".spec.maintenance.admission", name = "Admission", type_ = "string"),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
 )]
 #[serde(rename_all = "camelCase")]
@@ -36,9 +40,26 @@ pub struct PreviewPolicySpec {
     /// How long a finished preview stays to be looked at.
     #[serde(default = "default_retention")]
     pub retention: TimeSpan,
-    /// How many previews may live at once.
+    /// How many previews may live at once. A preview counts from its admission to the proof of its end.
     #[serde(default)]
     pub limits: Limits,
+    /// What differs by how well a subject is known.
+    #[serde(default)]
+    pub trust_levels: TrustLevels,
+    /// How previews wait for a slot.
+    #[serde(default)]
+    pub queue: Queue,
+    /// How much of the nodes previews may take.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// Subjects that get no preview.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["sha256".into()]))]
+    pub blocked_subjects: Vec<BlockedSubject>,
+    /// Switches for people who repair something.
+    #[serde(default)]
+    pub maintenance: Maintenance,
     /// The largest preview.
     pub size: SizeRange,
     /// Where previews may connect to.
@@ -66,20 +87,186 @@ pub struct TtlRange {
     pub default: TimeSpan,
 }
 
-/// How many previews may live at once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// How many previews may live at once. Every limit holds at every moment, with any number of operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// Previews of one subject.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 100))]
     pub per_subject: i32,
+    /// Previews from one network. Previews that name no network are not counted here.
+    #[serde(default = "default_per_network")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub per_network: i32,
+    /// Previews of one listing.
+    #[serde(default = "default_per_listing")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub per_listing: i32,
+    /// Previews of all listings of one seller.
+    #[serde(default = "default_per_seller")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub per_seller: i32,
+    /// All previews.
+    #[serde(default = "default_cluster")]
+    #[schemars(range(min = 1, max = 20000))]
+    pub cluster: i32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { per_subject: one() }
+        Self {
+            per_subject: one(),
+            per_network: default_per_network(),
+            per_listing: default_per_listing(),
+            per_seller: default_per_seller(),
+            cluster: default_cluster(),
+        }
     }
+}
+
+/// What differs by how well a subject is known. Only the group `vitrine:requesters` may name a level above Anonymous.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(!has(self.anonymous.maxTtl) || duration(self.anonymous.maxTtl) > duration('0s')) && (!has(self.signedIn.maxTtl) || duration(self.signedIn.maxTtl) > duration('0s')) && (!has(self.paymentVerified.maxTtl) || duration(self.paymentVerified.maxTtl) > duration('0s'))").message("maxTtl of a trust level must be longer than 0s"))]
+pub struct TrustLevels {
+    /// Nothing is known of the subject.
+    #[serde(default)]
+    pub anonymous: Level,
+    /// The subject is signed in.
+    #[serde(default)]
+    pub signed_in: Level,
+    /// The subject has paid before.
+    #[serde(default)]
+    pub payment_verified: Level,
+}
+
+impl TrustLevels {
+    /// What holds for subjects known this well.
+    pub const fn of(&self, level: TrustLevel) -> &Level {
+        match level {
+            TrustLevel::Anonymous => &self.anonymous,
+            TrustLevel::SignedIn => &self.signed_in,
+            TrustLevel::PaymentVerified => &self.payment_verified,
+        }
+    }
+}
+
+/// What holds for subjects of one trust level. What is absent is as for everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Level {
+    /// Previews of one subject, in place of `limits.perSubject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub per_subject: Option<i32>,
+    /// Previews from one network, in place of `limits.perNetwork`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub per_network: Option<i32>,
+    /// The longest time to live, where it is to be shorter than `ttl.max`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl: Option<TimeSpan>,
+    /// Higher goes first in the queue; previews of one priority go by age.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
+}
+
+/// How previews wait for a slot.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.deadline) > duration('0s') && duration(self.deadline) <= duration('24h')").message("queue.deadline must be longer than 0s and at most 24h"))]
+pub struct Queue {
+    /// How long a preview may wait, from its creation, before it is given up.
+    #[serde(default = "default_queue_deadline")]
+    pub deadline: TimeSpan,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            deadline: default_queue_deadline(),
+        }
+    }
+}
+
+/// How much of the nodes previews may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// Previews wait for room once they request more than so many hundredths of what is allocatable on the nodes that take
+    /// them. If absent, the nodes are not considered: for clusters that grow when pods are pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub percent_of_nodes: Option<i32>,
+}
+
+/// A subject that gets no preview. Named by a hash: this object is read by many, and subjects are people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockedSubject {
+    /// SHA-256 of the subject in hexadecimal, as `printf %s SUBJECT | sha256sum` writes it.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"), length(max = 64))]
+    pub sha256: String,
+    /// Until when; for good if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// Why, for the people who look after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub reason: Option<String>,
+}
+
+/// Switches for people who repair something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Maintenance {
+    /// Whether new previews are let in. Those that wait keep their place, and their deadline in the queue.
+    #[serde(default)]
+    pub admission: Admission,
+}
+
+/// Whether new previews are let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Admission {
+    /// As the limits allow.
+    #[default]
+    Open,
+    /// None.
+    Suspended,
+}
+
+/// What the operator keeps about the policy. No `observedGeneration`: nothing here follows a change at once, and whoever waits
+/// for it, as Helm does, would wait in vain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviewPolicyStatus {
+    /// Below which index slots may be held. Raised before the first slot of a raised limit is taken; lowered after a limit
+    /// only when no slot above it is held any more, so that whoever takes a slot knows how far up others may still hold some.
+    #[serde(default)]
+    pub ceilings: Ceilings,
+}
+
+/// Below which index slots of each dimension may be held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ceilings {
+    /// Of one subject.
+    #[serde(default)]
+    pub subject: i32,
+    /// Of one network.
+    #[serde(default)]
+    pub network: i32,
+    /// Of one listing.
+    #[serde(default)]
+    pub listing: i32,
+    /// Of one seller.
+    #[serde(default)]
+    pub seller: i32,
+    /// Of the cluster.
+    #[serde(default)]
+    pub cluster: i32,
 }
 
 /// The largest size.
@@ -149,6 +336,26 @@ fn default_metadata() -> Vec<String> {
     vec!["169.254.169.254:80".to_owned()]
 }
 
+fn default_queue_deadline() -> TimeSpan {
+    TimeSpan::from_secs(600)
+}
+
 const fn one() -> i32 {
     1
+}
+
+const fn default_per_network() -> i32 {
+    10
+}
+
+const fn default_per_listing() -> i32 {
+    50
+}
+
+const fn default_per_seller() -> i32 {
+    100
+}
+
+const fn default_cluster() -> i32 {
+    200
 }

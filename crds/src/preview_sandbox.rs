@@ -56,7 +56,7 @@ pub struct PreviewSandboxSpec {
     /// How well the subject is known.
     #[serde(default)]
     pub trust_level: TrustLevel,
-    /// Where the request came from, truncated (/24 or /48), for limits by network.
+    /// Where the request came from, truncated (/24 or /48) by the requester, for limits by network; not counted if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub network: Option<String>,
@@ -121,9 +121,15 @@ pub struct PreviewSandboxStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// How many of the same queue come first.
+    /// Its place among those that wait for the same slots; 1 is next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<i32>,
+    /// When its turn comes at the latest, if those before it use all their time and are not extended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_estimate: Option<Time>,
+    /// How often slots were given back because others were missing, or because its turn had passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yields: Option<i32>,
     /// The slots held, by the names of their Leases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -186,6 +192,9 @@ pub struct ResolvedEnvelope {
     pub landing_path: String,
     /// The listing's uid and generation that were used (`uid/generation`).
     pub listing: String,
+    /// Who sells it.
+    #[serde(default)]
+    pub seller: String,
     /// The size.
     pub size: Size,
 }

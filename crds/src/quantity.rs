@@ -40,6 +40,14 @@ impl Amount {
             thousandths: self.thousandths.saturating_add(other.thousandths),
         }
     }
+
+    /// So many hundredths of it, rounded down.
+    #[must_use]
+    pub const fn percent(self, percent: u32) -> Self {
+        Self {
+            thousandths: self.thousandths.saturating_mul(percent as u128) / 100,
+        }
+    }
 }
 
 impl FromStr for Amount {

@@ -1,5 +1,6 @@
 //! The controllers of Vitrine and the small servers of its data plane, one binary: run, gateway, responder, decoy, probe, drain.
 
+pub mod admission;
 pub mod drain;
 pub mod error;
 pub mod gateway;

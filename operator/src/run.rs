@@ -13,6 +13,7 @@ use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use crate::{
+    admission,
     error::{Error, Result},
     health::{self, Readiness},
     leader::Candidate,
@@ -28,6 +29,8 @@ use crate::{
 const LEASE: &str = "vitrine-operator";
 /// How often missing parts of the installation are looked for.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often the admission policies are tried: four dry runs.
+const PROVE: Duration = Duration::from_secs(30);
 /// How often the link key is published anew; see `link_keys`.
 const PUBLISH: Duration = Duration::from_secs(24 * 3600);
 
@@ -61,6 +64,9 @@ pub struct Arguments {
     /// Where the unconfined prober is, if not behind the responder's Service.
     #[arg(long)]
     prober_url: Option<String>,
+    /// Whether the chart's admission policies must be in force before anything is done.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    admission_policies: bool,
     /// Whether one operator at a time works. For economy only: two do no harm.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
@@ -124,7 +130,7 @@ async fn work(
         decoy: arguments.decoy_service.clone(),
     };
     let prober = tokio::select! {
-        prober = installation(&client, &settings, arguments.prober_url.as_deref(), &readiness) => prober,
+        prober = installation(&client, &settings, arguments, &readiness) => prober,
         () = told(stopped.clone()) => return Ok(()),
     };
     // Ready from here on, also as a standby: a rollout waits for readiness while the old operator still leads.
@@ -144,25 +150,32 @@ async fn work(
     }
     readiness.present("link-key");
 
-    let controller = controller::controller(&client, &settings.slots);
+    let (controller, watched) = controller::controller(&client, &settings.slots);
     let reporter = Reporter {
         controller: "vitrine.dev/operator".into(),
         instance: Some(arguments.identity.clone()),
     };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
-        previews: controller.store(),
+        watched,
         client,
         metrics,
         settings,
         signer,
         prober,
     });
+    // Without its first list the queue would have no order.
+    tokio::select! {
+        () = context.watched.known() => {}
+        () = told(stopped.clone()) => return Ok(()),
+    }
+    let guarding = guard(&context, arguments.admission_policies, &readiness);
     let reconciling = controller::run(controller, context.clone(), told(stopped));
     let result = tokio::select! {
         () = reconciling => Ok(()),
         error = candidate.keep(), if arguments.leader_elect => Err(error),
-        () = background(context) => Ok(()),
+        () = background(context.clone()) => Ok(()),
+        () = guarding => Ok(()),
     };
     if arguments.leader_elect && result.is_ok() {
         candidate.release().await;
@@ -174,7 +187,7 @@ async fn work(
 /// What runs beside the controller; never returns.
 async fn background(context: Arc<Context>) {
     // An orphan is one that the watch does not know: without its first list everything would be one.
-    if context.previews.wait_until_ready().await.is_err() {
+    if context.watched.previews.wait_until_ready().await.is_err() {
         return std::future::pending().await;
     }
     let publishing = async {
@@ -193,14 +206,15 @@ async fn background(context: Arc<Context>) {
 async fn installation(
     client: &Client,
     settings: &Settings,
-    prober: Option<&str>,
+    arguments: &Arguments,
     readiness: &Readiness,
 ) -> Prober {
     let mut told = String::new();
     loop {
-        match look(client, settings).await {
+        match look(client, settings, arguments.admission_policies).await {
             Ok(responder) => {
                 readiness.present("installation");
+                let prober = arguments.prober_url.as_deref();
                 let base = prober.map_or_else(|| format!("http://{responder}:{CONTROL_PORT}"), str::to_owned);
                 return Prober::new(base);
             }
@@ -217,7 +231,24 @@ async fn installation(
     }
 }
 
-async fn look(client: &Client, settings: &Settings) -> Result<String> {
+/// Proves again and again that the admission policies are in force; says in `/readyz` when they are not. Never returns.
+async fn guard(context: &Context, admission_policies: bool, readiness: &Readiness) {
+    if !admission_policies {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(PROVE).await;
+        match admission::prove(&context.client, &context.settings).await {
+            Ok(()) => readiness.present("admission-policies"),
+            Err(error) => {
+                tracing::error!(%error, "previews are less confined than they should be");
+                readiness.missing("admission-policies", error.to_string());
+            }
+        }
+    }
+}
+
+async fn look(client: &Client, settings: &Settings, admission_policies: bool) -> Result<String> {
     // The operator has no right to read CRDs, and needs none: listing the resources shows whether they are served.
     let params = kube::api::ListParams::default().limit(1);
     let crds = [PreviewSandbox::crd(), SkuListing::crd(), PreviewPolicy::crd()];
@@ -238,6 +269,9 @@ async fn look(client: &Client, settings: &Settings) -> Result<String> {
         .list_metadata(&params)
         .await
         .map_err(missing(policies))?;
+    if admission_policies {
+        admission::prove(client, settings).await?;
+    }
     Ok(targets::landmarks(client, settings).await?.responder)
 }
 

@@ -1,9 +1,11 @@
 //! The envelope of one preview: platform's policy ∩ seller's listing ∩ the preview's own wishes. Pure.
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use sha2::{Digest, Sha256};
 use vitrine_crds::{
     Amount, PreviewPolicySpec, PreviewSandbox, SkuListing, TimeSpan,
-    preview_policy::IsolationTargets,
+    preview_policy::{BlockedSubject, IsolationTargets},
     preview_sandbox::ResolvedEnvelope,
     sku_listing::{EnvVar, Size, WritableFolder},
 };
@@ -43,6 +45,8 @@ pub struct Envelope {
     pub landing_path: String,
     /// Which listing this came from, `uid/generation`.
     pub listing: String,
+    /// Who sells it.
+    pub seller: String,
     /// What the probe must find shut beside what it knows by itself.
     pub isolation: IsolationTargets,
 }
@@ -77,7 +81,7 @@ pub fn resolve(
     preview: &PreviewSandbox,
 ) -> Result<Envelope, Refusal> {
     let template = &listing.spec.preview;
-    let (ttl, ttl_cap) = time_to_live(policy, template.max_ttl, preview.spec.ttl)?;
+    let (ttl, ttl_cap) = time_to_live(policy, Some(listing), preview)?;
 
     let most = amounts(&policy.size.max, "PreviewPolicy spec.size.max")?;
     let offered = within("SkuListing spec.preview.size", &template.size, &most)?;
@@ -127,6 +131,7 @@ pub fn resolve(
         health_path: template.health_path.clone(),
         landing_path: template.landing_path.clone().unwrap_or_else(|| "/".to_owned()),
         listing: listing_identity(listing),
+        seller: listing.spec.seller.clone(),
         isolation: policy.isolation.clone(),
     })
 }
@@ -134,19 +139,42 @@ pub fn resolve(
 /// Checks a preview's time to live alone: what an extension must pass too. Returns the time and its cap.
 ///
 /// # Errors
-/// If it is outside the range of the policy or longer than the seller allows.
+/// If it is outside the range of the policy, or longer than the trust level or the seller allows.
 pub fn time_to_live(
     policy: &PreviewPolicySpec,
-    listing_max: Option<TimeSpan>,
-    asked: Option<TimeSpan>,
+    listing: Option<&SkuListing>,
+    preview: &PreviewSandbox,
 ) -> Result<(TimeSpan, TimeSpan), Refusal> {
     let range = &policy.ttl;
-    let cap = listing_max.map_or(range.max, |most| most.min(range.max));
-    let ttl = asked.unwrap_or(range.default.min(cap));
+    let level = policy.trust_levels.of(preview.spec.trust_level).max_ttl;
+    let seller = listing.and_then(|listing| listing.spec.preview.max_ttl);
+    let cap = [level, seller]
+        .into_iter()
+        .flatten()
+        .fold(range.max, TimeSpan::min);
+    let ttl = preview.spec.ttl.unwrap_or(range.default.min(cap));
     if ttl < range.min || ttl > cap {
         return refuse("spec.ttl", ttl, format!("{} to {cap}", range.min));
     }
     Ok((ttl, cap))
+}
+
+/// The block of a subject that is in force, if there is one.
+pub fn blocked<'a>(
+    policy: &'a PreviewPolicySpec,
+    subject: &str,
+    now: Timestamp,
+) -> Option<&'a BlockedSubject> {
+    if policy.blocked_subjects.is_empty() {
+        return None;
+    }
+    // As `sha256sum` writes it, so that whoever blocks somebody needs no tool of ours.
+    let hash = hex::encode(Sha256::digest(subject));
+    let in_force = |block: &&BlockedSubject| block.until.as_ref().is_none_or(|until| until.0 > now);
+    policy
+        .blocked_subjects
+        .iter()
+        .find(|block| block.sha256 == hash && in_force(block))
 }
 
 /// Which listing, in which state: `uid/generation`.
@@ -193,6 +221,7 @@ impl Envelope {
             health_path: template.and_then(|t| t.health_path.clone()),
             landing_path: frozen.landing_path.clone(),
             listing: frozen.listing.clone(),
+            seller: frozen.seller.clone(),
             isolation: isolation.clone(),
         })
     }
@@ -208,6 +237,7 @@ impl Envelope {
             port: i32::from(self.port),
             landing_path: self.landing_path.clone(),
             listing: self.listing.clone(),
+            seller: self.seller.clone(),
             size: Size {
                 cpu: self.cpu.to_string(),
                 memory: self.memory.to_string(),
@@ -250,6 +280,9 @@ fn names_within(field: &str, asked: &[String], allowed: &[String]) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use vitrine_crds::preview_sandbox::TrustLevel;
+
     use super::*;
     use crate::cell::fixtures::{listing, policy, preview};
 
@@ -327,6 +360,39 @@ mod tests {
         assert_eq!(
             resolve(&policy(), &greedy, &preview()).unwrap_err().field,
             "SkuListing spec.preview.writable"
+        );
+    }
+
+    #[test]
+    fn a_block_names_the_subject_by_its_hash_and_ends_at_its_time() {
+        let mut policy = policy();
+        // printf %s mallory | sha256sum
+        policy.blocked_subjects = vec![BlockedSubject {
+            sha256: "c0a497761b175379ed63397cc980546559faa84ca9cbeede773117c31508b6ac".to_owned(),
+            until: Some(Time(Timestamp::from_second(1000).unwrap())),
+            reason: None,
+        }];
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert!(blocked(&policy, "mallory", at(999)).is_some());
+        assert!(blocked(&policy, "mallory", at(1000)).is_none());
+        assert!(blocked(&policy, "alice", at(1)).is_none());
+        policy.blocked_subjects[0].until = None;
+        assert!(blocked(&policy, "mallory", at(i64::from(u32::MAX))).is_some());
+    }
+
+    #[test]
+    fn a_trust_levels_longest_time_narrows_the_platforms() {
+        let mut strict = policy();
+        strict.trust_levels.anonymous.max_ttl = Some(TimeSpan::from_secs(900));
+        assert_eq!(
+            resolve(&strict, &listing(), &preview()).unwrap().ttl_cap,
+            TimeSpan::from_secs(900)
+        );
+        let mut known = preview();
+        known.spec.trust_level = TrustLevel::SignedIn;
+        assert_eq!(
+            resolve(&strict, &listing(), &known).unwrap().ttl_cap,
+            TimeSpan::from_secs(1800)
         );
     }
 

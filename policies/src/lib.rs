@@ -2,10 +2,12 @@
 //!
 //! Golden YAML of every object is beside the code in `golden/`; a change to it is a change to the isolation of previews.
 
+pub mod capacity;
 pub mod cell;
 pub mod envelope;
 pub mod names;
 pub mod probe;
+pub mod queue;
 pub mod slots;
 
 pub use envelope::{Envelope, Refusal};

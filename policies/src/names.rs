@@ -17,6 +17,9 @@ pub const POD_FINALIZER: &str = "vitrine.dev/end-proof";
 /// What the names of all cells begin with.
 pub const CELL_PREFIX: &str = "vitrine-cell-";
 
+/// A cell that no preview ever has: on it the operator proves that the admission policies are in force. Made by the chart.
+pub const SENTINEL: &str = "vitrine-cell-sentinel";
+
 /// Name of the ResourceQuota, LimitRange and NetworkPolicy in a cell.
 pub const SEAL: &str = "vitrine";
 /// Name of the ServiceAccount (without a token) in a cell.

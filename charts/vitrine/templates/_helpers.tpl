@@ -119,3 +119,17 @@ What the schema cannot say, because it does not see the namespace of the release
 {{- fail (printf "slots.namespace is %q, the namespace of the release: slots need a namespace of their own, in which only the operator writes" .Values.slots.namespace) -}}
 {{- end -}}
 {{- end }}
+
+{{/* Who asks for what, for the admission policies. Break-glass is a group that nobody is in until somebody needs it. */}}
+{{- define "vitrine.admissionVariables" -}}
+- name: user
+  expression: request.userInfo.username
+- name: groups
+  expression: "has(request.userInfo.groups) ? request.userInfo.groups : []"
+- name: operator
+  expression: variables.user == 'system:serviceaccount:{{ .Release.Namespace }}:vitrine-operator'
+- name: breakGlass
+  expression: "'vitrine:break-glass' in variables.groups"
+- name: what
+  expression: "request.resource.resource + (has(request.subResource) && request.subResource != '' ? '/' + request.subResource : '')"
+{{- end }}

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    coordination::v1::Lease,
     core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
     networking::v1::NetworkPolicy,
 };
@@ -22,13 +21,15 @@ use vitrine_policies::{
     Envelope,
     cell::{Tenant, boundary, network, pod},
     names,
-    slots::{self, Dimension, Holder},
+    queue::{Behind, Lack},
+    slots::Demand,
 };
 
 use super::{
     Context,
     decide::{self, Drift, Plan, World, seal_identity},
     report::Report,
+    slots::{self, Taken},
     status,
 };
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
 
 /// Where nothing is known of when to look again, a watch will tell; this is only for the watch that was lost.
 const SAFETY: Duration = Duration::from_secs(30);
-/// A queued preview looks again this often, beside being woken by a freed slot.
+/// A preview whose turn it was and who found nothing looks again after this, beside being woken by a freed slot.
 const QUEUE: Duration = Duration::from_secs(5);
 /// How long a quota may be without a status before the preview says so.
 const QUOTA_PATIENCE: Duration = Duration::from_secs(2);
@@ -55,7 +56,12 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             status::write(context, preview, *report).await?;
             Ok(wake(after))
         }
-        Plan::Admit(envelope, limit) => admit(context, &world, &envelope, limit).await,
+        Plan::Admit(envelope, demands) => admit(context, &world, &envelope, &demands).await,
+        Plan::Yield(report) => {
+            status::write(context, preview, *report).await?;
+            slots::give_back(context, &world.held_slots).await?;
+            Ok(Action::requeue(Duration::ZERO))
+        }
         Plan::Provision(envelope) => provision(context, &world, &envelope).await,
         Plan::Repair(envelope, drift) => {
             for part in drift {
@@ -121,25 +127,48 @@ fn url(context: &Context, uid: &str, path: &str, expires: Timestamp) -> String {
     )
 }
 
-async fn admit(context: &Context, world: &World, envelope: &Envelope, limit: i32) -> Result<Action> {
-    let preview = hold(context, &world.preview).await?;
-    let Some(slot) = take_slot(context, &preview, limit).await? else {
-        let message = format!("the subject's {limit} slots are taken");
-        let position = i32::try_from(world.ahead).unwrap_or(i32::MAX);
-        let report = Report::queued(
-            &preview,
-            StatusReason::WaitingForSlot,
-            &message,
-            Some(position),
-            Timestamp::now(),
-        );
-        status::write(context, &preview, report).await?;
-        return Ok(Action::requeue(QUEUE));
+async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &[Demand]) -> Result<Action> {
+    let Some(policy) = &world.policy else {
+        return Ok(Action::requeue(Duration::ZERO));
     };
-    let mut report = Report::from(&preview, Timestamp::now());
-    report.admitted(&world.tenant, envelope, vec![slot]);
-    status::write(context, &preview, report).await?;
-    Ok(Action::requeue(Duration::ZERO))
+    let preview = hold(context, &world.preview).await?;
+    match slots::take(context, &preview, policy, demands).await? {
+        Taken::All(slots) => {
+            let mut report = Report::from(&preview, Timestamp::now());
+            report.admitted(
+                &world.tenant,
+                envelope,
+                slots.iter().map(ResourceExt::name_any).collect(),
+            );
+            status::write(context, &preview, report).await?;
+            Ok(Action::requeue(Duration::ZERO))
+        }
+        // Somebody was quicker, or has not let go yet.
+        Taken::Full {
+            dimension,
+            limit,
+            taken,
+        } => {
+            let behind = Behind {
+                lack: Lack::Slots { dimension, limit },
+                position: 1,
+                estimate: None,
+            };
+            let mut report = Report::queued(
+                &preview,
+                StatusReason::WaitingForSlot,
+                &behind.words(),
+                Some(&behind),
+                Timestamp::now(),
+            );
+            if !taken.is_empty() {
+                report.yielded();
+            }
+            status::write(context, &preview, report).await?;
+            slots::give_back(context, &taken).await?;
+            Ok(Action::requeue(QUEUE))
+        }
+    }
 }
 
 /// Puts our finalizer on the preview: from here on something outside of it may have to be cleaned up.
@@ -160,42 +189,6 @@ async fn hold(context: &Context, preview: &PreviewSandbox) -> Result<PreviewSand
         "PreviewSandbox",
         format!("{namespace}/{name}"),
     ))
-}
-
-/// Takes a slot of the preview's subject. Creating the Lease is the compare-and-set: two operators, or one that was killed
-/// here before, come to one slot.
-async fn take_slot(context: &Context, preview: &PreviewSandbox, limit: i32) -> Result<Option<String>> {
-    let leases: Api<Lease> = context.api(&context.settings.slots);
-    let (key, uid) = (preview.spec.subject.as_str(), preview.uid().unwrap_or_default());
-    let mut free = vec![];
-    for index in 0..limit {
-        let name = slots::name(Dimension::Subject, key, index);
-        match found(leases.get(&name).await).map_err(Error::kube("get", "Lease", &name))? {
-            None => free.push(index),
-            Some(lease) => match slots::holder(&lease, key, &uid) {
-                Holder::Us => return Ok(Some(name)),
-                Holder::Other => {}
-                Holder::Foreign => return Err(Error::Foreign { kind: "Lease", name }),
-            },
-        }
-    }
-    for index in free {
-        let lease = slots::lease(&context.settings.slots, Dimension::Subject, key, index, preview);
-        let created = leases.create(&PostParams::default(), &lease).await;
-        match created.map_err(Error::kube("create", "Lease", lease.name_any())) {
-            Ok(lease) => return Ok(Some(lease.name_any())),
-            // Taken meanwhile; by an operator beside this one for the same preview, maybe, and one slot is enough.
-            Err(error) if error.is_conflict() => {
-                let name = lease.name_any();
-                let taken = found(leases.get(&name).await).map_err(Error::kube("get", "Lease", &name))?;
-                if taken.is_some_and(|taken| slots::holder(&taken, key, &uid) == Holder::Us) {
-                    return Ok(Some(name));
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
 }
 
 async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Result<Action> {
@@ -539,10 +532,7 @@ where
 }
 
 async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
-    let uid = &world.tenant.uid;
-    for slot in &world.held_slots {
-        free_slot(context, slot, uid).await?;
-    }
+    slots::give_back(context, &world.held_slots).await?;
     if let Some(namespace) = &world.cell.namespace {
         if !is_ours(namespace, &world.tenant) {
             return Err(Error::Foreign {
@@ -554,26 +544,6 @@ async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
         return Ok(wake(Some(SAFETY)));
     }
     Ok(Action::requeue(Duration::ZERO))
-}
-
-/// Frees one slot, if the preview holds it.
-///
-/// # Errors
-/// If the API server does not answer.
-pub async fn free_slot(context: &Context, name: &str, uid: &str) -> Result<()> {
-    let leases: Api<Lease> = context.api(&context.settings.slots);
-    let lease = found(leases.get(name).await).map_err(Error::kube("get", "Lease", name))?;
-    let Some(lease) =
-        lease.filter(|l| l.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(uid))
-    else {
-        return Ok(());
-    };
-    let params = DeleteParams::default().preconditions(Preconditions {
-        uid: lease.uid(),
-        resource_version: lease.resource_version(),
-    });
-    found(leases.delete(name, &params).await).map_err(Error::kube("free", "Lease", name))?;
-    Ok(())
 }
 
 /// Deletes a cell's namespace, this very one.

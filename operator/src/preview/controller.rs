@@ -10,23 +10,24 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
+    core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
     networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
-        Controller,
+        Controller, WatchStreamExt,
         controller::{Action, Config, Error as ControllerError},
-        reflector::ObjectRef,
-        watcher,
+        reflector::{self, ObjectRef, Store, reflector},
+        watcher::{self, watcher},
     },
 };
+use serde::de::DeserializeOwned;
 use vitrine_crds::{Phase, PreviewPolicy, PreviewSandbox, SkuListing};
 use vitrine_policies::{names, slots};
 
-use super::{Context, Guarded, apply, decide, dereference};
+use super::{Context, Guarded, apply, decide, dereference, queue::Watched};
 use crate::error::{Error, Result};
 
 /// Reconciliations at once. Bounded: the API server is shared.
@@ -36,16 +37,29 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// The controller with its watches; `run` consumes it.
-pub fn controller(client: &kube::Client, slots_namespace: &str) -> Controller<Guarded> {
+/// The controller with its watches, and what they know; `run` consumes the first.
+pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<Guarded>, Watched) {
     let previews: Api<Guarded> = Api::all(client.clone());
     let controller = Controller::new(previews, watcher::Config::default());
     let store = controller.store();
+    let watched = Watched {
+        previews: store.clone(),
+        listings: stored(Api::all(client.clone()), watcher::Config::default(), |_| {}),
+        nodes: stored(Api::all(client.clone()), watcher::Config::default(), bare_node),
+        slots: stored(
+            Api::<PartialObjectMeta<Lease>>::namespaced(client.clone(), slots_namespace),
+            watcher::Config::default().labels(slots::DIMENSION_LABEL),
+            |_| {},
+        ),
+        slots_namespace: slots_namespace.to_owned(),
+        policy: Arc::default(),
+    };
     let cells = || watcher::Config::default().labels(&format!("{}=true", names::CELL_LABEL));
     let all = || watcher::Config::default();
 
-    let (s1, s2, s3, s4) = (store.clone(), store.clone(), store.clone(), store.clone());
-    controller
+    let (s1, s3, s4) = (store.clone(), store.clone(), store.clone());
+    let for_turns = watched.clone();
+    let controller = controller
         .with_config(Config::default().concurrency(CONCURRENCY))
         .watches(Api::<Pod>::all(client.clone()), cells(), |o| by_annotation(&o))
         .watches(meta::<Namespace>(client), cells(), |o| by_annotation(&o))
@@ -61,27 +75,46 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> Controller<Gu
                 vec![]
             }
         })
+        // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         .watches(
-            Api::<Lease>::namespaced(client.clone(), slots_namespace),
+            Api::<PartialObjectMeta<Lease>>::namespaced(client.clone(), slots_namespace),
             watcher::Config::default().labels(slots::DIMENSION_LABEL),
-            move |lease| {
-                let key = lease
-                    .annotations()
-                    .get(slots::KEY_ANNOTATION)
-                    .cloned()
-                    .unwrap_or_default();
-                by(&s2, |p| Some(p.spec.subject == key && phase(p) == Phase::Queued))
-            },
+            move |_| for_turns.turns(),
         )
-        .watches(Api::<SkuListing>::all(client.clone()), all(), move |listing| {
+        .watches(meta::<SkuListing>(client), all(), move |listing| {
             let name = listing.name_any();
             by(&s3, |p| {
                 Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p))
             })
         })
-        .watches(Api::<PreviewPolicy>::all(client.clone()), all(), move |_| {
+        .watches(meta::<PreviewPolicy>(client), all(), move |_| {
             by(&s4, |p| Some(waits(p)))
-        })
+        });
+    (controller, watched)
+}
+
+/// A node without what is large and not needed to know its room.
+fn bare_node(node: &mut Node) {
+    node.metadata.managed_fields = None;
+    node.metadata.annotations = None;
+    if let Some(status) = &mut node.status {
+        status.images = None;
+    }
+}
+
+/// A store that a watch of its own keeps, for as long as the runtime lives.
+fn stored<K>(api: Api<K>, config: watcher::Config, prune: fn(&mut K)) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let events = reflector(writer, watcher(api, config).default_backoff().modify(prune));
+    tokio::spawn(events.for_each(|event| async move {
+        if let Err(error) = event {
+            tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
+        }
+    }));
+    store
 }
 
 fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
@@ -111,10 +144,7 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
         .collect()
 }
 
-fn by(
-    store: &kube::runtime::reflector::Store<Guarded>,
-    wanted: impl Fn(&PreviewSandbox) -> Option<bool>,
-) -> Vec<ObjectRef<Guarded>> {
+fn by(store: &Store<Guarded>, wanted: impl Fn(&PreviewSandbox) -> Option<bool>) -> Vec<ObjectRef<Guarded>> {
     store
         .state()
         .iter()

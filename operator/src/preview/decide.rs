@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
+        coordination::v1::Lease,
         core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
         networking::v1::NetworkPolicy,
     },
@@ -15,9 +16,9 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use vitrine_crds::{
-    PreviewPolicySpec, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
+    PreviewPolicy, PreviewPolicySpec, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
     conditions::{self, types},
-    preview_policy::{IsolationTargets, Requirement},
+    preview_policy::{Admission, IsolationTargets, Requirement},
     preview_sandbox::{EndResult, IsolationEvidence, PodIdentity, TargetEvidence},
 };
 use vitrine_policies::{
@@ -25,6 +26,8 @@ use vitrine_policies::{
     cell::{Tenant, boundary, network, seal},
     envelope, names,
     probe::{Outside, UP, Verdict},
+    queue::{Behind, Lack, Place},
+    slots::{self, Demand},
 };
 
 use super::{
@@ -40,6 +43,8 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 pub const PROBING: &str = "the probe looks for a way out from inside the pod";
 /// A live preview is looked at this often even if no watch says so: a lost watch must not lose an expiry.
 const SAFETY: Duration = Duration::from_secs(30);
+/// How often the first in a queue look where they stand.
+const FRONT: Duration = Duration::from_secs(5);
 /// An end takes one to three seconds (attacks, 6); one that takes longer is worth a word.
 const SLOW_END: Duration = Duration::from_secs(10);
 /// How often a node is asked whether a lost pod is gone.
@@ -72,17 +77,18 @@ pub struct World {
     /// Who it is.
     pub tenant: Tenant,
     /// The platform's policy, if there is one.
-    pub policy: Option<PreviewPolicySpec>,
+    pub policy: Option<PreviewPolicy>,
     /// Its listing, if there is one.
     pub listing: Option<SkuListing>,
     /// Its cell.
     pub cell: Cell,
-    /// How many of the same subject queue before it.
-    pub ahead: usize,
+    /// Where it stands in the queue, if it waits and could be admitted.
+    pub place: Option<Place>,
     /// What the unconfined prober says of the proof's targets, if it was asked and answered.
     pub outside: Option<Outside>,
-    /// The slots that it holds still, by name; looked for only once its end is recorded.
-    pub held_slots: Vec<String>,
+    /// The slots that it holds: looked for once its end is recorded, and while it waits, where an admission that was cut
+    /// off may have left some.
+    pub held_slots: Vec<Lease>,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
     pub reported_gone: Option<bool>,
     /// Where Vitrine's own pods are.
@@ -109,8 +115,10 @@ pub enum Plan {
     Idle(Option<Duration>),
     /// Write this status, and look again after the time.
     Report(Box<Report>, Option<Duration>),
-    /// Take a slot and freeze the envelope.
-    Admit(Box<Envelope>, i32),
+    /// Take the slots and freeze the envelope.
+    Admit(Box<Envelope>, Vec<Demand>),
+    /// Say why it is not admitted, and then give back the slots that an admission which was cut off has left.
+    Yield(Box<Report>),
     /// Make what is missing of the cell, then the pod.
     Provision(Box<Envelope>),
     /// Put back what drifted.
@@ -156,7 +164,14 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
     if conditions::is_true(&status.conditions, types::ADMITTED) {
         admitted(&status, world, now)
     } else {
-        admission(world, now)
+        match admission(world, now) {
+            // Only who is admitted keeps what an admission that was cut off has left.
+            Plan::Report(mut report, _) if !world.held_slots.is_empty() => {
+                report.yielded();
+                Plan::Yield(report)
+            }
+            plan => plan,
+        }
     }
 }
 
@@ -178,7 +193,7 @@ fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: b
     };
     match remaining(
         finished.last_transition_time.0,
-        policy.retention.as_duration(),
+        policy.spec.retention.as_duration(),
         now,
     ) {
         None => Plan::Retire,
@@ -187,34 +202,33 @@ fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: b
 }
 
 fn admission(world: &World, now: Timestamp) -> Plan {
-    let report = |reason, message: String| {
-        let phase_refused = matches!(
-            reason,
-            StatusReason::OutsideEnvelope | StatusReason::ListingChanged
-        );
-        let report = if phase_refused {
-            Report::refused(&world.preview, reason, &message, now)
-        } else {
-            Report::queued(&world.preview, reason, &message, None, now)
+    let preview = &world.preview;
+    let refused = |reason, message: &str, again| {
+        let report = Report::refused(preview, reason, message, now);
+        Plan::Report(Box::new(report), again)
+    };
+    let Some(policy) = world.policy.as_ref().map(|policy| &policy.spec) else {
+        let message = "the cluster has no PreviewPolicy named \"default\": install the chart or create one";
+        let report = Report::queued(preview, StatusReason::PolicyNotFound, message, None, now);
+        return Plan::Report(Box::new(report), None);
+    };
+    if let Some(block) = envelope::blocked(policy, &preview.spec.subject, now) {
+        let until = block.until.as_ref().map(|until| until.0);
+        let message = match until {
+            Some(until) => format!("this subject gets no preview until {until}"),
+            None => "this subject gets no preview".to_owned(),
         };
-        Plan::Report(Box::new(report), None)
-    };
-    let Some(policy) = &world.policy else {
-        return report(
-            StatusReason::PolicyNotFound,
-            "the cluster has no PreviewPolicy named \"default\": install the chart or create one".to_owned(),
-        );
-    };
+        let again = until.and_then(|then| self::until(then, now));
+        return refused(StatusReason::SubjectBlocked, &message, again);
+    }
     let Some(listing) = &world.listing else {
-        return report(
-            StatusReason::ListingNotFound,
-            format!(
-                "no SkuListing {:?} in namespace {:?}",
-                world.preview.spec.listing_ref.name, world.tenant.namespace
-            ),
+        let message = format!(
+            "no SkuListing {:?} in namespace {:?}",
+            preview.spec.listing_ref.name, world.tenant.namespace
         );
+        return wait(world, policy, StatusReason::ListingNotFound, &message, None, now);
     };
-    let pinned = &world.preview.spec.listing_ref;
+    let pinned = &preview.spec.listing_ref;
     if pinned
         .uid
         .as_ref()
@@ -223,34 +237,67 @@ fn admission(world: &World, now: Timestamp) -> Plan {
             .generation
             .is_some_and(|generation| Some(generation) != listing.metadata.generation)
     {
-        return report(
-            StatusReason::ListingChanged,
-            format!(
-                "the preview pins another state of the listing than {}",
-                envelope::listing_identity(listing)
-            ),
-        );
-    }
-    let envelope = match envelope::resolve(policy, listing, &world.preview) {
-        Ok(envelope) => envelope,
-        Err(refusal) => return report(StatusReason::OutsideEnvelope, refusal.to_string()),
-    };
-    let limit = policy.limits.per_subject;
-    if world.ahead >= usize::try_from(limit).unwrap_or(0) {
         let message = format!(
-            "{} ahead of it for this subject; {limit} may live at once",
-            world.ahead
+            "the preview pins another state of the listing than {}",
+            envelope::listing_identity(listing)
         );
-        let report = Report::queued(
-            &world.preview,
-            StatusReason::WaitingForSlot,
-            &message,
-            Some(i32::try_from(world.ahead).unwrap_or(i32::MAX)),
+        return refused(StatusReason::ListingChanged, &message, None);
+    }
+    let envelope = match envelope::resolve(policy, listing, preview) {
+        Ok(envelope) => envelope,
+        Err(refusal) => return refused(StatusReason::OutsideEnvelope, &refusal.to_string(), None),
+    };
+    if policy.maintenance.admission == Admission::Suspended {
+        let message =
+            "the platform lets no new previews in for now (PreviewPolicy spec.maintenance.admission)";
+        return wait(
+            world,
+            policy,
+            StatusReason::AdmissionSuspended,
+            message,
+            None,
             now,
         );
-        return Plan::Report(Box::new(report), Some(SAFETY));
     }
-    Plan::Admit(Box::new(envelope), limit)
+    match &world.place {
+        Some(Place::Behind(behind)) => {
+            let reason = match behind.lack {
+                Lack::Slots { .. } => StatusReason::WaitingForSlot,
+                Lack::Room { .. } => StatusReason::WaitingForCapacity,
+            };
+            wait(world, policy, reason, &behind.words(), Some(behind), now)
+        }
+        // Late or not: what is free is better given than refused.
+        _ => Plan::Admit(Box::new(envelope), slots::demands(policy, listing, preview)),
+    }
+}
+
+/// Says what a preview waits for; ends it when it has waited too long.
+fn wait(
+    world: &World,
+    policy: &PreviewPolicySpec,
+    reason: StatusReason,
+    message: &str,
+    behind: Option<&Behind>,
+    now: Timestamp,
+) -> Plan {
+    let deadline = policy.queue.deadline;
+    let made = world
+        .preview
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(now, |t| t.0);
+    let Some(left) = remaining(made, deadline.as_duration(), now) else {
+        let message = format!("it waited {deadline}, as long as a preview may: {message}");
+        return end(world, StatusReason::QueueDeadline, &message, now);
+    };
+    let report = Report::queued(&world.preview, reason, message, behind, now);
+    // Whose turn it is, is woken. The others only say where they stand, and those in front more often: a long queue must not
+    // write all its places whenever one moves.
+    let look = behind.and_then(|behind| u64::try_from(behind.position).ok());
+    let look = look.map_or(SAFETY, |place| Duration::from_secs(place).clamp(FRONT, SAFETY));
+    Plan::Report(Box::new(report), Some(left.min(look)))
 }
 
 fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Plan {
@@ -468,8 +515,8 @@ fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration
     let Some(asked) = world.preview.spec.ttl.filter(|asked| *asked > frozen.ttl) else {
         return Plan::Idle(wake);
     };
-    let seller = world.listing.as_ref().and_then(|l| l.spec.preview.max_ttl);
-    let allowed = envelope::time_to_live(policy, seller, Some(asked)).is_ok() && asked <= frozen.ttl_cap;
+    let allowed = envelope::time_to_live(&policy.spec, world.listing.as_ref(), &world.preview).is_ok()
+        && asked <= frozen.ttl_cap;
     let new = started
         .0
         .saturating_add(SignedDuration::try_from(asked.as_duration()).unwrap_or_default());
@@ -569,7 +616,7 @@ fn thaw(status: &PreviewSandboxStatus, world: &World) -> Option<Envelope> {
     let isolation = world
         .policy
         .as_ref()
-        .map_or_else(no_targets, |p| p.isolation.clone());
+        .map_or_else(no_targets, |p| p.spec.isolation.clone());
     Envelope::thaw(status.envelope.as_ref()?, world.listing.as_ref(), &isolation).ok()
 }
 

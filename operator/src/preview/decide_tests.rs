@@ -1,17 +1,23 @@
 //! Decisions, one by one: what was seen → what is done next.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use vitrine_crds::{
-    Phase, PreviewSandbox, StatusReason,
+    Phase, PreviewPolicySpec, PreviewSandbox, StatusReason,
     conditions::{self, types},
+    preview_policy::{Admission, BlockedSubject},
     preview_sandbox::EndResult,
 };
 use vitrine_policies::{
     Envelope,
     cell::{Tenant, boundary, network},
     envelope, names,
+    queue::{Behind, Lack, Place},
+    slots::Dimension,
 };
 
 use super::{
@@ -41,9 +47,11 @@ fn world() -> World {
         preview,
         policy: Some(
             serde_json::from_value(json!({
-                "ttl": {"min": "10m", "max": "30m", "default": "20m"},
-                "size": {"max": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"}},
-                "isolation": {"internet": ["203.0.113.10:80"]}
+                "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPolicy",
+                "metadata": {"name": "default"}, "spec": {
+                    "ttl": {"min": "10m", "max": "30m", "default": "20m"},
+                    "size": {"max": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"}},
+                    "isolation": {"internet": ["203.0.113.10:80"]}}
             }))
             .unwrap(),
         ),
@@ -58,7 +66,7 @@ fn world() -> World {
             .unwrap(),
         ),
         cell: Cell::default(),
-        ahead: 0,
+        place: None,
         outside: None,
         held_slots: vec![],
         reported_gone: None,
@@ -70,7 +78,7 @@ fn world() -> World {
 
 fn envelope(world: &World) -> Envelope {
     envelope::resolve(
-        world.policy.as_ref().unwrap(),
+        &world.policy.as_ref().unwrap().spec,
         world.listing.as_ref().unwrap(),
         &world.preview,
     )
@@ -142,13 +150,36 @@ fn ends_with(plan: &Plan) -> (StatusReason, String) {
 
 #[test]
 fn a_preview_within_the_envelope_is_admitted() {
-    assert!(matches!(decide(&world(), at(0)), Plan::Admit(_, 1)));
+    let Plan::Admit(_, demands) = decide(&world(), at(0)) else {
+        panic!()
+    };
+    let dimensions: Vec<_> = demands.iter().map(|d| (d.dimension.as_str(), d.limit)).collect();
+    // It names no network.
+    assert_eq!(
+        dimensions,
+        [("subject", 1), ("listing", 50), ("seller", 100), ("cluster", 200)]
+    );
+}
+
+fn behind() -> Place {
+    Place::Behind(Behind {
+        lack: Lack::Slots {
+            dimension: Dimension::Subject,
+            limit: 1,
+        },
+        position: 2,
+        estimate: Some(at(60)),
+    })
+}
+
+fn policy(world: &mut World) -> &mut PreviewPolicySpec {
+    &mut world.policy.as_mut().unwrap().spec
 }
 
 #[test]
 fn a_preview_waits_behind_others_of_its_subject_and_says_at_which_place() {
     let mut world = world();
-    world.ahead = 2;
+    world.place = Some(behind());
     let Plan::Report(report, _) = decide(&world, at(0)) else {
         panic!()
     };
@@ -156,7 +187,81 @@ fn a_preview_waits_behind_others_of_its_subject_and_says_at_which_place() {
         (report.status.phase, report.status.queue_position),
         (Phase::Queued, Some(2))
     );
+    assert_eq!(report.status.queue_estimate, Some(Time(at(60))));
     assert_eq!(report.status.reason, Some(StatusReason::WaitingForSlot));
+    assert_eq!(
+        report.status.message.unwrap(),
+        "the one slot of its subject is taken; 1 wait before it"
+    );
+}
+
+#[test]
+fn a_preview_that_waits_keeps_no_slot_and_one_whose_turn_it_is_takes_over_what_it_has() {
+    let mut world = world();
+    world.held_slots = vec![Lease::default()];
+    world.place = Some(behind());
+    let Plan::Yield(report) = decide(&world, at(0)) else {
+        panic!()
+    };
+    // The write that comes before the deletions must be one.
+    world.held_slots.clear();
+    let Plan::Report(after, _) = decide(&world, at(0)) else {
+        panic!()
+    };
+    assert_ne!(report.status, after.status);
+    world.held_slots = vec![Lease::default()];
+    world.place = Some(Place::Turn);
+    assert!(matches!(decide(&world, at(0)), Plan::Admit(..)));
+}
+
+#[test]
+fn the_queue_has_a_deadline_and_a_free_slot_is_given_even_after_it() {
+    let mut world = world();
+    world.preview.metadata.creation_timestamp = Some(Time(at(0)));
+    world.place = Some(behind());
+    assert!(matches!(decide(&world, at(599)), Plan::Report(_, Some(left)) if left == Duration::from_secs(1)));
+    let (reason, message) = ends_with(&decide(&world, at(600)));
+    assert_eq!(reason, StatusReason::QueueDeadline);
+    assert!(
+        message.starts_with("it waited 10m, as long as a preview may: the one slot"),
+        "{message}"
+    );
+    world.place = Some(Place::Turn);
+    assert!(matches!(decide(&world, at(600)), Plan::Admit(..)));
+    // Whoever waits for something else than a slot is not left waiting either.
+    world.listing = None;
+    assert_eq!(ends_with(&decide(&world, at(600))).0, StatusReason::QueueDeadline);
+}
+
+#[test]
+fn a_suspended_admission_lets_nobody_in_and_says_so() {
+    let mut world = world();
+    world.place = Some(Place::Turn);
+    policy(&mut world).maintenance.admission = Admission::Suspended;
+    let Plan::Report(report, _) = decide(&world, at(0)) else {
+        panic!()
+    };
+    assert_eq!(report.status.phase, Phase::Queued);
+    assert_eq!(report.status.reason, Some(StatusReason::AdmissionSuspended));
+}
+
+#[test]
+fn a_blocked_subject_is_refused_until_the_block_ends() {
+    let mut world = world();
+    policy(&mut world).blocked_subjects = vec![BlockedSubject {
+        sha256: hex::encode(Sha256::digest("alice")),
+        until: Some(Time(at(50))),
+        reason: Some("mined".to_owned()),
+    }];
+    let Plan::Report(report, again) = decide(&world, at(20)) else {
+        panic!()
+    };
+    assert_eq!(
+        (report.status.phase, report.status.reason),
+        (Phase::Refused, Some(StatusReason::SubjectBlocked))
+    );
+    assert_eq!(again, Some(Duration::from_secs(30)));
+    assert!(matches!(decide(&world, at(50)), Plan::Admit(..)));
 }
 
 #[test]
@@ -327,7 +432,7 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     assert!(matches!(decide(&world, at(1207)), Plan::Idle(Some(_))));
 
     world.cell.pod = None;
-    world.held_slots = vec!["slot".into()];
+    world.held_slots = vec![Lease::default()];
     assert!(matches!(decide(&world, at(1208)), Plan::RemoveCell));
     world.held_slots = vec![];
     world.cell.namespace = None;

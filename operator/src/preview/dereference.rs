@@ -1,31 +1,22 @@
 //! Reads all that one preview depends on. Reads the cluster, writes nothing.
 
-use std::collections::BTreeSet;
-
-use k8s_openapi::{
-    api::{
-        coordination::v1::Lease,
-        core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
-        networking::v1::NetworkPolicy,
-    },
-    jiff::Timestamp,
+use k8s_openapi::api::{
+    core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
+    networking::v1::NetworkPolicy,
 };
 use kube::{Api, ResourceExt, api::ListParams};
 use serde::de::DeserializeOwned;
 use vitrine_crds::{
-    POLICY_NAME, Phase, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
+    POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing,
     conditions::{self, types},
 };
-use vitrine_policies::{
-    cell::Tenant,
-    names,
-    slots::{self, Dimension},
-};
+use vitrine_policies::{cell::Tenant, names};
 
 use super::{
     Context,
     decide::{Cell, World},
     observe::{self, Proof},
+    slots,
 };
 use crate::{
     error::{Error, Result, found},
@@ -50,12 +41,11 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     };
     let status = preview.status.clone().unwrap_or_default();
     let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
-    let policy = get(&policies, "PreviewPolicy", POLICY_NAME)
-        .await?
-        .map(|p| p.spec);
+    let policy = get(&policies, "PreviewPolicy", POLICY_NAME).await?;
+    context.watched.remember(policy.as_ref());
 
     let mut world = World {
-        ahead: 0,
+        place: None,
         cell: Cell::default(),
         held_slots: vec![],
         house: context.settings.house.clone(),
@@ -71,22 +61,38 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     }
     let listings: Api<SkuListing> = context.api(namespace);
     world.listing = get(&listings, "SkuListing", &world.preview.spec.listing_ref.name).await?;
+    let over = conditions::is_true(&status.conditions, types::EXPIRED)
+        || world.preview.metadata.deletion_timestamp.is_some();
+    if !over && !conditions::is_true(&status.conditions, types::ADMITTED) {
+        if let (Some(policy), Some(listing)) = (&world.policy, &world.listing) {
+            let own = world
+                .preview
+                .spec
+                .ttl
+                .unwrap_or(policy.spec.ttl.default)
+                .as_duration();
+            world.place = Some(context.watched.place(&world.preview, listing, &policy.spec, own));
+        }
+        // After the preview itself: who gives slots back writes that very version first.
+        if context.watched.holds(&world.tenant.uid) {
+            world.held_slots = slots::held_by(context, &world.tenant.uid).await?;
+        }
+        return Ok(Some(world));
+    }
+    // Without our finalizer nothing outside of the preview was ever made.
     if !world
         .preview
         .finalizers()
         .iter()
         .any(|f| f == names::PREVIEW_FINALIZER)
-        || (!conditions::is_true(&status.conditions, types::ADMITTED)
-            && world.preview.metadata.deletion_timestamp.is_none())
     {
-        world.ahead = ahead(&context.watched(), &world.preview);
         return Ok(Some(world));
     }
     world.cell = cell(context, &world.tenant.cell).await?;
     outside(context, &status, &mut world).await;
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
         if status.receipt.is_some() {
-            world.held_slots = held_slots(context, &status, &world).await?;
+            world.held_slots = slots::held(context, &status, &world.tenant.uid).await?;
         } else if let Some(pod) = &status.pod {
             world.reported_gone = reported_gone(context, status.node.as_deref(), &pod.uid).await;
         }
@@ -165,70 +171,6 @@ async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut W
             tracing::warn!(cell = world.tenant.cell, %error, "the unconfined prober did not answer")
         }
     }
-}
-
-/// How many previews of the same subject live or wait before this one.
-fn ahead(all: &[PreviewSandbox], preview: &PreviewSandbox) -> usize {
-    let age = |p: &PreviewSandbox| {
-        (
-            p.metadata
-                .creation_timestamp
-                .as_ref()
-                .map_or(Timestamp::MAX, |t| t.0),
-            p.uid().unwrap_or_default(),
-        )
-    };
-    let own = age(preview);
-    all.iter()
-        .filter(|other| other.spec.subject == preview.spec.subject && other.uid() != preview.uid())
-        .filter(|other| {
-            let Some(status) = &other.status else {
-                return age(other) < own;
-            };
-            let holds = conditions::is_true(&status.conditions, types::ADMITTED) && status.receipt.is_none();
-            let waits = status.phase == Phase::Queued
-                && matches!(status.reason, None | Some(StatusReason::WaitingForSlot))
-                && age(other) < own;
-            holds || waits
-        })
-        .count()
-}
-
-/// The slots that a preview still holds. A preview killed between its slot and its first status holds one that no status
-/// names: then all slots are looked through.
-async fn held_slots(context: &Context, status: &PreviewSandboxStatus, world: &World) -> Result<Vec<String>> {
-    let uid = &world.tenant.uid;
-    let leases: Api<Lease> = context.api(&context.settings.slots);
-    let holds = |lease: &Lease| lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(uid);
-    if conditions::is_true(&status.conditions, types::ADMITTED) {
-        let limit = world
-            .policy
-            .as_ref()
-            .map_or(0, |policy| policy.limits.per_subject);
-        let subject = &world.preview.spec.subject;
-        // Also those that no status names: two operators may each have taken one at the same time.
-        let own = (0..limit).map(|index| slots::name(Dimension::Subject, subject, index));
-        let names: BTreeSet<String> = status.slots.iter().cloned().chain(own).collect();
-        let mut held = vec![];
-        for name in names {
-            if get(&leases, "Lease", &name)
-                .await?
-                .is_some_and(|lease| holds(&lease))
-            {
-                held.push(name);
-            }
-        }
-        return Ok(held);
-    }
-    let selector = format!("{}={}", slots::DIMENSION_LABEL, Dimension::Subject.as_str());
-    let list = leases.list(&ListParams::default().labels(&selector)).await;
-    let list = list.map_err(Error::kube("list", "Lease", &context.settings.slots))?;
-    Ok(list
-        .items
-        .iter()
-        .filter(|lease| holds(lease))
-        .map(ResourceExt::name_any)
-        .collect())
 }
 
 /// Whether the node, or every node where it is not known, says that nothing of a pod runs. `None` if one does not answer.

@@ -1,30 +1,27 @@
 //! The controller of `PreviewSandbox`: dereference → decide → apply. Only the first and the last may touch the cluster.
 //!
-//! `observe`, `decide` and `report` are pure; `dereference`, `apply` and `status` hold a client.
+//! `observe`, `decide`, `queue` and `report` are pure; `dereference`, `slots`, `apply` and `status` hold a client.
 
 pub mod apply;
 pub mod controller;
 pub mod decide;
 pub mod dereference;
 pub mod observe;
+pub mod queue;
 pub mod report;
+pub mod slots;
 pub mod status;
 pub mod sweep;
 
 #[cfg(test)]
 mod decide_tests;
 
-use std::sync::Arc;
-
 use k8s_openapi::NamespaceResourceScope;
-use kube::{
-    Api, Client, Resource,
-    core::DeserializeGuard,
-    runtime::{events::Recorder, reflector::Store},
-};
+use kube::{Api, Client, Resource, core::DeserializeGuard, runtime::events::Recorder};
 use vitrine_crds::PreviewSandbox;
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
+use self::queue::Watched;
 use crate::{link::LinkSigner, metrics::Metrics, prober::Prober};
 
 /// A preview as it is watched: one that cannot be read does not stop the others.
@@ -44,8 +41,8 @@ pub struct Context {
     pub signer: LinkSigner,
     /// Asks whether targets are up.
     pub prober: Prober,
-    /// The previews as last seen by the watch.
-    pub previews: Store<Guarded>,
+    /// What the watches have seen.
+    pub watched: Watched,
 }
 
 /// Where things are.
@@ -73,14 +70,5 @@ impl Context {
         K::DynamicType: Default,
     {
         Api::namespaced(self.client.clone(), namespace)
-    }
-
-    /// The readable previews of the watch.
-    pub fn watched(&self) -> Vec<PreviewSandbox> {
-        self.previews
-            .state()
-            .iter()
-            .filter_map(|guarded: &Arc<Guarded>| guarded.0.as_ref().ok().cloned())
-            .collect()
     }
 }

@@ -10,7 +10,7 @@ use vitrine_crds::{
     conditions::{self, types},
     preview_sandbox::{EndResult, Receipt},
 };
-use vitrine_policies::{Envelope, cell::Tenant};
+use vitrine_policies::{Envelope, cell::Tenant, queue::Behind};
 
 /// A status under construction.
 #[derive(Clone, Debug)]
@@ -40,20 +40,27 @@ impl Report {
         preview: &PreviewSandbox,
         reason: StatusReason,
         message: &str,
-        position: Option<i32>,
+        behind: Option<&Behind>,
         now: Timestamp,
     ) -> Self {
         let mut report = Self::from(preview, now);
-        report.status.queue_position = position;
+        report.status.queue_position = behind.map(|b| b.position);
+        report.status.queue_estimate = behind.and_then(|b| b.estimate).map(Time);
         report.say(Phase::Queued, reason, message);
         report.set(types::ADMITTED, Some(false), reason, message);
         report
     }
 
+    /// Gives slots back and lives on. What changes here makes the write one, whatever else the status says: an admission
+    /// that began before it must fail at its own.
+    pub fn yielded(&mut self) {
+        self.status.yields = Some(self.status.yields.unwrap_or_default().saturating_add(1));
+    }
+
     /// Asks for what it may not have.
     pub fn refused(preview: &PreviewSandbox, reason: StatusReason, message: &str, now: Timestamp) -> Self {
         let mut report = Self::from(preview, now);
-        report.status.queue_position = None;
+        report.leaves_queue();
         report.say(Phase::Refused, reason, message);
         report.set(types::ADMITTED, Some(false), reason, message);
         report
@@ -61,7 +68,7 @@ impl Report {
 
     /// Holds its slots; the envelope is frozen.
     pub fn admitted(&mut self, tenant: &Tenant, envelope: &Envelope, slots: Vec<String>) {
-        self.status.queue_position = None;
+        self.leaves_queue();
         self.status.slots = slots;
         self.status.admitted_at = Some(self.now.clone());
         self.status.cell = Some(tenant.cell.clone());
@@ -75,8 +82,13 @@ impl Report {
             types::ADMITTED,
             Some(true),
             StatusReason::Admitted,
-            "within the envelope; slot held",
+            "within the envelope; slots held",
         );
+    }
+
+    fn leaves_queue(&mut self) {
+        self.status.queue_position = None;
+        self.status.queue_estimate = None;
     }
 
     /// The quota has no status yet.
@@ -171,6 +183,7 @@ impl Report {
         // The first message says why it ends; later ones would only say how far that is.
         if self.status.phase != Phase::Ending || self.status.message.is_none() {
             self.say(Phase::Ending, cause, message);
+            self.leaves_queue();
             self.status.url = None;
             self.set(types::EXPIRED, Some(true), cause, message);
             self.set(types::READY, Some(false), cause, message);

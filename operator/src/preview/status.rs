@@ -138,7 +138,10 @@ pub fn receipt(status: &PreviewSandboxStatus, reason: &str) -> Option<Event> {
 fn is_good(condition: &Condition) -> bool {
     match condition.type_.as_str() {
         types::EXPIRED => matches!(condition.reason.as_str(), "TimeOver" | "Deleted"),
-        types::ADMITTED => condition.status == "True" || condition.reason == "WaitingForSlot",
+        types::ADMITTED => {
+            condition.status == "True"
+                || matches!(condition.reason.as_str(), "WaitingForSlot" | "WaitingForCapacity")
+        }
         types::READY => condition.status == "True" || condition.reason == "ProductStarting",
         _ => condition.status == "True",
     }

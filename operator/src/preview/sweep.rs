@@ -1,8 +1,8 @@
 //! Removes cells and slots whose preview is gone: what a forced deletion of the preview itself leaves. Writes the cluster.
 //!
-//! Also counts previews by phase, since it looks at all of them anyway.
+//! Also counts previews by phase and lowers the ceilings of slots, since it looks at all of them anyway.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -12,12 +12,14 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions},
 };
-use vitrine_crds::{Phase, PreviewSandbox};
+use tokio::time::Instant;
+use vitrine_crds::{POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox};
 use vitrine_policies::{cell::pod::GRACE_SECONDS, names, slots};
 
 use super::{
     Context, apply,
     observe::{self, End},
+    slots as own_slots,
 };
 use crate::error::{Error, Result, found};
 
@@ -28,12 +30,17 @@ const PERIOD: Duration = Duration::from_secs(15);
 /// namespace and slot go one after the other, and nothing else wakes the sweep.
 const SOON: Duration = Duration::from_secs(1);
 
+/// How long a policy is left alone before the ceilings follow it down: longer than a reconciliation may last, since one that
+/// began under the policy before may still take a slot that was allowed then.
+const SETTLED: Duration = Duration::from_secs(120);
+
 /// Sweeps for ever.
 pub async fn run(context: Arc<Context>) {
     let mut pause = SOON;
+    let mut settling = Settling::default();
     loop {
         count(&context);
-        let clean = match sweep(&context).await {
+        let clean = match sweep(&context, &mut settling).await {
             Ok(clean) => clean,
             Err(error) => {
                 context
@@ -56,10 +63,11 @@ pub async fn run(context: Arc<Context>) {
 }
 
 fn count(context: &Context) {
-    let previews = context.watched();
+    let previews = context.watched.previews.state();
     for phase in Phase::ALL {
         let count = previews
             .iter()
+            .filter_map(|guarded| guarded.0.as_ref().ok())
             .filter(|p| p.status.as_ref().map_or(Phase::Queued, |s| s.phase) == phase)
             .count();
         context
@@ -70,9 +78,29 @@ fn count(context: &Context) {
     }
 }
 
+/// Since when the policy has been as it is, as far as this process knows.
+#[derive(Default)]
+struct Settling(Option<(PreviewPolicySpec, Instant)>);
+
+impl Settling {
+    fn settled(&mut self, spec: &PreviewPolicySpec) -> bool {
+        match &self.0 {
+            Some((known, since)) if known == spec => since.elapsed() >= SETTLED,
+            _ => {
+                self.0 = Some((spec.clone(), Instant::now()));
+                false
+            }
+        }
+    }
+}
+
 /// One sweep; whether there was nothing to do.
-async fn sweep(context: &Context) -> Result<bool> {
+async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
     let mut clean = true;
+    // Before the slots: ceilings that somebody raises after this look are refused to be lowered by their version.
+    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
+    let policy = found(policies.get(POLICY_NAME).await);
+    let policy = policy.map_err(Error::kube("get", "PreviewPolicy", POLICY_NAME))?;
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
     let cells = namespaces
@@ -106,7 +134,7 @@ async fn sweep(context: &Context) -> Result<bool> {
         let Some(uid) = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()) else {
             continue;
         };
-        if lives(context, lease.annotations(), &uid).await? {
+        if needs_slot(context, lease.annotations(), &uid).await? {
             continue;
         }
         clean = false;
@@ -119,39 +147,69 @@ async fn sweep(context: &Context) -> Result<bool> {
             tracing::warn!(
                 slot = lease.name_any(),
                 preview_uid = uid,
-                "freeing a slot whose preview is gone"
+                "freeing a slot whose preview is gone or over"
             );
-            apply::free_slot(context, &lease.name_any(), &uid).await?;
+            own_slots::give_back(context, std::slice::from_ref(lease)).await?;
             context.metrics.orphans.inc();
+        }
+    }
+    if let Some(policy) = policy
+        && settling.settled(&policy.spec)
+    {
+        match own_slots::lower(context, &policy, &slots.items).await {
+            // Somebody raised them meanwhile: they are needed.
+            Err(error) if !error.is_conflict() => return Err(error),
+            _ => {}
         }
     }
     Ok(clean)
 }
 
-/// Whether the preview that an object was made for still exists, as itself.
-async fn lives(
-    context: &Context,
-    annotations: &std::collections::BTreeMap<String, String>,
-    uid: &str,
-) -> Result<bool> {
+/// What is left of the preview that an object was made for.
+enum Left {
+    /// It exists, in this phase.
+    There(Phase),
+    /// It exists and cannot be read: it is not ours to judge.
+    Unreadable,
+    /// It is gone, or another one has its name.
+    Gone,
+}
+
+async fn left(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<Left> {
     let Some((namespace, name)) = annotations
         .get(names::PREVIEW_ANNOTATION)
         .and_then(|text| text.split_once('/'))
     else {
-        return Ok(false);
+        return Ok(Left::Gone);
     };
     let api: Api<PreviewSandbox> = context.api(namespace);
     match api.get(name).await {
-        Ok(preview) => Ok(preview.uid().as_deref() == Some(uid)),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
-        // It exists and cannot be read: it is not ours to judge.
-        Err(kube::Error::SerdeError(_)) => Ok(true),
+        Ok(preview) if preview.uid().as_deref() == Some(uid) => {
+            Ok(Left::There(preview.status.map_or(Phase::Queued, |s| s.phase)))
+        }
+        Ok(_) => Ok(Left::Gone),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Left::Gone),
+        Err(kube::Error::SerdeError(_)) => Ok(Left::Unreadable),
         Err(error) => Err(Error::kube(
             "get",
             "PreviewSandbox",
             format!("{namespace}/{name}"),
         )(error)),
     }
+}
+
+/// Whether the preview that an object was made for still exists, as itself.
+async fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<bool> {
+    Ok(!matches!(left(context, annotations, uid).await?, Left::Gone))
+}
+
+/// Whether a slot's preview is there and not over: an operator that was slower than the end may have taken one after it.
+async fn needs_slot(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<bool> {
+    Ok(match left(context, annotations, uid).await? {
+        Left::There(phase) => !phase.is_terminal(),
+        Left::Unreadable => true,
+        Left::Gone => false,
+    })
 }
 
 async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {

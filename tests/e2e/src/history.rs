@@ -12,7 +12,11 @@ use kube::{
     Api, ResourceExt,
     runtime::watcher::{self, Event, watcher},
 };
-use vitrine_crds::{Phase, PreviewSandbox};
+use vitrine_crds::{
+    Phase, PreviewSandbox,
+    conditions::{self, types},
+};
+use vitrine_policies::slots::Dimension;
 
 use crate::house::House;
 
@@ -24,11 +28,16 @@ pub struct History(Arc<Mutex<Told>>);
 struct Told {
     phases: BTreeMap<String, Vec<Phase>>,
     starts: BTreeMap<String, BTreeSet<String>>,
-    /// The uids of the Leases that a preview held.
-    slots: BTreeMap<String, BTreeSet<String>>,
-    /// The Leases that are there now, and how many there were at most.
-    held: BTreeSet<String>,
-    most: usize,
+    /// The uids of the Leases that a preview held, by preview and dimension.
+    slots: BTreeMap<(String, String), BTreeSet<String>>,
+    /// The Leases that are there now: by uid, what their names begin with.
+    held: BTreeMap<String, String>,
+    /// By dimension, how many of one key there were at most.
+    most: BTreeMap<String, usize>,
+    /// The previews that are admitted and whose end is not proven, and how many there were at most.
+    live: BTreeSet<String>,
+    ended: BTreeSet<String>,
+    most_live: usize,
     synced: u8,
 }
 
@@ -81,14 +90,27 @@ impl History {
         (periods, self.lock().starts.get(uid).map_or(0, BTreeSet::len))
     }
 
-    /// How many slots a preview ever held.
+    /// How many slots of one dimension a preview ever held, at most.
     pub fn slots(&self, uid: &str) -> usize {
-        self.lock().slots.get(uid).map_or(0, BTreeSet::len)
+        let told = self.lock();
+        let own = told.slots.iter().filter(|((holder, _), _)| holder == uid);
+        own.map(|(_, slots)| slots.len()).max().unwrap_or_default()
     }
 
-    /// How many slots were held at the same time at most, by anybody.
-    pub fn most_slots(&self) -> usize {
-        self.lock().most
+    /// How many slots of one key of this dimension were held at the same time at most, by anybody.
+    pub fn most_slots(&self, dimension: Dimension) -> usize {
+        let most = &self.lock().most;
+        most.get(dimension.as_str()).copied().unwrap_or_default()
+    }
+
+    /// How many previews were admitted and not proven to have ended at the same time at most.
+    pub fn most_live(&self) -> usize {
+        self.lock().most_live
+    }
+
+    /// How many previews have come to a proven end after they were admitted.
+    pub fn ends(&self) -> usize {
+        self.lock().ended.len()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
@@ -107,6 +129,15 @@ impl History {
         let uid = preview.uid().unwrap_or_default();
         let status = preview.status.unwrap_or_default();
         let mut told = self.lock();
+        if conditions::is_true(&status.conditions, types::ADMITTED) {
+            if status.receipt.is_some() {
+                told.live.remove(&uid);
+                told.ended.insert(uid.clone());
+            } else {
+                told.live.insert(uid.clone());
+                told.most_live = told.most_live.max(told.live.len());
+            }
+        }
         let phases = told.phases.entry(uid.clone()).or_default();
         if phases.last() != Some(&status.phase) {
             phases.push(status.phase);
@@ -119,12 +150,18 @@ impl History {
     fn lease(&self, event: Option<Event<Lease>>) {
         match event {
             Some(Event::Apply(lease) | Event::InitApply(lease)) => {
-                let uid = lease.uid().unwrap_or_default();
+                let (uid, name) = (lease.uid().unwrap_or_default(), lease.name_any());
+                let Some((key, _)) = name.rsplit_once('-') else {
+                    return;
+                };
+                let dimension = key.split('-').next().unwrap_or_default().to_owned();
                 let mut told = self.lock();
-                told.held.insert(uid.clone());
-                told.most = told.most.max(told.held.len());
+                told.held.insert(uid.clone(), key.to_owned());
+                let count = told.held.values().filter(|held| *held == key).count();
+                let most = told.most.entry(dimension.clone()).or_default();
+                *most = (*most).max(count);
                 if let Some(holder) = lease.spec.and_then(|spec| spec.holder_identity) {
-                    told.slots.entry(holder).or_default().insert(uid);
+                    told.slots.entry((holder, dimension)).or_default().insert(uid);
                 }
             }
             Some(Event::Delete(lease)) => {

@@ -109,17 +109,35 @@ impl House {
     /// # Panics
     /// If the API server refuses it.
     pub async fn set_policy(&self, per_subject: i32, retention: &str) {
-        let policy = json!({
+        self.limit(json!({"perSubject": per_subject}), retention).await;
+    }
+
+    /// Sets the platform's policy, with all its limits.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn limit(&self, limits: Value, retention: &str) {
+        self.policy(json!({"limits": limits, "retention": retention}))
+            .await;
+    }
+
+    /// Sets the platform's policy: what every test has, and these fields.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn policy(&self, fields: Value) {
+        let mut policy = json!({
             "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPolicy", "metadata": {"name": "default"},
             "spec": {
                 "ttl": {"min": "1s", "max": "30m", "default": "20m"},
                 "provisioningDeadline": "2m",
-                "retention": retention,
-                "limits": {"perSubject": per_subject},
                 "size": {"max": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"}},
                 "isolation": {"internet": ["203.0.113.10:80"]}
             }
         });
+        if let (Some(spec), Value::Object(fields)) = (policy["spec"].as_object_mut(), fields) {
+            spec.extend(fields);
+        }
         put(
             &Api::<PreviewPolicy>::all(self.client.clone()),
             "default",

@@ -38,6 +38,8 @@ use crate::{clusters, eventually::eventually, operator::SLOTS};
 
 /// Far longer than a preview takes to be ready on two busy cores.
 pub const READY: Duration = Duration::from_secs(60);
+/// The group that the admission policies let do anything but look into a running preview.
+pub const BREAK_GLASS: &str = "vitrine:break-glass";
 /// Far longer than an end takes.
 pub const END: Duration = Duration::from_secs(60);
 
@@ -191,6 +193,36 @@ impl Installed {
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         self.try_kubectl(arguments)
             .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// kubectl as somebody else; the groups that the API server adds for a user of that name are added.
+    ///
+    /// # Errors
+    /// With what it said, if it failed.
+    pub fn kubectl_as(&self, user: &str, groups: &[&str], arguments: &[&str]) -> Result<String, String> {
+        let user = format!("--as={user}");
+        let groups: Vec<_> = groups.iter().map(|group| format!("--as-group={group}")).collect();
+        let who = std::iter::once(user.as_str()).chain(groups.iter().map(String::as_str));
+        let all: Vec<_> = who.chain(arguments.iter().copied()).collect();
+        self.try_kubectl(&all)
+    }
+
+    /// kubectl as an administrator who has broken the glass: what the admission policies refuse to all others. Must succeed.
+    pub fn break_glass(&self, arguments: &[&str]) -> String {
+        self.kubectl_as(
+            "vitrine-e2e:sre",
+            &["system:masters", "system:authenticated", BREAK_GLASS],
+            arguments,
+        )
+        .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Creates an object in the same way.
+    pub fn break_glass_create(&self, object: &serde_json::Value) {
+        let file = std::env::temp_dir().join(format!("vitrine-{}-{}.json", std::process::id(), now_ms()));
+        std::fs::write(&file, object.to_string()).unwrap_or_else(|error| panic!("{error}"));
+        self.break_glass(&["create", "-f", &file.display().to_string()]);
+        std::fs::remove_file(&file).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Takes a part of the cluster away until the answer is dropped.

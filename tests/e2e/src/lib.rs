@@ -4,6 +4,7 @@
 
 pub mod clusters;
 pub mod crds;
+pub mod dice;
 pub mod eventually;
 pub mod history;
 pub mod house;

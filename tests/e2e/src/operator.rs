@@ -137,6 +137,8 @@ impl Operator {
         let child = Command::new(program())
             .args(["run", "--namespace", NAMESPACE])
             .args(["--slots-namespace", SLOTS, "--image", &post.image])
+            // They are the chart's, and these operators have no chart; `tests/admission.rs` has.
+            .arg("--admission-policies=false")
             .args(["--identity", &options.name])
             .arg(format!("--leader-elect={}", options.leader_elect))
             .args(["--prober-url", &post.prober])
@@ -235,7 +237,7 @@ fn kubeconfig_of(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Strin
     let text = std::fs::read_to_string(&post.kubeconfig).expect("the cluster has a kubeconfig");
     let mut config: Value = serde_yaml::from_str(&text).expect("a kubeconfig is YAML");
     if let Some(proxy) = proxy {
-        let file = post.folder.join("proxy.crt");
+        let file = post.folder.join(format!("{}.crt", options.name));
         std::fs::write(&file, &proxy.certificate).expect("the certificate is written");
         config["clusters"][0]["cluster"] =
             json!({"server": format!("https://{}", proxy.address), "certificate-authority": file});

@@ -1,4 +1,5 @@
-//! A TLS proxy between an operator and the API server, which sees every write and can kill the operator at any of them.
+//! A TLS proxy between an operator and the API server, which sees every write and can kill the operator at any of them, or
+//! hold one up.
 //!
 //! It terminates TLS, authenticates upstream as the cluster's administrator (the operator's own name travels as
 //! impersonation), and streams answers, so that watches pass. It writes nothing of its own.
@@ -6,6 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use http::{Method, Request, Response, header};
@@ -44,16 +46,25 @@ impl Seen {
     }
 }
 
-/// When the operator is killed, seen from a write.
+/// On which side of a write something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The API server never sees the write.
+    /// The API server has not seen the write, and never does if the operator is killed.
     Before,
-    /// The API server has answered; the operator never learns of it.
+    /// The API server has answered, and the operator does not know it, and never does if it is killed.
     After,
 }
 
-/// Kills the operator at a write.
+/// What happens at a write.
+#[derive(Clone)]
+pub enum Blow {
+    /// The operator is killed.
+    Kill(Victim),
+    /// The write, or its answer, arrives this much later.
+    Delay(Duration),
+}
+
+/// Something that happens at a write.
 pub struct Trap {
     /// At which kind of write.
     pub label: String,
@@ -63,8 +74,8 @@ pub struct Trap {
     pub moment: Moment,
     /// Only writes that name one of these count; none: all.
     pub keys: Vec<String>,
-    /// Whom.
-    pub victim: Victim,
+    /// What happens.
+    pub blow: Blow,
 }
 
 #[derive(Default)]
@@ -126,7 +137,7 @@ impl Proxy {
         proxy
     }
 
-    /// Sets the trap, in place of any other. The receiver resolves when it has killed.
+    /// Sets the trap, in place of any other. The receiver resolves when it has sprung.
     pub fn arm(&self, trap: Trap) -> oneshot::Receiver<()> {
         let (fired, fires) = oneshot::channel();
         lock(&self.state).trap = Some((trap, fired));
@@ -170,26 +181,41 @@ async fn handle(
     } else {
         None
     };
-    let answer = match &sprung {
-        Some((trap, _)) if trap.moment == Moment::Before => None,
-        Some(_) => {
+    let Some((trap, fired)) = sprung else {
+        return Ok(passed_on(upstream.send(forward).await?));
+    };
+    let answer = match (&trap.blow, trap.moment) {
+        (Blow::Kill(_), Moment::Before) => None,
+        (Blow::Kill(_), Moment::After) => {
             // The whole answer: the API server has done all that it does for this write.
             let answer = upstream.send(forward).await?;
             answer.into_body().collect().await?;
             None
         }
-        None => Some(upstream.send(forward).await?),
+        (Blow::Delay(time), Moment::Before) => {
+            tokio::time::sleep(*time).await;
+            Some(upstream.send(forward).await?)
+        }
+        (Blow::Delay(time), Moment::After) => {
+            let answer = upstream.send(forward).await?;
+            tokio::time::sleep(*time).await;
+            Some(answer)
+        }
     };
-    if let Some((trap, fired)) = sprung {
-        trap.victim.kill();
-        // Whoever waits for it may have given up.
-        let _ = fired.send(());
+    if let Blow::Kill(victim) = &trap.blow {
+        victim.kill();
     }
-    let mut answer = answer.ok_or("the operator was killed")?;
+    // Whoever waits for it may have given up.
+    let _ = fired.send(());
+    Ok(passed_on(answer.ok_or("the operator was killed")?))
+}
+
+/// An answer without what belongs to the connection it came by.
+fn passed_on(mut answer: Response<Body>) -> Response<Body> {
     for hop in [header::CONNECTION, header::TRANSFER_ENCODING] {
         answer.headers_mut().remove(hop);
     }
-    Ok(answer)
+    answer
 }
 
 /// Notes a write, and takes the trap out if this is the one it waits for.

@@ -217,6 +217,8 @@ fn policy() -> Vec<Case> {
     let deadlines = |proof: &str, provisioning: &str| {
         make(json!({"spec": {"proofDeadline": proof, "provisioningDeadline": provisioning}}))
     };
+    let queue = |deadline: &str| make(json!({"spec": {"queue": {"deadline": deadline}}}));
+    let level = |name: &str, max: &str| make(json!({"spec": {"trustLevels": {name: {"maxTtl": max}}}}));
     let internet = |targets: &[&str]| make(json!({"spec": {"isolation": {"internet": targets}}}));
     let metadata = |targets: &[&str]| make(json!({"spec": {"isolation": {"metadata": targets}}}));
     vec![
@@ -259,6 +261,22 @@ fn policy() -> Vec<Case> {
             rule: "provisioningDeadline is at most 1h",
             accepted: vec![deadlines("30s", "1h")],
             rejected: vec![deadlines("30s", "1h1s"), deadlines("30s", "9999h")],
+        },
+        Case {
+            kind: Policy,
+            rule: "queue.deadline must be longer than 0s and at most 24h",
+            accepted: vec![queue("1s"), queue("24h")],
+            rejected: vec![queue("0s"), queue("24h1s")],
+        },
+        Case {
+            kind: Policy,
+            rule: "maxTtl of a trust level must be longer than 0s",
+            accepted: ["anonymous", "signedIn", "paymentVerified"]
+                .map(|name| level(name, "1s"))
+                .into(),
+            rejected: ["anonymous", "signedIn", "paymentVerified"]
+                .map(|name| level(name, "0s"))
+                .into(),
         },
         Case {
             kind: Policy,
@@ -673,6 +691,26 @@ async fn a_policy_that_the_schema_does_not_allow_is_refused() {
                 "less than or equal to 100",
             ),
             (
+                spec(json!({"limits": {"cluster": 20001}})),
+                "spec.limits.cluster",
+                "less than or equal to 20000",
+            ),
+            (
+                spec(json!({"trustLevels": {"anonymous": {"perSubject": 0}}})),
+                "spec.trustLevels.anonymous.perSubject",
+                "greater than or equal to 1",
+            ),
+            (
+                spec(json!({"blockedSubjects": [{"sha256": "mallory"}]})),
+                "spec.blockedSubjects[0].sha256",
+                "should match",
+            ),
+            (
+                spec(json!({"maintenance": {"admission": "Closed"}})),
+                "spec.maintenance.admission",
+                "supported values",
+            ),
+            (
                 spec(json!({"size": {"max": {"memory": "1GB"}}})),
                 "spec.size.max.memory",
                 "should match",
@@ -741,7 +779,13 @@ async fn what_is_left_out_gets_the_documented_default() {
     assert_eq!(spec["provisioningDeadline"], "2m");
     assert_eq!(spec["proofDeadline"], "30s");
     assert_eq!(spec["retention"], "24h");
-    assert_eq!(spec["limits"], json!({"perSubject": 1}));
+    assert_eq!(
+        spec["limits"],
+        json!({"perSubject": 1, "perNetwork": 10, "perListing": 50, "perSeller": 100, "cluster": 200})
+    );
+    assert_eq!(spec["queue"], json!({"deadline": "10m"}));
+    assert_eq!(spec["maintenance"], json!({"admission": "Open"}));
+    assert_eq!(spec["trustLevels"]["anonymous"], json!({"priority": 0}));
     assert_eq!(spec["egress"], json!({"allowedNames": []}));
     assert_eq!(spec["isolation"]["metadata"], json!(["169.254.169.254:80"]));
     assert_eq!(spec["isolation"]["nodeTargets"], "Required");
@@ -804,7 +848,15 @@ async fn kubectl_shows_the_columns_and_never_the_link() {
     );
     assert_eq!(
         header(&policies),
-        ["NAME", "TTL", "MAX TTL", "PER SUBJECT", "AGE"]
+        [
+            "NAME",
+            "TTL",
+            "MAX TTL",
+            "PER SUBJECT",
+            "CLUSTER",
+            "ADMISSION",
+            "AGE"
+        ]
     );
 }
 

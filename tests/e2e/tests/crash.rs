@@ -15,15 +15,16 @@ use vitrine_crds::{
     preview_sandbox::EndResult,
 };
 use vitrine_e2e::{
+    dice::Dice,
     eventually::eventually,
     history::History,
     house::{House, PATIENCE},
     operator::{Operator, Options},
-    proxy::{Moment, Proxy, Seen, Trap},
+    proxy::{Blow, Moment, Proxy, Seen, Trap},
     soak,
 };
-use vitrine_kit::install::NAMESPACE;
-use vitrine_policies::names;
+use vitrine_kit::{install::NAMESPACE, objects};
+use vitrine_policies::{names, slots};
 
 const TTL: &str = "2s";
 /// How the writes of the link keys end.
@@ -44,13 +45,15 @@ struct Point {
 /// What every write for a preview names: the preview, its uid, its cell, or the key of its slots.
 fn keys(preview: &PreviewSandbox) -> Vec<String> {
     let uid = preview.uid().unwrap();
-    let subject = names::digest(&["subject", &preview.spec.subject]);
-    vec![
-        names::cell(&uid),
-        uid,
-        subject,
-        format!("/{}", preview.name_any()),
-    ]
+    let mut keys = vec![names::cell(&uid), uid, format!("/{}", preview.name_any())];
+    // A slot is deleted by its name, which says of what it is one. Those beside the subject are shared by all cases here.
+    let slots = [
+        ("subject", preview.spec.subject.as_str()),
+        ("seller", objects::SELLER),
+        ("cluster", slots::WHOLE_CLUSTER),
+    ];
+    keys.extend(slots.map(|(dimension, key)| names::digest(&[dimension, key])));
+    keys
 }
 
 /// The preview that a case is about; each has a subject, and so a slot, of its own.
@@ -138,7 +141,7 @@ async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewS
         nth: point.nth,
         moment: point.moment,
         keys,
-        victim: operator.victim(),
+        blow: Blow::Kill(operator.victim()),
     });
     let fired = eventually(&format!("{name} reaches {point:?}"), LIFE, async || {
         if fires.try_recv().is_ok() {
@@ -195,28 +198,13 @@ async fn judge(house: &House, history: &History, preview: &PreviewSandbox) {
         "{name} was ready once: {:?}",
         history.phases(&uid)
     );
-    assert_eq!(history.slots(&uid), 1, "{name} held one slot");
+    assert_eq!(history.slots(&uid), 1, "{name} held one slot of each dimension");
     assert_eq!(
         history.phases(&uid).last(),
         Some(&Phase::Ended),
         "{name}: {:?}",
         history.phases(&uid)
     );
-}
-
-/// A sequence of numbers that is the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    /// Below `bound`.
-    fn roll(&mut self, bound: usize) -> usize {
-        // Knuth's constants; the low bits are poor.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound
-    }
 }
 
 /// When the visitor deletes the preview.
@@ -272,7 +260,7 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
     let proxy = Proxy::start(house.client.clone()).await;
     let history = History::begin(&house).await;
     let points = points(&house, &proxy).await;
-    let mut dice = Dice(20_261_121);
+    let mut dice = Dice::new(20_261_121);
     let rounds = if soak() { 60 } else { 8 };
     for round in 0..rounds {
         println!(
@@ -285,7 +273,10 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
     for uid in history.previews() {
         let (periods, starts) = history.ready_periods(&uid);
         assert!(periods <= 1 && starts <= 1, "{uid}: {:?}", history.phases(&uid));
-        assert!(history.slots(&uid) <= 1, "{uid} held more than one slot");
+        assert!(
+            history.slots(&uid) <= 1,
+            "{uid} held more than one slot of a dimension"
+        );
     }
     println!(
         "crash with deletion: {rounds} cases, {} s",

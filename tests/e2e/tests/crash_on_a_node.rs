@@ -11,7 +11,7 @@ use vitrine_e2e::{
     eventually::eventually,
     installed::{Shop, alone, assert_verified},
     operator::{self, Identity, Operator, Options, Post},
-    proxy::{Moment, Proxy, Trap},
+    proxy::{Blow, Moment, Proxy, Trap},
 };
 use vitrine_kit::{install, objects};
 use vitrine_policies::names;
@@ -58,7 +58,7 @@ async fn no_container_outlives_a_preview_whose_operator_was_killed_at_the_pods_c
                 nth: 0,
                 moment,
                 keys: vec![names::cell(&preview.uid().unwrap())],
-                victim: operator.victim(),
+                blow: Blow::Kill(operator.victim()),
             });
             eventually(
                 &format!("{name} is killed, {moment:?} {label}"),
@@ -88,7 +88,9 @@ async fn no_container_outlives_a_preview_whose_operator_was_killed_at_the_pods_c
     let cells = cells.list(&ListParams::default()).await.unwrap().items;
     let cells: Vec<_> = cells.iter().map(ResourceExt::name_any).collect();
     assert!(
-        !cells.iter().any(|name| name.starts_with(names::CELL_PREFIX)),
+        !cells
+            .iter()
+            .any(|name| name.starts_with(names::CELL_PREFIX) && name != names::SENTINEL),
         "{cells:?}"
     );
     let slots = shop.slots().list(&ListParams::default()).await.unwrap().items;

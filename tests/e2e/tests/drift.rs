@@ -34,7 +34,7 @@ fn get(shop: &Shop, cell: &str, what: &[&str]) -> Result<Value, String> {
 async fn restored(shop: &Shop, live: &Live, kind: &str, what: &[&str], part: &str, change: &[&str]) {
     let before = get(shop, &live.cell, what).unwrap().pointer(part).cloned();
     assert!(before.is_some(), "{kind} has no {part}");
-    shop.vitrine.kubectl(&[&["-n", &live.cell], change].concat());
+    shop.vitrine.break_glass(&[&["-n", &live.cell], change].concat());
     let begun = now_ms();
     eventually(&format!("{kind} is restored"), RESTORED, async || {
         let now = get(shop, &live.cell, what)?;
@@ -198,7 +198,7 @@ async fn silent_since_end(shop: &Shop, live: &Live, before: u64) {
 async fn a_deleted_network_policy_is_restored_and_the_preview_ends() {
     ends("deleted", |shop, live| {
         shop.vitrine
-            .kubectl(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
+            .break_glass(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
     })
     .await;
 }
@@ -207,7 +207,7 @@ async fn a_deleted_network_policy_is_restored_and_the_preview_ends() {
 async fn an_emptied_network_policy_is_restored_and_the_preview_ends() {
     ends("emptied", |shop, live| {
         let patch = r#"{"spec":{"ingress":null,"egress":null}}"#;
-        shop.vitrine.kubectl(&[
+        shop.vitrine.break_glass(&[
             "-n",
             &live.cell,
             "patch",
@@ -225,7 +225,7 @@ async fn an_emptied_network_policy_is_restored_and_the_preview_ends() {
 async fn a_widened_network_policy_is_restored_and_the_preview_ends() {
     ends("widened", |shop, live| {
         let patch = r#"[{"op":"add","path":"/spec/egress/-","value":{}}]"#;
-        shop.vitrine.kubectl(&[
+        shop.vitrine.break_glass(&[
             "-n",
             &live.cell,
             "patch",
@@ -247,7 +247,7 @@ async fn a_foreign_network_policy_is_removed_and_the_preview_ends() {
                       spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}\n";
         std::fs::write(&file, policy).unwrap();
         shop.vitrine
-            .kubectl(&["-n", &live.cell, "create", "-f", &file.display().to_string()]);
+            .break_glass(&["-n", &live.cell, "create", "-f", &file.display().to_string()]);
         std::fs::remove_file(file).unwrap();
     })
     .await;
@@ -261,7 +261,7 @@ async fn a_stream_opened_in_a_gap_that_the_operator_did_not_see_is_dead_within_s
     let operator = shop.vitrine.without_operator();
     let before = shop.vitrine.newest_hit();
     shop.vitrine
-        .kubectl(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
+        .break_glass(&["-n", &live.cell, "delete", "networkpolicy", names::SEAL]);
     let streams = || {
         let hits = shop.vitrine.hits_from(std::slice::from_ref(&live.ip), before);
         hits.into_iter().filter(|hit| hit.bytes > 0).collect::<Vec<_>>()

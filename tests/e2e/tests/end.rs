@@ -211,7 +211,7 @@ async fn a_restarted_containerd_neither_leaks_a_preview_nor_hides_its_end() {
 }
 
 fn force_delete(shop: &Shop, live: &Live) {
-    shop.vitrine.kubectl(&[
+    shop.vitrine.break_glass(&[
         "-n",
         &live.cell,
         "delete",
@@ -244,7 +244,7 @@ async fn a_pod_that_vanished_is_unknown_and_keeps_its_slot_until_the_node_report
     let pods = shop.within::<Pod>(&live.cell);
     force_delete(&shop, &live);
     // First ours, then gone: the operator sees a pod that somebody deletes, and then none.
-    shop.vitrine.kubectl(&[
+    shop.vitrine.break_glass(&[
         "-n",
         &live.cell,
         "patch",

@@ -35,10 +35,10 @@ async fn cell_and_slot_of_a_preview_whose_finalizers_were_stripped_are_removed()
     strip(&house.previews(), "lost").await;
     house.until_gone("lost", PATIENCE).await;
     let begun = Instant::now();
-    // What is left then: preview, namespace, pod and slot of the other.
+    // What is left then: preview, namespace, pod and slots (subject, listing, seller, cluster) of the other.
     eventually("only the other is left", SWEPT, async || {
         let left = house.left().await;
-        if left.len() == 4 {
+        if left.len() == 7 {
             Ok(())
         } else {
             Err(left.join(", "))
@@ -51,7 +51,7 @@ async fn cell_and_slot_of_a_preview_whose_finalizers_were_stripped_are_removed()
     let count = metrics
         .lines()
         .find_map(|line| line.strip_prefix("vitrine_orphans_removed_total "));
-    assert_eq!(count, Some("2"), "a cell and a slot: {metrics}");
+    assert_eq!(count, Some("5"), "a cell and four slots: {metrics}");
     house.delete("stays").await;
     house.until_empty(PATIENCE).await;
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_e2e::{
     eventually::eventually,
@@ -9,6 +10,7 @@ use vitrine_e2e::{
     house::{House, PATIENCE},
     operator::{Operator, Options},
 };
+use vitrine_policies::slots::Dimension;
 
 /// How long after the end of one preview the next may be admitted.
 const NEXT: SignedDuration = SignedDuration::from_secs(5);
@@ -64,8 +66,67 @@ async fn previews_of_one_subject_are_admitted_one_after_the_other_in_the_order_o
         last_end = Some(status.ended_at.unwrap().0);
         assert_eq!(status.queue_position, None, "{name} queues no more");
     }
-    assert_eq!(history.most_slots(), 1, "the limit is one");
+    assert_eq!(history.most_slots(Dimension::Subject), 1, "the limit is one");
     for name in names {
+        house.delete(name).await;
+    }
+    house.until_empty(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_waits_for_room_on_the_nodes_and_is_told_when_its_time_in_the_queue_is_over() {
+    let house = House::take("room", 9, "24h").await;
+    // The nodes have 64 cores each, and a preview of the stub listing needs a tenth of one and its overhead: all nodes are
+    // cordoned, so that there is room for none.
+    let cordon = |yes: bool| {
+        let verb = if yes { "cordon" } else { "uncordon" };
+        let nodes = house.kubectl(&["get", "nodes", "-o", "name"]);
+        for node in nodes.lines() {
+            house.kubectl(&[verb, node]);
+        }
+    };
+    let policy = |deadline: &str| {
+        json!({"retention": "24h", "limits": {"perSubject": 9}, "queue": {"deadline": deadline},
+            "capacity": {"percentOfNodes": 100}})
+    };
+    house.policy(policy("10m")).await;
+    let _operator = Operator::ready(&house.post, &Options::alone("room"), None).await;
+    cordon(true);
+    let tried = std::panic::AssertUnwindSafe(async {
+        house.preview("waits", "anna", None).await;
+        let waiting =
+            |p: &PreviewSandbox| place(p) == (Phase::Queued, Some(StatusReason::WaitingForCapacity), Some(1));
+        house.until("waits", "it waits for room", PATIENCE, waiting).await;
+        house.policy(policy("1s")).await;
+        let over = |p: &PreviewSandbox| place(p).0 == Phase::Failed;
+        let status = house
+            .until("waits", "it is given up", PATIENCE, over)
+            .await
+            .status
+            .unwrap();
+        assert_eq!(status.reason, Some(StatusReason::QueueDeadline));
+        assert_eq!(
+            status.message.unwrap(),
+            "it waited 1s, as long as a preview may: no node is ready for previews; it is next"
+        );
+        assert!(status.cell.is_none(), "nothing was made for it");
+        house.policy(policy("10m")).await;
+        house.preview("patient", "anna", None).await;
+        house
+            .until("patient", "it waits for room", PATIENCE, waiting)
+            .await;
+    });
+    let tried = futures::FutureExt::catch_unwind(tried).await;
+    cordon(false);
+    if let Err(panic) = tried {
+        std::panic::resume_unwind(panic);
+    }
+    // It looks again by itself.
+    let patience = PATIENCE * 2;
+    house
+        .until("patient", "it is ready", patience, |p| place(p).0 == Phase::Ready)
+        .await;
+    for name in ["waits", "patient"] {
         house.delete(name).await;
     }
     house.until_empty(PATIENCE).await;

@@ -1,14 +1,17 @@
-//! A preview that asks for more than the envelope allows is told within a second which field, what it asked and what is
-//! allowed; nothing is made for it.
+//! A preview that asks for more than the platform allows is refused at its creation, one that asks for more than its listing
+//! offers within a second; both are told which field, what it asked and what is allowed, and nothing is made for them.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use std::time::Duration;
 
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxSpec, StatusReason, conditions};
-use vitrine_e2e::installed::{Shop, now_ms, together};
+use vitrine_e2e::installed::{Shop, installed, now_ms, together};
 use vitrine_kit::objects;
 use vitrine_policies::names;
 
@@ -49,20 +52,62 @@ async fn refused(name: &str, wish: Value, field: &str, asked: &str, allowed: &st
     shop.close().await;
 }
 
+/// At once, by the API server, to whoever asks.
+async fn refused_at_create(name: &str, wish: Value, said: &str) {
+    let _together = together().await;
+    let shop = Shop::open(name).await;
+    shop.offer_script("page", objects::SERVE).await;
+    let mut spec = json!({"listingRef": {"name": "page"}, "subject": shop.namespace});
+    spec.as_object_mut()
+        .unwrap()
+        .extend(wish.as_object().unwrap().clone());
+    let spec: PreviewSandboxSpec = serde_json::from_value(spec).unwrap();
+    let made = shop
+        .previews()
+        .create(&PostParams::default(), &PreviewSandbox::new(name, spec))
+        .await;
+    let message = made.unwrap_err().to_string();
+    assert!(
+        message.contains("'vitrine-envelope'") && message.contains(said),
+        "{message}"
+    );
+    shop.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_outside_the_envelope_is_refused() {
-    refused("long", json!({"ttl": "2h"}), "spec.ttl", "2h", "5s to 30m").await;
-    refused("short", json!({"ttl": "1s"}), "spec.ttl", "1s", "5s to 30m").await;
+    let said = "spec.ttl asks for 2h, allowed is 5s to 30m";
+    refused_at_create("long", json!({"ttl": "2h"}), said).await;
+    let said = "spec.ttl asks for 1s, allowed is 5s to 30m";
+    refused_at_create("short", json!({"ttl": "1s"}), said).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_or_names_outside_the_envelope_are_refused() {
+    let size = json!({"size": {"cpu": "64", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
+    refused_at_create("huge", size, "spec.size.cpu asks for 64, allowed is at most ").await;
+    let egress = json!({"egress": ["evil.example"]});
+    refused_at_create(
+        "far",
+        egress,
+        "spec.egress asks for evil.example, allowed is nothing",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_size_larger_than_the_listing_is_refused() {
-    let size = json!({"size": {"cpu": "2", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
-    refused("large", size, "spec.size.cpu", "2", "at most 50m").await;
+    let size = json!({"size": {"cpu": "200m", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
+    refused("large", size, "spec.size.cpu", "200m", "at most 50m").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_egress_wider_than_the_listing_is_refused() {
-    let egress = json!({"egress": ["evil.example"]});
-    refused("wide", egress, "spec.egress", "\"evil.example\"", "nothing").await;
+    let policy = installed().await.with_policy(
+        r#"{"spec":{"egress":{"allowedNames":["far.example"]}}}"#,
+        r#"{"spec":{"egress":{"allowedNames":[]}}}"#,
+    );
+    let egress = json!({"egress": ["far.example"]});
+    refused("wide", egress, "spec.egress", "\"far.example\"", "nothing").await;
+    policy.back();
 }

@@ -4,16 +4,14 @@
 
 use std::{path::Path, time::Duration};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
-use kube::{
-    Api, ResourceExt,
-    api::{ListParams, PostParams},
-};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 use tokio::time::Instant;
 use vitrine_crds::{
     Phase, PreviewSandboxStatus, StatusReason,
     conditions::{self, types},
+    sku_listing::Size,
 };
 use vitrine_devcluster::Action;
 use vitrine_e2e::{
@@ -23,7 +21,7 @@ use vitrine_e2e::{
 use vitrine_kit::objects;
 use vitrine_policies::{
     cell::{Tenant, boundary},
-    names,
+    names, slots,
 };
 
 /// From the cluster's knowing to the preview's saying it.
@@ -132,8 +130,8 @@ fn stand_in(word: &str) -> String {
         "<cell>".to_owned()
     } else if word.strip_prefix("sha256:").is_some_and(hex) {
         "<digest>".to_owned()
-    } else if word.strip_prefix("subject-").is_some_and(|rest| rest.len() > 64) {
-        "<slot>".to_owned()
+    } else if let Some((dimension, _)) = slots::parse(word) {
+        format!("<slot of the {}>", dimension.as_str())
     } else if let Some((_, port)) = word.split_once(':').filter(|(ip, _)| ip.starts_with("10.96.")) {
         // Which port of the responder is shut follows from the cell.
         let port = if port.starts_with("200") { "<port>" } else { port };
@@ -213,7 +211,14 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     told(&shop, "try-queued", "WaitingForSlot").await;
     goldens.check(&shop, "queued", "try-queued");
 
-    shop.ask("try-refused", "page", "2h").await;
+    // Within the platform's envelope, and more than the listing offers.
+    let mut wish = objects::preview("try-refused", "page", "subject-of-refused", Some("1m"));
+    wish.spec.size = Some(Size {
+        cpu: "200m".to_owned(),
+        memory: "32Mi".to_owned(),
+        ephemeral_storage: "8Mi".to_owned(),
+    });
+    shop.ask_for(wish).await;
     shop.until("try-refused", "refused", soon, |s| s.phase == Phase::Refused)
         .await;
     told(&shop, "try-refused", "OutsideEnvelope").await;
@@ -378,17 +383,13 @@ async fn a_quota_that_refuses_the_pod_is_told_within_seconds() {
     let operator = shop.vitrine.without_operator();
     let preview = shop.ask("page", "page", "1m").await;
     let tenant = Tenant::of(&preview).unwrap();
-    let namespaces: Api<Namespace> = Api::all(shop.client.clone());
-    let namespace = boundary::namespace(&tenant);
-    namespaces
-        .create(&PostParams::default(), &namespace)
-        .await
-        .unwrap();
+    let namespace = serde_json::to_value(boundary::namespace(&tenant)).unwrap();
+    shop.vitrine.break_glass_create(&namespace);
+    shop.vitrine.break_glass_create(&json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": tenant.cell},
+        "spec": {"hard": {"pods": "0"}}
+    }));
     let quotas = shop.within::<ResourceQuota>(&tenant.cell);
-    let none: ResourceQuota =
-        serde_json::from_value(json!({"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}))
-            .unwrap();
-    quotas.create(&PostParams::default(), &none).await.unwrap();
     eventually("the quota counts", Duration::from_secs(20), async || {
         let list = quotas.list(&ListParams::default()).await;
         let list = list.map_err(|error| error.to_string())?.items;

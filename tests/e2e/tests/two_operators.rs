@@ -51,10 +51,10 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
             "{name}: {:?}",
             history.phases(&uid)
         );
-        assert_eq!(history.slots(&uid), 1, "{name} held one slot");
+        assert_eq!(history.slots(&uid), 1, "{name} held one slot of each dimension");
     }
     assert_eq!(
-        history.most_slots(),
+        history.most_slots(Dimension::Subject),
         usize::try_from(LIMIT).unwrap(),
         "as many at once as allowed"
     );

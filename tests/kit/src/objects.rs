@@ -13,6 +13,9 @@ use vitrine_devcluster::image::Image;
 
 use crate::error::{Error, Result};
 
+/// Who sells what is listed here.
+pub const SELLER: &str = "acme";
+
 /// How often something is looked at that is waited for.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -62,7 +65,7 @@ pub const SERVE: &str =
     "mkdir -p /data/www && echo hello > /data/www/index.html && exec httpd -f -p 8090 -h /data/www";
 
 fn listing(name: &str, preview: serde_json::Value) -> SkuListing {
-    let spec = json!({"sku": name, "seller": "acme", "version": "1.0.0", "preview": preview});
+    let spec = json!({"sku": name, "seller": SELLER, "version": "1.0.0", "preview": preview});
     // The shape is fixed above; a mistake in it fails the first test that uses it.
     SkuListing::new(
         name,

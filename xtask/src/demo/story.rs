@@ -356,7 +356,7 @@ async fn stay(client: &Client, kubectl: &Kubectl, folder: &Path, target: &Target
         ),
         (
             "kubectl delete networkpolicy vitrine -A -l vitrine.dev/cell=true".to_owned(),
-            "break the seal: the preview ends",
+            "try to break the seal: it is refused",
         ),
         (
             format!("kubectl logs -n {NAMESPACE} deploy/vitrine-operator"),

@@ -14,6 +14,9 @@ use crate::progress::Progress;
 /// Crash tests go through every write of a preview's life; the slowest binary has this long.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
+/// Two hundred rounds of something that takes half a minute, and as much again.
+const SOAK_LIMIT: Duration = Duration::from_secs(4 * 3600);
+
 /// Tells tests to run with the counts that evidence needs.
 const SOAK: &str = "VITRINE_SOAK";
 
@@ -32,7 +35,8 @@ fn run_lane(plan: &[Planned], soak: bool, logs: &Path, progress: &Progress) -> L
             if soak {
                 env.push((SOAK.into(), "1".into()));
             }
-            binary.run(selected, &env, LIMIT, logs, progress)
+            let limit = if soak { SOAK_LIMIT } else { LIMIT };
+            binary.run(selected, &env, limit, logs, progress)
         }));
         let later: Vec<Level> = plan[index + 1..]
             .iter()

@@ -1,0 +1,242 @@
+//! What the watches know of all previews, as the queue needs it. Reads stores in memory, calls nobody.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
+use kube::{
+    Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::reflector::{ObjectRef, Store},
+};
+use vitrine_crds::{
+    Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, SkuListing, StatusReason,
+    conditions::{self, types},
+};
+use vitrine_policies::{
+    capacity::{self, Resources, Room},
+    queue::{self, Entry, Place, Stage},
+    slots::{self, Dimension, Keys},
+};
+
+use super::Guarded;
+
+/// A listing as it is watched: one that cannot be read does not stop the others.
+pub type GuardedListing = DeserializeGuard<SkuListing>;
+
+/// The stores of the watches.
+#[derive(Clone)]
+pub struct Watched {
+    /// All previews.
+    pub previews: Store<Guarded>,
+    /// All listings.
+    pub listings: Store<GuardedListing>,
+    /// All slots.
+    pub slots: Store<PartialObjectMeta<Lease>>,
+    /// Their namespace.
+    pub slots_namespace: String,
+    /// All nodes, with no more than is needed to know their room.
+    pub nodes: Store<Node>,
+    /// The policy as it was last read.
+    pub policy: Arc<Mutex<Option<PreviewPolicySpec>>>,
+}
+
+impl Watched {
+    /// Returns once listings, slots and nodes were listed.
+    pub async fn known(&self) {
+        // An error means that the watch is gone with the runtime.
+        let _ = self.listings.wait_until_ready().await;
+        let _ = self.slots.wait_until_ready().await;
+        let _ = self.nodes.wait_until_ready().await;
+    }
+
+    /// Remembers the policy for those who cannot ask for it.
+    pub fn remember(&self, policy: Option<&PreviewPolicy>) {
+        let mut known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != policy.map(|policy| &policy.spec) {
+            *known = policy.map(|policy| policy.spec.clone());
+        }
+    }
+
+    /// The uid of the preview that holds a slot.
+    pub fn holder(&self, slot: &str) -> Option<String> {
+        let slot = self
+            .slots
+            .get(&ObjectRef::new(slot).within(&self.slots_namespace))?;
+        slot.labels().get(slots::HOLDER_LABEL).cloned()
+    }
+
+    /// Whether a preview holds any slot.
+    pub fn holds(&self, uid: &str) -> bool {
+        self.holds_beside(uid, &[])
+    }
+
+    /// Whether a preview holds another slot than these.
+    pub fn holds_beside(&self, uid: &str, known: &[String]) -> bool {
+        self.slots.state().iter().any(|slot| {
+            slot.labels().get(slots::HOLDER_LABEL).map(String::as_str) == Some(uid)
+                && !known.contains(&slot.name_any())
+        })
+    }
+
+    /// Where a preview that waits stands, by what the watches have seen.
+    pub fn place(
+        &self,
+        preview: &PreviewSandbox,
+        listing: &SkuListing,
+        policy: &PreviewPolicySpec,
+        own: Duration,
+    ) -> Place {
+        let uid = preview.uid().unwrap_or_default();
+        let seen = self.seen();
+        let mut entries: Vec<_> = seen.entries(policy).filter(|entry| entry.uid != uid).collect();
+        // As it was read just now: the watch may be behind.
+        let listing_uid = listing.uid().unwrap_or_default();
+        entries.push(Entry {
+            uid: &uid,
+            keys: Keys::new(preview, &listing_uid, &listing.spec.seller),
+            needs: needs(preview, listing),
+            stage: waits(preview, policy),
+        });
+        queue::place(&entries, self.room(policy).as_ref(), &uid, own)
+    }
+
+    fn room(&self, policy: &PreviewPolicySpec) -> Option<Room> {
+        let percent = u32::try_from(policy.capacity.percent_of_nodes?).ok()?;
+        let nodes = self.nodes.state();
+        Some(capacity::room(nodes.iter().map(AsRef::as_ref), percent))
+    }
+
+    /// The previews whose turn it is now.
+    pub fn turns(&self) -> Vec<ObjectRef<Guarded>> {
+        let policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(policy) = policy else { return vec![] };
+        let seen = self.seen();
+        let entries: Vec<_> = seen.entries(&policy).collect();
+        let turns = queue::turns(&entries, self.room(&policy).as_ref());
+        let reference = |preview: &PreviewSandbox| {
+            ObjectRef::new(&preview.name_any()).within(&preview.namespace().unwrap_or_default())
+        };
+        seen.previews()
+            .filter(|preview| turns.contains(&preview.metadata.uid.as_deref().unwrap_or_default()))
+            .map(reference)
+            .collect()
+    }
+
+    fn seen(&self) -> Seen {
+        let listings = self.listings.state().into_iter().map(|listing| {
+            let meta = listing.meta();
+            let name = (
+                meta.namespace.clone().unwrap_or_default(),
+                meta.name.clone().unwrap_or_default(),
+            );
+            (name, listing)
+        });
+        Seen {
+            previews: self.previews.state(),
+            listings: listings.collect(),
+        }
+    }
+}
+
+/// The stores at one moment.
+struct Seen {
+    previews: Vec<Arc<Guarded>>,
+    listings: HashMap<(String, String), Arc<GuardedListing>>,
+}
+
+impl Seen {
+    fn previews(&self) -> impl Iterator<Item = &PreviewSandbox> {
+        self.previews.iter().filter_map(|guarded| guarded.0.as_ref().ok())
+    }
+
+    /// Every preview that holds slots or waits for some.
+    fn entries<'a>(&'a self, policy: &'a PreviewPolicySpec) -> impl Iterator<Item = Entry<'a>> {
+        self.previews()
+            .filter_map(move |preview| self.entry(preview, policy))
+    }
+
+    fn entry<'a>(&'a self, preview: &'a PreviewSandbox, policy: &PreviewPolicySpec) -> Option<Entry<'a>> {
+        let uid = preview.metadata.uid.as_deref()?;
+        if let Some(status) = &preview.status
+            && conditions::is_true(&status.conditions, types::ADMITTED)
+        {
+            if status.receipt.is_some() {
+                return None;
+            }
+            let envelope = status.envelope.as_ref()?;
+            let listing_uid = envelope.listing.split_once('/').map_or("", |(uid, _)| uid);
+            return Some(Entry {
+                uid,
+                keys: Keys::new(preview, listing_uid, &envelope.seller),
+                needs: capacity::needs(&envelope.size).unwrap_or(Resources::NONE),
+                stage: Stage::Holds { until: ends(preview) },
+            });
+        }
+        if !in_queue(preview) {
+            return None;
+        }
+        let name = (preview.namespace()?, preview.spec.listing_ref.name.clone());
+        let listing = self.listings.get(&name)?.0.as_ref().ok()?;
+        Some(Entry {
+            uid,
+            keys: Keys::new(preview, listing.metadata.uid.as_deref()?, &listing.spec.seller),
+            needs: needs(preview, listing),
+            stage: waits(preview, policy),
+        })
+    }
+}
+
+/// Whether a preview that is not admitted waits for slots, and for nothing else.
+fn in_queue(preview: &PreviewSandbox) -> bool {
+    if preview.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
+    let Some(status) = &preview.status else {
+        return true;
+    };
+    status.phase == Phase::Queued
+        && matches!(
+            status.reason,
+            None | Some(
+                StatusReason::WaitingForSlot
+                    | StatusReason::WaitingForCapacity
+                    | StatusReason::AdmissionSuspended
+            )
+        )
+}
+
+/// What a preview will take of the nodes. One whose size cannot be read is refused when it is looked at, and takes nothing.
+fn needs(preview: &PreviewSandbox, listing: &SkuListing) -> Resources {
+    let size = preview.spec.size.as_ref().unwrap_or(&listing.spec.preview.size);
+    capacity::needs(size).unwrap_or(Resources::NONE)
+}
+
+fn waits(preview: &PreviewSandbox, policy: &PreviewPolicySpec) -> Stage {
+    let level = preview.spec.trust_level;
+    Stage::Waits {
+        priority: policy.trust_levels.of(level).priority,
+        since: preview
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::MAX, |t| t.0),
+        limits: Dimension::ALL.map(|dimension| dimension.limit(policy, level)),
+    }
+}
+
+/// When a preview that holds slots ends at the latest, as long as it is not extended.
+fn ends(preview: &PreviewSandbox) -> Option<Timestamp> {
+    let status = preview.status.as_ref()?;
+    if let Some(expires) = &status.expires_at {
+        return Some(expires.0);
+    }
+    let envelope = status.envelope.as_ref()?;
+    let most = envelope.provisioning_deadline.as_duration() + envelope.ttl.as_duration();
+    let most = SignedDuration::try_from(most).ok()?;
+    status.admitted_at.as_ref()?.0.checked_add(most).ok()
+}

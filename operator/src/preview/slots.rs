@@ -1,0 +1,264 @@
+//! Takes slots, gives them back, and keeps the ceilings below which they are. Writes Leases and the policy's status.
+//!
+//! What makes a slot a limit is that creating a Lease under its name succeeds once. The rest keeps a slot from being given
+//! back under a preview that has just been admitted with it:
+//! - whoever takes over a slot that an earlier attempt has left writes it first, so that its resourceVersion is new;
+//! - whoever gives slots back deletes the very version that was read or written, and if the preview lives on, has written
+//!   the preview in between: an admission that began earlier fails at its status, one that begins later writes the slot.
+//!
+//! `policies/tests/slot_protocol.rs` tries every order of these writes.
+
+use futures::future::{join_all, try_join_all};
+use jiff::Timestamp;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
+};
+use vitrine_crds::{
+    POLICY_NAME, PreviewPolicy, PreviewPolicyStatus, PreviewSandbox, PreviewSandboxStatus,
+    conditions::{self, types},
+    preview_policy::Ceilings,
+};
+use vitrine_policies::slots::{self, Demand, Dimension, Holder};
+
+use super::Context;
+use crate::error::{Error, Result, found};
+
+/// What came of an attempt to take slots.
+#[derive(Clone, Debug)]
+pub enum Taken {
+    /// One of every demand.
+    All(Vec<Lease>),
+    /// One dimension had none.
+    Full {
+        /// Which.
+        dimension: Dimension,
+        /// Its limit.
+        limit: i32,
+        /// What was taken of the others, to be given back.
+        taken: Vec<Lease>,
+    },
+}
+
+/// Takes one slot for every demand. All at once, and whoever lacks one keeps none: nobody waits while holding.
+///
+/// # Errors
+/// If the API server does not answer; what was taken until then is taken over by the next attempt.
+pub async fn take(
+    context: &Context,
+    preview: &PreviewSandbox,
+    policy: &PreviewPolicy,
+    demands: &[Demand],
+) -> Result<Taken> {
+    let ceilings = raise(context, policy).await?;
+    let attempts = demands
+        .iter()
+        .map(|demand| one(context, preview, demand, &ceilings));
+    let mut taken = vec![];
+    let mut full = None;
+    for (demand, slot) in demands.iter().zip(join_all(attempts).await) {
+        match slot? {
+            Some(slot) => taken.push(slot),
+            None => full = full.or(Some((demand.dimension, demand.limit))),
+        }
+    }
+    Ok(match full {
+        None => Taken::All(taken),
+        Some((dimension, limit)) => Taken::Full {
+            dimension,
+            limit,
+            taken,
+        },
+    })
+}
+
+async fn one(
+    context: &Context,
+    preview: &PreviewSandbox,
+    demand: &Demand,
+    ceilings: &Ceilings,
+) -> Result<Option<Lease>> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let uid = preview.uid().unwrap_or_default();
+    let ceiling = demand.dimension.ceiling(ceilings);
+    let limit = demand.limit.min(ceiling);
+    let name = |index| slots::name(demand.dimension, &demand.key, index);
+    // Left from a time when the limit was higher, or held by previews of a trust level that may have more.
+    let over = (limit..ceiling).map(|index| {
+        let (leases, name) = (leases.clone(), name(index));
+        async move { found(leases.get(&name).await).map_err(Error::kube("get", "Lease", name)) }
+    });
+    let over = try_join_all(over).await?;
+    let above = over
+        .iter()
+        .flatten()
+        .filter(|lease| slots::holder(lease, &demand.key, &uid) != Holder::Us)
+        .count();
+    let above = i32::try_from(above).unwrap_or(i32::MAX);
+    // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away.
+    let mut candidates: Vec<_> = slots::indices(limit, above, &uid)
+        .into_iter()
+        .map(|index| (index, context.watched.holder(&name(index))))
+        .filter(|(_, holder)| holder.as_ref().is_none_or(|holder| *holder == uid))
+        .collect();
+    // What an earlier attempt has left comes first, so that one preview does not hold two.
+    candidates.sort_by_key(|(_, holder)| holder.is_none());
+    for (index, _) in candidates {
+        if let Some(slot) = claim(context, &leases, preview, demand, index).await? {
+            return Ok(Some(slot));
+        }
+    }
+    Ok(None)
+}
+
+/// Creating the Lease is the compare-and-set: two operators, or one that was killed here before, come to one slot.
+async fn claim(
+    context: &Context,
+    leases: &Api<Lease>,
+    preview: &PreviewSandbox,
+    demand: &Demand,
+    index: i32,
+) -> Result<Option<Lease>> {
+    let lease = slots::lease(
+        &context.settings.slots,
+        demand.dimension,
+        &demand.key,
+        index,
+        preview,
+    );
+    let name = lease.name_any();
+    let created = leases.create(&PostParams::default(), &lease).await;
+    match created.map_err(Error::kube("create", "Lease", &name)) {
+        Ok(lease) => return Ok(Some(lease)),
+        Err(error) if error.is_conflict() => {}
+        Err(error) => return Err(error),
+    }
+    let there = found(leases.get(&name).await).map_err(Error::kube("get", "Lease", &name))?;
+    let Some(mut there) = there else { return Ok(None) };
+    match slots::holder(&there, &demand.key, &preview.uid().unwrap_or_default()) {
+        Holder::Other => Ok(None),
+        Holder::Foreign => Err(Error::Foreign { kind: "Lease", name }),
+        Holder::Us => {
+            there.metadata.managed_fields = None;
+            there.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
+            let touched = leases.replace(&name, &PostParams::default(), &there).await;
+            touched.map(Some).map_err(Error::kube("take over", "Lease", name))
+        }
+    }
+}
+
+/// Frees slots, each in the very version that is given: one that was written since is somebody's. Of a preview that lives on,
+/// only after a write to the preview.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn give_back(context: &Context, slots: &[Lease]) -> Result<()> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let freed = slots.iter().map(|slot| {
+        let (leases, name) = (leases.clone(), slot.name_any());
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: slot.uid(),
+            resource_version: slot.resource_version(),
+        });
+        async move {
+            let freed = found(leases.delete(&name, &params).await);
+            match freed.map_err(Error::kube("free", "Lease", name)) {
+                Err(error) if !error.is_conflict() => Err(error),
+                _ => Ok(()),
+            }
+        }
+    });
+    try_join_all(freed).await?;
+    Ok(())
+}
+
+/// The slots that a preview at its end still holds.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn held(context: &Context, status: &PreviewSandboxStatus, uid: &str) -> Result<Vec<Lease>> {
+    if !conditions::is_true(&status.conditions, types::ADMITTED)
+        || context.watched.holds_beside(uid, &status.slots)
+    {
+        return held_by(context, uid).await;
+    }
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let slots = status.slots.iter().map(|name| {
+        let leases = leases.clone();
+        async move { found(leases.get(name).await).map_err(Error::kube("get", "Lease", name)) }
+    });
+    let slots = try_join_all(slots).await?;
+    Ok(slots
+        .into_iter()
+        .flatten()
+        .filter(|slot| holds(slot, uid))
+        .collect())
+}
+
+/// All slots that a preview holds, also those that no status names: an admission may have been cut off, or two operators
+/// may each have taken one.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn held_by(context: &Context, uid: &str) -> Result<Vec<Lease>> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let own = ListParams::default().labels(&format!("{}={uid}", slots::HOLDER_LABEL));
+    let list = leases.list(&own).await;
+    let list = list.map_err(Error::kube("list", "Lease", &context.settings.slots))?;
+    Ok(list.items.into_iter().filter(|slot| holds(slot, uid)).collect())
+}
+
+fn holds(slot: &Lease, uid: &str) -> bool {
+    slot.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) == Some(uid)
+}
+
+/// Raises the ceilings to what the policy needs. Before any slot of a raised limit is taken: who takes one under a lower
+/// limit must know how far up to look.
+async fn raise(context: &Context, policy: &PreviewPolicy) -> Result<Ceilings> {
+    let now = policy.status.clone().unwrap_or_default().ceilings;
+    let raised = slots::raised(&now, &slots::ceilings(&policy.spec));
+    if raised != now {
+        write(context, policy, raised).await?;
+    }
+    Ok(raised)
+}
+
+/// Lowers the ceilings to what the policy needs, or to the highest slot that is held.
+///
+/// Only for a policy that has been as it is for longer than a reconciliation may last: one that began under the policy
+/// before may still take a slot that was allowed then.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when somebody raised them meanwhile.
+pub async fn lower(context: &Context, policy: &PreviewPolicy, slots: &[Lease]) -> Result<()> {
+    let now = policy.status.clone().unwrap_or_default().ceilings;
+    let mut lowered = slots::ceilings(&policy.spec);
+    for slot in slots {
+        if let Some((dimension, index)) = slots::parse(&slot.name_any()) {
+            let ceiling = dimension.ceiling_mut(&mut lowered);
+            *ceiling = (*ceiling).max(index.saturating_add(1));
+        }
+    }
+    // Raising is for whoever needs it.
+    for dimension in Dimension::ALL {
+        let ceiling = dimension.ceiling_mut(&mut lowered);
+        *ceiling = (*ceiling).min(dimension.ceiling(&now));
+    }
+    if lowered != now {
+        write(context, policy, lowered).await?;
+    }
+    Ok(())
+}
+
+async fn write(context: &Context, policy: &PreviewPolicy, ceilings: Ceilings) -> Result<()> {
+    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
+    let mut next = policy.clone();
+    next.metadata.managed_fields = None;
+    next.status = Some(PreviewPolicyStatus { ceilings });
+    let written = policies
+        .replace_status(POLICY_NAME, &PostParams::default(), &next)
+        .await;
+    written.map_err(Error::kube("write the status of", "PreviewPolicy", POLICY_NAME))?;
+    Ok(())
+}

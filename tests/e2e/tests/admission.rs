@@ -1,0 +1,455 @@
+//! The admission policies on the real API server: for each what it refuses to whom, and what it lets through.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+use std::path::PathBuf;
+
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+use vitrine_crds::StatusReason;
+use vitrine_e2e::{
+    installed::{BREAK_GLASS, Installed, Live, Shop, alone, assert_verified, together},
+    operator::SLOTS,
+};
+use vitrine_kit::{install::NAMESPACE, objects};
+use vitrine_policies::names;
+
+/// An administrator, who may do everything as far as RBAC goes.
+const ADMIN: (&str, &[&str]) = ("vitrine-e2e:admin", &["system:masters", "system:authenticated"]);
+/// The same, after the glass is broken.
+const SRE: (&str, &[&str]) = (
+    "vitrine-e2e:sre",
+    &["system:masters", "system:authenticated", BREAK_GLASS],
+);
+/// The operator, as whoever stole its token.
+const OPERATOR: (&str, &[&str]) = ("system:serviceaccount:vitrine-system:vitrine-operator", &[]);
+
+struct As<'a>(&'a Installed, (&'a str, &'a [&'a str]));
+
+impl As<'_> {
+    fn try_it(&self, arguments: &[&str]) -> Result<String, String> {
+        self.0.kubectl_as(self.1.0, self.1.1, arguments)
+    }
+
+    /// The API server must refuse it, by this policy and no other.
+    fn refused(&self, policy: &str, arguments: &[&str]) -> String {
+        let said = self
+            .try_it(arguments)
+            .expect_err(&format!("{}: {arguments:?}", self.1.0));
+        let by = format!("ValidatingAdmissionPolicy '{policy}'");
+        assert!(said.contains(&by), "{}: {arguments:?}: {said}", self.1.0);
+        said
+    }
+
+    /// It would be done; nothing is.
+    fn allowed(&self, arguments: &[&str]) {
+        let dry = [arguments, &["--dry-run=server"]].concat();
+        let done = self.try_it(&dry);
+        assert!(done.is_ok(), "{}: {arguments:?}: {done:?}", self.1.0);
+    }
+}
+
+/// A file with an object; deleted with the value.
+struct Manifest(PathBuf);
+
+impl Manifest {
+    fn new(name: &str, object: &Value) -> Self {
+        let file = std::env::temp_dir().join(format!("vitrine-{}-{name}.json", std::process::id()));
+        std::fs::write(&file, object.to_string()).unwrap();
+        Self(file)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Manifest {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn live(name: &str) -> (Shop, Live) {
+    let shop = Shop::open(name).await;
+    let live = shop.live("page", objects::SERVE, "5m").await;
+    (shop, live)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_the_operator_writes_in_a_cell_and_nobody_gets_into_a_preview() {
+    let _together = together().await;
+    let (shop, live) = live("cells").await;
+    let cell = live.cell.as_str();
+    let admin = As(shop.vitrine, ADMIN);
+    let bare = Manifest::new(
+        "bare",
+        &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": {"containers": [{"name": "a", "image": "b"}]}}),
+    );
+    let open = Manifest::new(
+        "open",
+        &json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "open"},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}}),
+    );
+    for change in [
+        vec!["create", "configmap", "planted", "--from-literal=a=b"],
+        vec!["create", "serviceaccount", "planted"],
+        vec!["create", "service", "clusterip", "planted", "--tcp=80"],
+        vec!["create", "role", "planted", "--verb=get", "--resource=pods"],
+        vec!["create", "lease", "planted"],
+        vec!["create", "-f", open.path()],
+        vec!["label", "pod", names::POD, "planted=yes"],
+        vec!["delete", "pod", names::POD],
+        vec!["delete", "networkpolicy", names::SEAL],
+        vec!["delete", "resourcequota", names::SEAL],
+        vec!["annotate", "limitrange", names::SEAL, "planted=yes"],
+    ] {
+        // kubectl knows no `create lease`.
+        if change[1] == "lease" {
+            let lease = Manifest::new(
+                "lease",
+                &json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "planted"}}),
+            );
+            admin.refused("vitrine-cells", &["-n", cell, "create", "-f", lease.path()]);
+            continue;
+        }
+        admin.refused("vitrine-cells", &[&["-n", cell][..], &change].concat());
+    }
+    // Pod Security looks first at a pod.
+    let refused = admin
+        .try_it(&["-n", cell, "create", "-f", bare.path()])
+        .unwrap_err();
+    assert!(refused.contains("forbidden"), "{refused}");
+    for who in [ADMIN, SRE] {
+        let somebody = As(shop.vitrine, who);
+        somebody.refused(
+            "vitrine-cells",
+            &["-n", cell, "exec", names::POD, "-c", names::PRODUCT, "--", "true"],
+        );
+        somebody.refused(
+            "vitrine-cells",
+            &["-n", cell, "attach", names::POD, "-c", names::PRODUCT],
+        );
+        somebody.refused("vitrine-cells", &["-n", cell, "port-forward", names::POD, "8090"]);
+        let proxy = format!("/api/v1/namespaces/{cell}/pods/{}:8090/proxy/", names::POD);
+        somebody.refused("vitrine-cells", &["get", "--raw", &proxy]);
+        let debug = [
+            "-n",
+            cell,
+            "debug",
+            names::POD,
+            "--image=busybox",
+            "--profile=restricted",
+        ];
+        somebody.refused("vitrine-cells", &debug);
+    }
+    // Nodes can be drained.
+    let eviction = Manifest::new(
+        "eviction",
+        &json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": names::POD, "namespace": cell},
+            "deleteOptions": {"dryRun": ["All"]}}),
+    );
+    let evict = format!("/api/v1/namespaces/{cell}/pods/{}/eviction", names::POD);
+    let evicted = admin.try_it(&["create", "--raw", &evict, "-f", eviction.path()]);
+    assert!(evicted.is_ok(), "{evicted:?}");
+    let sre = As(shop.vitrine, SRE);
+    sre.allowed(&["-n", cell, "label", "pod", names::POD, "looked-at=yes"]);
+    sre.allowed(&["-n", cell, "delete", "networkpolicy", names::SEAL]);
+    let operator = As(shop.vitrine, OPERATOR);
+    operator.allowed(&["-n", cell, "delete", "pod", names::POD]);
+    operator.allowed(&[
+        "-n",
+        cell,
+        "label",
+        "serviceaccount",
+        names::SERVICE_ACCOUNT,
+        "kept=yes",
+    ]);
+    operator.refused(
+        "vitrine-cells",
+        &["-n", cell, "create", "serviceaccount", "another"],
+    );
+    // Logs are read, not written, and Ready is not disturbed by any of it.
+    assert_eq!(live.page(shop.vitrine, "/").await.body, "hello\n");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_makes_one() {
+    let _together = together().await;
+    let (shop, live) = live("namespaces").await;
+    let cell = live.cell.as_str();
+    let policy = "vitrine-cell-namespaces";
+    let namespace = |name: &str, labels: Value, annotations: Value| {
+        Manifest::new(
+            name,
+            &json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": name, "labels": labels, "annotations": annotations}}),
+        )
+    };
+    let sealed = json!({"vitrine.dev/cell": "true", "pod-security.kubernetes.io/enforce": "restricted"});
+    let uid = json!({"vitrine.dev/preview-uid": "u"});
+    let right = namespace("vitrine-cell-0000000000000001", sealed.clone(), uid.clone());
+    let admin = As(shop.vitrine, ADMIN);
+    admin.refused(policy, &["create", "namespace", "vitrine-cell-0000000000000002"]);
+    admin.refused(policy, &["create", "-f", right.path()]);
+    admin.refused(
+        policy,
+        &["label", "namespace", &shop.namespace, "vitrine.dev/cell=true"],
+    );
+    admin.refused(policy, &["label", "namespace", cell, "vitrine.dev/cell-"]);
+    let loose = "pod-security.kubernetes.io/enforce=privileged";
+    admin.refused(policy, &["label", "--overwrite", "namespace", cell, loose]);
+    admin.refused(
+        policy,
+        &[
+            "annotate",
+            "--overwrite",
+            "namespace",
+            cell,
+            "vitrine.dev/preview-uid=another",
+        ],
+    );
+    let said = admin.refused(policy, &["delete", "namespace", cell]);
+    assert!(said.contains("delete the PreviewSandbox"), "{said}");
+    // What others put onto namespaces for their own purposes is none of ours.
+    admin.allowed(&["annotate", "namespace", cell, "example.com/cost-centre=7"]);
+    admin.allowed(&["label", "namespace", &shop.namespace, "team=blue"]);
+
+    let operator = As(shop.vitrine, OPERATOR);
+    operator.allowed(&["create", "-f", right.path()]);
+    let wrong = namespace(
+        "vitrine-cell-0000000000000003",
+        json!({"vitrine.dev/cell": "true"}),
+        uid,
+    );
+    operator.refused(policy, &["create", "-f", wrong.path()]);
+    let nameless = namespace("vitrine-cell-0000000000000004", sealed, json!({}));
+    operator.refused(policy, &["create", "-f", nameless.path()]);
+    operator.refused(policy, &["delete", "namespace", names::SENTINEL]);
+    operator.allowed(&["delete", "namespace", cell]);
+    As(shop.vitrine, SRE).allowed(&["delete", "namespace", cell]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_token_is_worth_nothing_outside_of_cells() {
+    let _together = together().await;
+    let (shop, live) = live("token").await;
+    let operator = As(shop.vitrine, OPERATOR);
+    let policy = "vitrine-operator";
+    let pod = Manifest::new(
+        "pod",
+        &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mine"},
+            "spec": {"hostNetwork": true, "containers": [{"name": "a", "image": "b"}]}}),
+    );
+    for namespace in ["default", "kube-system", NAMESPACE, SLOTS, &shop.namespace] {
+        operator.refused(policy, &["-n", namespace, "create", "serviceaccount", "mine"]);
+        operator.refused(policy, &["-n", namespace, "create", "quota", "mine"]);
+    }
+    for namespace in ["default", "kube-system"] {
+        operator.refused(policy, &["-n", namespace, "create", "-f", pod.path()]);
+    }
+    for arguments in [
+        vec!["create", "namespace", "mine"],
+        vec!["delete", "namespace", &shop.namespace],
+        vec![
+            "label",
+            "namespace",
+            "kube-system",
+            "pod-security.kubernetes.io/enforce=privileged",
+        ],
+    ] {
+        operator.refused(policy, &arguments);
+    }
+    // In a cell it makes previews' pods and no others.
+    let cell = live.cell.as_str();
+    let made = shop
+        .vitrine
+        .kubectl(&["-n", cell, "get", "pod", names::POD, "-o", "json"]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let sound = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": names::POD, "labels": made["metadata"]["labels"], "annotations": made["metadata"]["annotations"]},
+        "spec": made["spec"]});
+    let set = |pointer: &str, value: Value| {
+        let mut changed = sound.clone();
+        // The scheduler's and the API server's additions are not the operator's.
+        for own in ["nodeName", "tolerations", "priority", "preemptionPolicy"] {
+            changed["spec"].as_object_mut().unwrap().remove(own);
+        }
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        changed.pointer_mut(parent).unwrap()[field] = value;
+        changed
+    };
+    let bad = [
+        ("/spec/automountServiceAccountToken", json!(true)),
+        ("/spec/serviceAccountName", json!("default")),
+        ("/spec/restartPolicy", json!("Always")),
+        ("/spec/terminationGracePeriodSeconds", json!(0)),
+        ("/spec/activeDeadlineSeconds", json!(null)),
+        ("/spec/nodeName", json!("node")),
+        ("/spec/tolerations", json!([{"operator": "Exists"}])),
+        (
+            "/spec/volumes",
+            json!([{"name": "writable-0", "emptyDir": {}}, {"name": "watch-life", "emptyDir": {}}]),
+        ),
+        (
+            "/spec/initContainers/0/image",
+            sound["spec"]["containers"][0]["image"].clone(),
+        ),
+        ("/spec/initContainers/0/name", json!("prepare")),
+        ("/spec/initContainers/0/restartPolicy", json!("Always")),
+        ("/spec/containers/0/image", json!("busybox:latest")),
+        (
+            "/spec/containers/0/securityContext/readOnlyRootFilesystem",
+            json!(false),
+        ),
+    ];
+    for (pointer, value) in bad {
+        let manifest = Manifest::new("changed", &set(pointer, value));
+        let said = operator.try_it(&["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"]);
+        let said = said.expect_err(pointer);
+        let ours = said.contains("ValidatingAdmissionPolicy 'vitrine-operator'");
+        // Pod Security comes first.
+        assert!(ours || said.contains("violates PodSecurity"), "{pointer}: {said}");
+    }
+    // Its own shape passes every policy; only the quota knows that there is one already.
+    let manifest = Manifest::new("sound", &set("/metadata/name", json!(names::POD)));
+    let said = operator
+        .try_it(&["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"])
+        .unwrap_err();
+    assert!(
+        said.contains("exceeded quota") || said.contains("already exists"),
+        "{said}"
+    );
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_are_made_and_freed_by_the_operator_alone() {
+    let _together = together().await;
+    let (shop, live) = live("slots").await;
+    let policy = "vitrine-slots";
+    let lease = |name: &str| {
+        Manifest::new(
+            name,
+            &json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}),
+        )
+    };
+    let slot = lease(&format!("subject-{}-0", names::digest(&["a"])));
+    let other = lease("vitrine-operator");
+    let admin = As(shop.vitrine, ADMIN);
+    admin.refused(policy, &["-n", SLOTS, "create", "-f", slot.path()]);
+    admin.refused(policy, &["-n", SLOTS, "delete", "lease", &live.slot]);
+    admin.refused(policy, &["-n", SLOTS, "annotate", "lease", &live.slot, "a=b"]);
+    let operator = As(shop.vitrine, OPERATOR);
+    operator.allowed(&["-n", SLOTS, "create", "-f", slot.path()]);
+    operator.refused(policy, &["-n", SLOTS, "create", "-f", other.path()]);
+    operator.allowed(&["-n", SLOTS, "delete", "lease", &live.slot]);
+    As(shop.vitrine, SRE).allowed(&["-n", SLOTS, "delete", "lease", &live.slot]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_requesters_name_a_trust_level() {
+    let _together = together().await;
+    let shop = Shop::open("trust").await;
+    shop.offer_script("page", objects::SERVE).await;
+    let preview = |level: &str| {
+        Manifest::new(
+            level,
+            &json!({"apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox", "metadata": {"name": "known"},
+                "spec": {"listingRef": {"name": "page"}, "subject": "s", "trustLevel": level}}),
+        )
+    };
+    let requester = (
+        "vitrine-e2e:shop",
+        &["system:masters", "system:authenticated", "vitrine:requesters"][..],
+    );
+    for level in ["SignedIn", "PaymentVerified"] {
+        let manifest = preview(level);
+        let ask = ["-n", &shop.namespace, "create", "-f", manifest.path()];
+        let said = As(shop.vitrine, ADMIN).refused("vitrine-trust", &ask);
+        assert!(
+            said.contains(&format!("spec.trustLevel {level} may be named only by")),
+            "{said}"
+        );
+        As(shop.vitrine, requester).allowed(&ask);
+    }
+    let manifest = preview("Anonymous");
+    As(shop.vitrine, ADMIN).allowed(&["-n", &shop.namespace, "create", "-f", manifest.path()]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_every_policy_in_force_a_preview_comes_lives_and_goes() {
+    let _together = together().await;
+    let (shop, live) = live("life").await;
+    let bindings = shop
+        .vitrine
+        .kubectl(&["get", "validatingadmissionpolicybindings", "-o", "name"]);
+    for policy in [
+        "cells",
+        "cell-namespaces",
+        "operator",
+        "slots",
+        "trust",
+        "envelope",
+    ] {
+        assert!(
+            bindings.contains(&format!("/vitrine-{policy}\n")),
+            "{policy}: {bindings}"
+        );
+    }
+    assert_eq!(live.page(shop.vitrine, "/").await.body, "hello\n");
+    shop.previews()
+        .delete("page", &DeleteParams::default())
+        .await
+        .unwrap();
+    let api = shop.previews();
+    vitrine_e2e::eventually::eventually("it is gone", vitrine_e2e::installed::END, async || {
+        match api.get_opt("page").await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    shop.nothing_left(&live).await;
+    // And one whose time is simply over.
+    let short = {
+        shop.ask("short", "page", "5s").await;
+        shop.ready("short").await
+    };
+    let over = shop.over("short").await;
+    assert_verified(&over, StatusReason::TimeOver);
+    shop.nothing_left(&short).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_is_not_ready_while_a_policy_is_not_in_force() {
+    let _alone = alone().await;
+    let shop = Shop::open("unbound").await;
+    let vitrine = shop.vitrine;
+    let binding = "validatingadmissionpolicybinding";
+    vitrine.kubectl(&["delete", binding, "vitrine-slots"]);
+    let selector = "app.kubernetes.io/component=operator";
+    let wait = |condition: &str| {
+        vitrine.try_kubectl(&[
+            "-n",
+            NAMESPACE,
+            "wait",
+            "pod",
+            "-l",
+            selector,
+            "--for",
+            condition,
+            "--timeout=90s",
+        ])
+    };
+    let told = wait("condition=Ready=false");
+    // Whatever came of it: the others need the policy.
+    vitrine.install();
+    told.unwrap();
+    wait("condition=Ready").unwrap();
+    shop.close().await;
+}
