@@ -65,6 +65,9 @@ pub struct PreviewPolicySpec {
     /// Where previews may connect to.
     #[serde(default)]
     pub egress: EgressRange,
+    /// Where previews may be shown.
+    #[serde(default)]
+    pub embedding: Embedding,
     /// What the isolation probe must find shut.
     pub isolation: IsolationTargets,
 }
@@ -286,6 +289,19 @@ pub struct EgressRange {
     #[schemars(length(max = 256))]
     pub allowed_names: Vec<String>,
 }
+
+/// Where previews may be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Embedding {
+    /// The origins, like `https://shop.example`, whose pages may show previews in a frame. None: previews are pages of their own.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(regex(pattern = ORIGIN), length(max = 261)))]
+    pub allowed_origins: Vec<String>,
+}
+
+/// An origin as browsers write it (RFC 6454), without a default port.
+pub const ORIGIN: &str = "^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?$";
 
 /// Whether a target's being shut is a condition for a preview or only reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -195,6 +195,12 @@ pub struct ResolvedEnvelope {
     /// Who sells it.
     #[serde(default)]
     pub seller: String,
+    /// The hosts that the product's script may talk to from the visitor's browser.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<String>,
+    /// The pages that may show it in a frame.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frame_ancestors: Vec<String>,
     /// The size.
     pub size: Size,
 }

@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{duration::TimeSpan, quantity};
+use crate::{duration::TimeSpan, preview_policy::ORIGIN, quantity};
 
 /// A product and how it is previewed.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +90,10 @@ pub struct PreviewTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 253)))]
     pub egress: Vec<String>,
+    /// The origins whose pages may show it in a frame, of those that the platform allows; all of those if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(regex(pattern = ORIGIN), length(max = 261)))]
+    pub embed_origins: Option<Vec<String>>,
     /// The longest a preview of it may live, where the seller wants it shorter than the platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxTtl must be longer than 0s"))]

@@ -47,6 +47,10 @@ pub struct Envelope {
     pub listing: String,
     /// Who sells it.
     pub seller: String,
+    /// The hosts that the product's script may talk to.
+    pub egress: Vec<String>,
+    /// The pages that may show it in a frame.
+    pub frame_ancestors: Vec<String>,
     /// What the probe must find shut beside what it knows by itself.
     pub isolation: IsolationTargets,
 }
@@ -132,6 +136,19 @@ pub fn resolve(
         landing_path: template.landing_path.clone().unwrap_or_else(|| "/".to_owned()),
         listing: listing_identity(listing),
         seller: listing.spec.seller.clone(),
+        egress: preview.spec.egress.as_ref().unwrap_or(&template.egress).clone(),
+        frame_ancestors: policy
+            .embedding
+            .allowed_origins
+            .iter()
+            .filter(|origin| {
+                template
+                    .embed_origins
+                    .as_ref()
+                    .is_none_or(|own| own.contains(origin))
+            })
+            .cloned()
+            .collect(),
         isolation: policy.isolation.clone(),
     })
 }
@@ -222,6 +239,8 @@ impl Envelope {
             landing_path: frozen.landing_path.clone(),
             listing: frozen.listing.clone(),
             seller: frozen.seller.clone(),
+            egress: frozen.egress.clone(),
+            frame_ancestors: frozen.frame_ancestors.clone(),
             isolation: isolation.clone(),
         })
     }
@@ -238,6 +257,8 @@ impl Envelope {
             landing_path: self.landing_path.clone(),
             listing: self.listing.clone(),
             seller: self.seller.clone(),
+            egress: self.egress.clone(),
+            frame_ancestors: self.frame_ancestors.clone(),
             size: Size {
                 cpu: self.cpu.to_string(),
                 memory: self.memory.to_string(),
@@ -361,6 +382,21 @@ mod tests {
             resolve(&policy(), &greedy, &preview()).unwrap_err().field,
             "SkuListing spec.preview.writable"
         );
+    }
+
+    #[test]
+    fn a_preview_is_framed_by_pages_that_both_platform_and_seller_allow() {
+        let mut policy = policy();
+        let mut listing = listing();
+        let framed = |policy: &_, listing: &_| resolve(policy, listing, &preview()).unwrap().frame_ancestors;
+        assert!(framed(&policy, &listing).is_empty());
+        policy.embedding.allowed_origins = vec!["https://a.example".into(), "https://b.example".into()];
+        assert_eq!(framed(&policy, &listing).len(), 2);
+        listing.spec.preview.embed_origins =
+            Some(vec!["https://b.example".into(), "https://c.example".into()]);
+        assert_eq!(framed(&policy, &listing), ["https://b.example"]);
+        listing.spec.preview.embed_origins = Some(vec![]);
+        assert!(framed(&policy, &listing).is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use vitrine_crds::Phase;
 
 use super::{
-    Metrics,
+    Metrics, headers,
     routes::{self, Lifeline, Route, SharedRoutes, Upstream},
 };
 use crate::link::{BadLink, OPEN_PATH, TOKEN_PARAMETER};
@@ -176,11 +176,11 @@ impl Gateway {
                 }
                 let product = hyper::upgrade::on(&mut response);
                 tokio::spawn(join(visitor, product, route, self.metrics.clone()));
-                to_visitor(response.headers_mut(), true);
+                to_visitor(response.headers_mut(), true, &upstream.policy);
             }
             // Nobody asked for another protocol: a product that switches on its own would leave HTTP unseen.
             None if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(Stop::BadUpgrade),
-            _ => to_visitor(response.headers_mut(), false),
+            _ => to_visitor(response.headers_mut(), false, &upstream.policy),
         }
         *response.version_mut() = Version::HTTP_11;
         Ok(response.map(BodyExt::boxed))
@@ -308,8 +308,9 @@ fn to_product(request: &mut Request<Incoming>, upgrade: bool) {
     }
 }
 
-fn to_visitor(headers: &mut HeaderMap, upgrade: bool) {
+fn to_visitor(headers: &mut HeaderMap, upgrade: bool, policy: &HeaderValue) {
     strip_hop_by_hop(headers, upgrade);
+    headers::confine(headers, policy);
     // A seller that sets our cookie, or one for the whole domain, would reach beyond its own host.
     let cookies: Vec<_> = headers
         .get_all(header::SET_COOKIE)
@@ -392,7 +393,11 @@ mod tests {
         ] {
             headers.append(header::SET_COOKIE, HeaderValue::from_static(value));
         }
-        to_visitor(&mut headers, false);
+        to_visitor(
+            &mut headers,
+            false,
+            &HeaderValue::from_static("default-src 'self'"),
+        );
         assert_eq!(
             headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(),
             ["a=1; Path=/"]

@@ -2,6 +2,7 @@
 //! connection by its own clock. Reads previews and link keys; writes nothing to the cluster.
 
 mod forward;
+mod headers;
 mod routes;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
+use hyper::header::HeaderValue;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -22,6 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use vitrine_crds::{Phase, PreviewSandbox};
 use vitrine_policies::names;
 
+use super::headers;
 use crate::{health::Readiness, link::KeyRing, link_keys};
 
 /// Where a preview is.
@@ -33,6 +35,8 @@ pub(super) struct Upstream {
     pub(super) port: u16,
     /// When traffic ends.
     pub(super) expires: Timestamp,
+    /// What its script may do in a visitor's browser.
+    pub(super) policy: HeaderValue,
 }
 
 /// What a host label leads to.
@@ -106,11 +110,12 @@ fn route(preview: &PreviewSandbox) -> Route {
         return Route::Closed(Phase::Queued);
     };
     let upstream = || {
-        let pod = status.pod.as_ref()?;
+        let (pod, envelope) = (status.pod.as_ref()?, status.envelope.as_ref()?);
         Some(Upstream {
             ip: pod.ip.as_ref()?.parse().ok()?,
             port: u16::try_from(pod.port).ok()?,
             expires: status.expires_at.as_ref()?.0,
+            policy: headers::policy(&envelope.egress, &envelope.frame_ancestors)?,
         })
     };
     match (status.phase, upstream()) {
@@ -252,7 +257,10 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox", "metadata": {"name": "a", "uid": "u"},
             "spec": {"listingRef": {"name": "l"}, "subject": "s"},
-            "status": {"phase": phase, "expiresAt": expires.to_string(), "pod": {"uid": "p", "ip": "10.244.0.7", "port": 8090}}
+            "status": {"phase": phase, "expiresAt": expires.to_string(), "pod": {"uid": "p", "ip": "10.244.0.7", "port": 8090},
+                "envelope": {"ttl": "1m", "ttlCap": "1m", "provisioningDeadline": "1m", "proofDeadline": "1m", "image": "i",
+                    "port": 8090, "landingPath": "/", "listing": "u/1",
+                    "size": {"cpu": "1", "memory": "1Mi", "ephemeralStorage": "1Mi"}}}
         }))
         .unwrap()
     }

@@ -28,10 +28,10 @@ pub struct History(Arc<Mutex<Told>>);
 struct Told {
     phases: BTreeMap<String, Vec<Phase>>,
     starts: BTreeMap<String, BTreeSet<String>>,
-    /// The uids of the Leases that a preview held, by preview and dimension.
-    slots: BTreeMap<(String, String), BTreeSet<String>>,
-    /// The Leases that are there now: by uid, what their names begin with.
-    held: BTreeMap<String, String>,
+    /// How many slots of one dimension a preview held at the same time at most.
+    slots: BTreeMap<String, usize>,
+    /// The Leases that are there now: by uid, what their names begin with, and who holds them.
+    held: BTreeMap<String, (String, String)>,
     /// By dimension, how many of one key there were at most.
     most: BTreeMap<String, usize>,
     /// The previews that are admitted and whose end is not proven, and how many there were at most.
@@ -90,11 +90,10 @@ impl History {
         (periods, self.lock().starts.get(uid).map_or(0, BTreeSet::len))
     }
 
-    /// How many slots of one dimension a preview ever held, at most.
+    /// How many slots of one dimension a preview held at the same time at most. Over its time it may be more: who finds that
+    /// another slot is missing gives back what it has.
     pub fn slots(&self, uid: &str) -> usize {
-        let told = self.lock();
-        let own = told.slots.iter().filter(|((holder, _), _)| holder == uid);
-        own.map(|(_, slots)| slots.len()).max().unwrap_or_default()
+        self.lock().slots.get(uid).copied().unwrap_or_default()
     }
 
     /// How many slots of one key of this dimension were held at the same time at most, by anybody.
@@ -154,15 +153,23 @@ impl History {
                 let Some((key, _)) = name.rsplit_once('-') else {
                     return;
                 };
-                let dimension = key.split('-').next().unwrap_or_default().to_owned();
+                let dimension = key.split('-').next().unwrap_or_default();
+                let holder = lease
+                    .spec
+                    .and_then(|spec| spec.holder_identity)
+                    .unwrap_or_default();
                 let mut told = self.lock();
-                told.held.insert(uid.clone(), key.to_owned());
-                let count = told.held.values().filter(|held| *held == key).count();
-                let most = told.most.entry(dimension.clone()).or_default();
+                told.held.insert(uid, (key.to_owned(), holder.clone()));
+                let count = told.held.values().filter(|(held, _)| held == key).count();
+                let own = told
+                    .held
+                    .values()
+                    .filter(|(held, by)| held.split('-').next() == Some(dimension) && *by == holder);
+                let own = own.count();
+                let most = told.most.entry(dimension.to_owned()).or_default();
                 *most = (*most).max(count);
-                if let Some(holder) = lease.spec.and_then(|spec| spec.holder_identity) {
-                    told.slots.entry((holder, dimension)).or_default().insert(uid);
-                }
+                let most = told.slots.entry(holder).or_default();
+                *most = (*most).max(own);
             }
             Some(Event::Delete(lease)) => {
                 self.lock().held.remove(&lease.uid().unwrap_or_default());

@@ -701,6 +701,16 @@ async fn a_policy_that_the_schema_does_not_allow_is_refused() {
                 "greater than or equal to 1",
             ),
             (
+                spec(json!({"embedding": {"allowedOrigins": ["shop.example"]}})),
+                "spec.embedding.allowedOrigins[0]",
+                "should match",
+            ),
+            (
+                spec(json!({"embedding": {"allowedOrigins": ["https://shop.example; script-src *"]}})),
+                "spec.embedding.allowedOrigins[0]",
+                "should match",
+            ),
+            (
                 spec(json!({"blockedSubjects": [{"sha256": "mallory"}]})),
                 "spec.blockedSubjects[0].sha256",
                 "should match",

@@ -8,9 +8,13 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, ResourceExt, api::DeleteParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::json;
 use vitrine_crds::{
-    Phase, PreviewSandbox,
+    POLICY_NAME, Phase, PreviewPolicy, PreviewSandbox,
     conditions::{self, types},
     preview_sandbox::EndResult,
 };
@@ -31,6 +35,8 @@ const TTL: &str = "2s";
 const LINK_KEYS: &str = " configmaps";
 /// The write of link keys that are there already.
 const LINK_KEYS_AGAIN: &str = "PUT configmaps";
+/// The write of how far up slots may be held: the first admission under a policy makes it.
+const CEILINGS: &str = "PUT previewpolicies/status";
 /// Longer than any life here: with its TTL, and the namespace controller's backlog on two busy cores.
 const LIFE: Duration = Duration::from_secs(60);
 
@@ -70,6 +76,7 @@ fn is_over(preview: &PreviewSandbox) -> bool {
 /// The writes of one whole life, and the points on both sides of each.
 async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
     forget_link_keys(house).await;
+    forget_ceilings(house).await;
     let begun = Instant::now();
     let preview = preview(house, "life").await;
     let operator = Operator::ready(&house.post, &Options::alone("life"), Some(proxy)).await;
@@ -126,12 +133,30 @@ async fn forget_link_keys(house: &House) {
     }
 }
 
+/// So that the next admission raises them anew.
+async fn forget_ceilings(house: &House) {
+    let policies: Api<PreviewPolicy> = Api::all(house.client.clone());
+    let none = Patch::Merge(
+        json!({"status": {"ceilings": {"subject": 0, "listing": 0, "seller": 0, "cluster": 0}}}),
+    );
+    let params = PatchParams::default();
+    policies.patch_status(POLICY_NAME, &params, &none).await.unwrap();
+}
+
 /// Kills one operator at the point, in the life of this preview. What earlier operators left is this one's business as well.
 async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewSandbox) -> bool {
     let name = preview.name_any();
-    // The link keys name no preview.
+    // Neither the link keys nor the ceilings name a preview.
     let of_link_keys = point.label.ends_with(LINK_KEYS);
-    let keys = if of_link_keys { vec![] } else { keys(preview) };
+    let of_ceilings = point.label == CEILINGS;
+    let keys = if of_link_keys || of_ceilings {
+        vec![]
+    } else {
+        keys(preview)
+    };
+    if of_ceilings {
+        forget_ceilings(house).await;
+    }
     if of_link_keys && point.label != LINK_KEYS_AGAIN {
         forget_link_keys(house).await;
     }

@@ -17,7 +17,8 @@ use vitrine_kit::objects;
 const MIRROR: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
 cat > /data/www/cgi-bin/env <<'END'
 #!/bin/sh
-printf 'Content-Type: text/plain\r\nSet-Cookie: own=1; Path=/\r\n\r\n'; env
+printf 'Content-Type: text/plain\r\nSet-Cookie: own=1; Path=/\r\nAlt-Svc: clear\r\nReferrer-Policy: unsafe-url\r\n'
+printf 'Content-Security-Policy: img-src *; report-uri https://evil.example\r\n\r\n'; env
 END
 chmod +x /data/www/cgi-bin/env; exec httpd -f -p 8090 -h /data/www";
 
@@ -86,6 +87,16 @@ async fn only_the_link_opens_a_preview_and_the_product_never_sees_it() {
         "{mirror:?}"
     );
     assert_eq!(mirror.header("set-cookie"), Some("own=1; Path=/"));
+    let policies: Vec<_> = mirror
+        .headers
+        .iter()
+        .filter(|line| line.to_lowercase().starts_with("content-security-policy:"))
+        .collect();
+    assert_eq!(policies.len(), 2, "{mirror:?}");
+    assert!(policies[0].contains("connect-src 'self'") && policies[0].contains("frame-ancestors 'none'"));
+    assert!(policies[1].ends_with("img-src *"), "{policies:?}");
+    assert_eq!(mirror.header("referrer-policy"), Some("same-origin"));
+    assert_eq!(mirror.header("alt-svc"), None);
 
     // The link of one preview opens no other.
     let other = shop.live("other", objects::SERVE, "2m").await;

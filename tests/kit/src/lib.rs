@@ -3,6 +3,7 @@
 //! Runs cargo, helm and the container image builder; talks to the clusters it is given.
 
 pub mod audit;
+pub mod browser;
 pub mod error;
 pub mod http;
 pub mod images;

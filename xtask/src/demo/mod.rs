@@ -2,7 +2,6 @@
 //!
 //! Brings up a cluster of its own that ends with this process, or uses one that is named. Writes below `target/vitrine/demo`.
 
-mod browser;
 mod cluster;
 mod pristine;
 mod stages;

@@ -9,14 +9,14 @@ use serde::Serialize;
 use vitrine_crds::{Phase, PreviewSandbox, preview_sandbox::EndResult};
 use vitrine_devcluster::{host, tools};
 use vitrine_kit::{
-    Error, Result, http,
+    Error, Result, browser, http,
     images::{self, Build},
     install::{self, NAMESPACE, Target},
     objects, program,
 };
 
 use super::{
-    Args, browser,
+    Args,
     cluster::{Ground, free_port},
     stages::Stages,
 };

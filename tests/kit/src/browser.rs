@@ -1,11 +1,12 @@
-//! A real headless Chromium that opens the preview's link. Starts one process, writes one picture.
+//! A real headless Chromium that opens a preview's link. Starts one process a visit; writes a profile, and a picture if asked.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use vitrine_devcluster::host;
-use vitrine_kit::{Error, Result, program};
+
+use crate::{Error, Result, program};
 
 /// How long the page gets, in its own time, to load what it loads.
 const VIRTUAL_TIME: Duration = Duration::from_secs(15);
@@ -29,19 +30,22 @@ const FLAGS: [&str; 10] = [
 /// # Errors
 /// If Chromium is missing or does not come to an end.
 pub fn open(url: &str, picture: &Path, profile: &Path) -> Result<String> {
-    let chromium = host::find_program("chromium")
-        .ok_or_else(|| Error::Other("there is no chromium: apt-get install chromium".to_owned()))?;
     // A picture and the text take two visits: Chromium does one thing at a time.
-    chrome(
-        &chromium,
-        profile,
-        url,
-        &format!("--screenshot={}", picture.display()),
-    )?;
-    chrome(&chromium, profile, url, "--dump-dom")
+    chrome(profile, url, &format!("--screenshot={}", picture.display()))?;
+    read(url, profile)
 }
 
-fn chrome(chromium: &PathBuf, profile: &Path, url: &str, what: &str) -> Result<String> {
+/// Opens a page and waits for it; returns its text as the browser has built it.
+///
+/// # Errors
+/// If Chromium is missing or does not come to an end.
+pub fn read(url: &str, profile: &Path) -> Result<String> {
+    chrome(profile, url, "--dump-dom")
+}
+
+fn chrome(profile: &Path, url: &str, what: &str) -> Result<String> {
+    let chromium = host::find_program("chromium")
+        .ok_or_else(|| Error::Other("there is no chromium: apt-get install chromium".to_owned()))?;
     let mut command = Command::new("timeout");
     command
         .arg("--kill-after=5")
