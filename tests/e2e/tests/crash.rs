@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 use vitrine_crds::{
-    POLICY_NAME, Phase, PreviewPolicy, PreviewSandbox,
+    POLICY_NAME, Phase, PreviewPolicy, PreviewSandbox, SkuListing,
     conditions::{self, types},
     preview_sandbox::EndResult,
 };
@@ -22,7 +22,7 @@ use vitrine_e2e::{
     dice::Dice,
     eventually::eventually,
     history::History,
-    house::{House, PATIENCE},
+    house::{House, LISTING, PATIENCE},
     operator::{Operator, Options},
     proxy::{Blow, Moment, Proxy, Seen, Trap},
     soak,
@@ -49,17 +49,24 @@ struct Point {
 }
 
 /// What every write for a preview names: the preview, its uid, its cell, or the key of its slots.
-fn keys(preview: &PreviewSandbox) -> Vec<String> {
+fn keys(preview: &PreviewSandbox, listing: &str) -> Vec<String> {
     let uid = preview.uid().unwrap();
     let mut keys = vec![names::cell(&uid), uid, format!("/{}", preview.name_any())];
     // A slot is deleted by its name, which says of what it is one. Those beside the subject are shared by all cases here.
     let slots = [
         ("subject", preview.spec.subject.as_str()),
+        ("listing", listing),
         ("seller", objects::SELLER),
         ("cluster", slots::WHOLE_CLUSTER),
     ];
     keys.extend(slots.map(|(dimension, key)| names::digest(&[dimension, key])));
     keys
+}
+
+/// The uid of the listing that every case tries.
+async fn listing_uid(house: &House) -> String {
+    let listings: Api<SkuListing> = Api::namespaced(house.client.clone(), &house.shop);
+    listings.get(LISTING).await.unwrap().uid().unwrap()
 }
 
 /// The preview that a case is about; each has a subject, and so a slot, of its own.
@@ -87,7 +94,7 @@ async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
     house.until_gone("life", PATIENCE).await;
     drop(operator);
     let (events, writes): (Vec<Seen>, Vec<Seen>) = proxy.take_seen().into_iter().partition(Seen::is_event);
-    let keys = keys(&preview);
+    let keys = keys(&preview, &listing_uid(house).await);
     let mut points = vec![];
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for write in &writes {
@@ -152,7 +159,7 @@ async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewS
     let keys = if of_link_keys || of_ceilings {
         vec![]
     } else {
-        keys(preview)
+        keys(preview, &listing_uid(house).await)
     };
     if of_ceilings {
         forget_ceilings(house).await;
