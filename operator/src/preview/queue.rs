@@ -113,6 +113,11 @@ impl Watched {
 
     /// The previews whose turn it is now.
     pub fn turns(&self) -> Vec<ObjectRef<Guarded>> {
+        // Every write of every slot asks this, and mostly nobody waits.
+        let waits = |guarded: &Arc<Guarded>| guarded.0.as_ref().is_ok_and(|p| !is_admitted(p) && in_queue(p));
+        if !self.previews.state().iter().any(waits) {
+            return vec![];
+        }
         let policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(policy) = policy else { return vec![] };
         let seen = self.seen();
@@ -163,7 +168,7 @@ impl Seen {
     fn entry<'a>(&'a self, preview: &'a PreviewSandbox, policy: &PreviewPolicySpec) -> Option<Entry<'a>> {
         let uid = preview.metadata.uid.as_deref()?;
         if let Some(status) = &preview.status
-            && conditions::is_true(&status.conditions, types::ADMITTED)
+            && is_admitted(preview)
         {
             if status.receipt.is_some() {
                 return None;
@@ -189,6 +194,11 @@ impl Seen {
             stage: waits(preview, policy),
         })
     }
+}
+
+fn is_admitted(preview: &PreviewSandbox) -> bool {
+    let status = preview.status.as_ref();
+    status.is_some_and(|status| conditions::is_true(&status.conditions, types::ADMITTED))
 }
 
 /// Whether a preview that is not admitted waits for slots, and for nothing else.

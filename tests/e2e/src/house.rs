@@ -17,7 +17,7 @@ use kube::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{Mutex, MutexGuard},
 };
@@ -30,6 +30,7 @@ use crate::{
     clusters, crds,
     eventually::eventually,
     operator::{self, Identity, OPERATORS, Post, SLOTS},
+    request,
 };
 
 /// Vitrine's image, which nobody pulls here.
@@ -458,15 +459,9 @@ async fn prober() -> String {
 }
 
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut head = String::new();
-    let mut buffer = [0; 4096];
-    while !head.contains("\r\n\r\n") {
-        let count = stream.read(&mut buffer).await?;
-        if count == 0 {
-            return Ok(());
-        }
-        head.push_str(&String::from_utf8_lossy(&buffer[..count]));
-    }
+    let Some(head) = request::head(&mut stream).await? else {
+        return Ok(());
+    };
     let targets = head.split_once("targets=").map_or("", |(_, rest)| rest);
     let targets = targets.split([' ', '&']).next().unwrap_or_default();
     let up: BTreeMap<_, _> = targets.split(',').map(|target| (target, "up")).collect();

@@ -11,6 +11,7 @@ pub mod house;
 pub mod installed;
 pub mod operator;
 pub mod proxy;
+pub mod request;
 
 /// Whether this run has the counts that evidence needs (`cargo xtask soak`), rather than the small ones of every day.
 pub fn soak() -> bool {

@@ -9,11 +9,14 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
 };
 use vitrine_devcluster::{host, progress};
-use vitrine_e2e::installed::{Shop, together};
+use vitrine_e2e::{
+    installed::{Shop, together},
+    request,
+};
 use vitrine_kit::browser;
 
 /// The ways out that a page's script has without its visitor's help. Navigating itself is not among them: no header stops it.
@@ -70,15 +73,9 @@ impl Outside {
     }
 
     async fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let mut head = String::new();
-        let mut buffer = [0; 4096];
-        while !head.contains("\r\n\r\n") {
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                return Ok(());
-            }
-            head.push_str(&String::from_utf8_lossy(&buffer[..count]));
-        }
+        let Some(head) = request::head(&mut stream).await? else {
+            return Ok(());
+        };
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let body = if path == "/control" {
             page(self.address.port())

@@ -10,22 +10,26 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use serde_json::{Value, json};
-use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxSpec, StatusReason, conditions};
+use vitrine_crds::{Phase, PreviewSandbox, StatusReason, conditions};
 use vitrine_e2e::installed::{Shop, installed, now_ms, together};
 use vitrine_kit::objects;
 use vitrine_policies::names;
+
+/// A preview of the shop's page with these fields more.
+fn wishing(shop: &Shop, name: &str, wish: Value) -> PreviewSandbox {
+    let mut spec = json!({"listingRef": {"name": "page"}, "subject": shop.namespace});
+    spec.as_object_mut()
+        .unwrap()
+        .extend(wish.as_object().unwrap().clone());
+    PreviewSandbox::new(name, serde_json::from_value(spec).unwrap())
+}
 
 async fn refused(name: &str, wish: Value, field: &str, asked: &str, allowed: &str) {
     let _together = together().await;
     let shop = Shop::open(name).await;
     shop.offer_script("page", objects::SERVE).await;
-    let mut spec = json!({"listingRef": {"name": "page"}, "subject": shop.namespace});
-    spec.as_object_mut()
-        .unwrap()
-        .extend(wish.as_object().unwrap().clone());
-    let spec: PreviewSandboxSpec = serde_json::from_value(spec).unwrap();
     let begun = now_ms();
-    let preview = shop.ask_for(PreviewSandbox::new(name, spec)).await;
+    let preview = shop.ask_for(wishing(&shop, name, wish)).await;
     let status = shop
         .until(name, "refused", Duration::from_secs(1), |s| {
             s.phase == Phase::Refused
@@ -57,14 +61,9 @@ async fn refused_at_create(name: &str, wish: Value, said: &str) {
     let _together = together().await;
     let shop = Shop::open(name).await;
     shop.offer_script("page", objects::SERVE).await;
-    let mut spec = json!({"listingRef": {"name": "page"}, "subject": shop.namespace});
-    spec.as_object_mut()
-        .unwrap()
-        .extend(wish.as_object().unwrap().clone());
-    let spec: PreviewSandboxSpec = serde_json::from_value(spec).unwrap();
     let made = shop
         .previews()
-        .create(&PostParams::default(), &PreviewSandbox::new(name, spec))
+        .create(&PostParams::default(), &wishing(&shop, name, wish))
         .await;
     let message = made.unwrap_err().to_string();
     assert!(
