@@ -288,7 +288,8 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     Ok(wake(Some(SAFETY)))
 }
 
-/// Whether the quota counts a pod that is not there; then it is removed, and the next attempt makes one that counts anew.
+/// Whether to try again what a quota refused: because our pod is there after all, or because the quota counts one that is
+/// not; then the quota is removed, and the next attempt makes one that counts anew.
 ///
 /// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
 /// the controller-manager looks only every five minutes. The pod's name, not the quota, keeps two attempts from two pods.
@@ -307,6 +308,10 @@ async fn recount(quotas: &Api<ResourceQuota>, pods: &Api<Pod>, error: &Error) ->
         .is_some_and(|pods| pods.0 != "0");
     let there = pods.list_metadata(&ListParams::default()).await;
     let there = there.map_err(Error::kube("list", "Pod", names::POD))?;
+    // Charged first, stored then: an operator beside this one may have stored our pod since we asked for it.
+    if there.items.iter().any(|pod| pod.name_any() == names::POD) {
+        return Ok(true);
+    }
     if !counted || !there.items.is_empty() {
         return Ok(false);
     }
