@@ -20,6 +20,9 @@ pub const CELL_PREFIX: &str = "vitrine-cell-";
 /// A cell that no preview ever has: on it the operator proves that the admission policies are in force. Made by the chart.
 pub const SENTINEL: &str = "vitrine-cell-sentinel";
 
+/// The PriorityClass of every preview's pod, below whatever else a cluster runs. Made by the chart.
+pub const PRIORITY_CLASS: &str = "vitrine-preview";
+
 /// Name of the ResourceQuota, LimitRange and NetworkPolicy in a cell.
 pub const SEAL: &str = "vitrine";
 /// Name of the ServiceAccount (without a token) in a cell.

@@ -62,6 +62,11 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             slots::give_back(context, &world.held_slots).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
+        // Which slots it lives with stands in its status and never changes: the others are nobody's.
+        Plan::Shed => {
+            slots::give_back(context, &world.held_slots).await?;
+            Ok(Action::requeue(Duration::ZERO))
+        }
         Plan::Provision(envelope) => provision(context, &world, &envelope).await,
         Plan::Repair(envelope, drift) => {
             for part in drift {

@@ -86,8 +86,8 @@ pub struct World {
     pub place: Option<Place>,
     /// What the unconfined prober says of the proof's targets, if it was asked and answered.
     pub outside: Option<Outside>,
-    /// The slots that it holds: looked for once its end is recorded, and while it waits, where an admission that was cut
-    /// off may have left some.
+    /// Slots that it holds and has to give back: all of them once its end is recorded, all that an admission which was cut off
+    /// has left while it waits, and while it lives those that it was not admitted with.
     pub held_slots: Vec<Lease>,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
     pub reported_gone: Option<bool>,
@@ -119,6 +119,8 @@ pub enum Plan {
     Admit(Box<Envelope>, Vec<Demand>),
     /// Say why it is not admitted, and then give back the slots that an admission which was cut off has left.
     Yield(Box<Report>),
+    /// Give back slots beside those that it was admitted with: another operator took them at the same time.
+    Shed,
     /// Make what is missing of the cell, then the pod.
     Provision(Box<Envelope>),
     /// Put back what drifted.
@@ -301,6 +303,9 @@ fn wait(
 }
 
 fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Plan {
+    if !world.held_slots.is_empty() {
+        return Plan::Shed;
+    }
     let Some(envelope) = thaw(status, world) else {
         return end(
             world,

@@ -215,6 +215,13 @@ fn a_preview_that_waits_keeps_no_slot_and_one_whose_turn_it_is_takes_over_what_i
 }
 
 #[test]
+fn a_preview_gives_back_slots_that_it_was_not_admitted_with() {
+    let mut world = ready();
+    world.held_slots = vec![Lease::default()];
+    assert!(matches!(decide(&world, at(10)), Plan::Shed));
+}
+
+#[test]
 fn the_queue_has_a_deadline_and_a_free_slot_is_given_even_after_it() {
     let mut world = world();
     world.preview.metadata.creation_timestamp = Some(Time(at(0)));

@@ -1,6 +1,7 @@
 //! Reads all that one preview depends on. Reads the cluster, writes nothing.
 
 use k8s_openapi::api::{
+    coordination::v1::Lease,
     core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
     networking::v1::NetworkPolicy,
 };
@@ -87,6 +88,11 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         .any(|f| f == names::PREVIEW_FINALIZER)
     {
         return Ok(Some(world));
+    }
+    if !over && context.watched.holds_beside(&world.tenant.uid, &status.slots) {
+        let held = slots::held_by(context, &world.tenant.uid).await?;
+        let extra = |slot: &Lease| !status.slots.contains(&slot.name_any());
+        world.held_slots = held.into_iter().filter(extra).collect();
     }
     world.cell = cell(context, &world.tenant.cell).await?;
     outside(context, &status, &mut world).await;

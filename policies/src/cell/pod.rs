@@ -89,6 +89,8 @@ pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &pr
             }),
             enable_service_links: Some(false),
             init_containers: Some(vec![prove(image, orders), watch(image, orders)]),
+            // A preview gives way to everything, and nothing to it.
+            priority_class_name: Some(names::PRIORITY_CLASS.to_owned()),
             restart_policy: Some("Never".to_owned()),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),

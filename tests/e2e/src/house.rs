@@ -356,7 +356,7 @@ impl House {
     }
 
     /// Gives the operators of the tests the chart's own rights, neither more nor less: a crash takes paths that nothing else
-    /// takes, and each needs its right.
+    /// takes, and each needs its right. And previews their priority.
     fn rights(&self) {
         let charts = images::workspace().join("charts/vitrine");
         let helm = tools::ensure(&["helm"], progress::for_stderr(true).as_ref())
@@ -375,7 +375,9 @@ impl House {
             };
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             let is_role = kind.starts_with("Role") || kind.starts_with("ClusterRole");
-            if is_role && object["metadata"]["name"] == "vitrine-operator" {
+            if kind == "PriorityClass" {
+                items.push(object);
+            } else if is_role && object["metadata"]["name"] == "vitrine-operator" {
                 if let Some(subjects) = object.get_mut("subjects").and_then(Value::as_array_mut) {
                     subjects.push(
                         json!({"kind": "Group", "name": OPERATORS, "apiGroup": "rbac.authorization.k8s.io"}),
@@ -384,7 +386,10 @@ impl House {
                 items.push(object);
             }
         }
-        assert!(items.len() >= 4, "the chart has the operator's roles: {items:?}");
+        assert!(
+            items.len() >= 5,
+            "the chart has the operator's roles and the previews' priority: {items:?}"
+        );
         let file = self.post.folder.join("rights.json");
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
         std::fs::write(&file, list.to_string()).expect("a file is written");

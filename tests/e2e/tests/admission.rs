@@ -282,6 +282,7 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         ("/spec/terminationGracePeriodSeconds", json!(0)),
         ("/spec/activeDeadlineSeconds", json!(null)),
         ("/spec/nodeName", json!("node")),
+        ("/spec/priorityClassName", json!("system-node-critical")),
         ("/spec/tolerations", json!([{"operator": "Exists"}])),
         (
             "/spec/volumes",
