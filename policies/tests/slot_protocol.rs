@@ -1,5 +1,6 @@
 //! The writes by which slots are taken and given back, as a model: every order of every step of two operators that may be
 //! killed anywhere, for two previews that need the same two slots. Never are both admitted, and who is admitted has its slots.
+//! And the same where each needs one of two: an operator may come to hold one beside that with which the preview was admitted.
 //!
 //! The same search with one precondition taken out finds the order in which it goes wrong: so each of them is needed. The
 //! program is `operator/src/preview/slots.rs`.
@@ -23,15 +24,27 @@ enum Precondition {
     StatusByVersion,
     /// Who gives back the slots of a preview that lives on writes the preview first.
     YieldWritesFirst,
+    /// Who gives back a slot too many leaves those alone that the status names.
+    ShedSparesItsOwn,
 }
 
-const ALL: [Precondition; 5] = [
+const ALL: [Precondition; 6] = [
     Precondition::CreateOnce,
     Precondition::TakeOverWrites,
     Precondition::DeleteByVersion,
     Precondition::StatusByVersion,
     Precondition::YieldWritesFirst,
+    Precondition::ShedSparesItsOwn,
 ];
+
+/// What the two slots are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Layout {
+    /// The only ones of two dimensions: a preview needs both.
+    Both,
+    /// The two of one dimension: a preview needs either.
+    Either,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
@@ -44,6 +57,8 @@ enum Stage {
 struct Preview {
     stage: Stage,
     version: u8,
+    /// The slots that it was admitted with, as its status names them.
+    with: [bool; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,32 +67,32 @@ struct Slot {
     version: u8,
 }
 
-/// The versions of slots, one a dimension, as somebody has read or written them.
+/// The versions of slots as somebody has read or written them.
 type Versions = [Option<u8>; 2];
 
 /// What an operator is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Idle,
-    /// Look at the slot of a dimension; both orders of the two come up.
+    /// Look at a slot; both orders of the two come up.
     Look {
         preview: usize,
         read: u8,
-        dimension: usize,
+        slot: usize,
         got: Versions,
     },
     /// Create the slot that was seen to be free.
     Create {
         preview: usize,
         read: u8,
-        dimension: usize,
+        slot: usize,
         got: Versions,
     },
     /// Write the slot that an earlier attempt has left.
     TakeOver {
         preview: usize,
         read: u8,
-        dimension: usize,
+        slot: usize,
         seen: u8,
         got: Versions,
     },
@@ -85,6 +100,7 @@ enum Step {
     Commit {
         preview: usize,
         read: u8,
+        with: [bool; 2],
     },
     /// Read which slots a preview holds that waits, and must not.
     Strays {
@@ -96,6 +112,11 @@ enum Step {
         preview: usize,
         read: u8,
         versions: Versions,
+    },
+    /// Read which slots a preview holds beside those that it was admitted with.
+    Shed {
+        preview: usize,
+        with: [bool; 2],
     },
     /// Read which slots a preview holds that is over.
     List {
@@ -115,6 +136,7 @@ enum Step {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct State {
+    layout: Layout,
     slots: [Option<Slot>; 2],
     previews: [Preview; 2],
     operators: [(Step, u8); 2],
@@ -123,12 +145,14 @@ struct State {
 }
 
 impl State {
-    const fn begin() -> Self {
+    const fn begin(layout: Layout) -> Self {
         let preview = Preview {
             stage: Stage::Waits,
             version: 0,
+            with: [false; 2],
         };
         Self {
+            layout,
             slots: [None; 2],
             previews: [preview; 2],
             operators: [(Step::Idle, TASKS); 2],
@@ -139,10 +163,16 @@ impl State {
     /// What must never be, in words.
     fn wrong(&self) -> Option<&'static str> {
         let admitted = |p: &usize| self.previews[*p].stage == Stage::Admitted;
-        if [0, 1].iter().all(admitted) {
+        if self.layout == Layout::Both && [0, 1].iter().all(admitted) {
             return Some("two are admitted where one may be");
         }
-        let holds = |p: usize| self.slots.iter().all(|slot| slot.is_some_and(|s| s.holder == p));
+        let holds = |p: usize| {
+            let named = (0..2).filter(|slot| self.previews[p].with[*slot]);
+            named.clone().count() > 0
+                && named
+                    .into_iter()
+                    .all(|n| self.slots[n].is_some_and(|s| s.holder == p))
+        };
         if [0, 1].into_iter().any(|p| admitted(&p) && !holds(p)) {
             return Some("one is admitted without its slots");
         }
@@ -152,6 +182,24 @@ impl State {
     fn held(&self, preview: usize) -> Versions {
         self.slots
             .map(|slot| slot.filter(|s| s.holder == preview).map(|s| s.version))
+    }
+
+    /// A slot was taken: the other one if it is needed as well, or the status.
+    fn took(&self, preview: usize, read: u8, slot: usize, version: u8, mut got: Versions) -> Step {
+        got[slot] = Some(version);
+        match got.iter().position(Option::is_none) {
+            Some(slot) if self.layout == Layout::Both => Step::Look {
+                preview,
+                read,
+                slot,
+                got,
+            },
+            _ => Step::Commit {
+                preview,
+                read,
+                with: got.map(|version| version.is_some()),
+            },
+        }
     }
 
     fn tick(&mut self) -> u8 {
@@ -178,24 +226,30 @@ impl State {
                 Step::Idle if tasks == 0 => {}
                 Step::Idle => {
                     for preview in 0..2 {
-                        let Preview { stage, version: read } = self.previews[preview];
+                        let Preview {
+                            stage,
+                            version: read,
+                            with,
+                        } = self.previews[preview];
                         let tasks = match stage {
                             Stage::Waits => vec![
                                 Step::Look {
                                     preview,
                                     read,
-                                    dimension: 0,
+                                    slot: 0,
                                     got: [None; 2],
                                 },
                                 Step::Look {
                                     preview,
                                     read,
-                                    dimension: 1,
+                                    slot: 1,
                                     got: [None; 2],
                                 },
                                 Step::Strays { preview, read },
                             ],
-                            Stage::Admitted => vec![Step::End { preview, read }],
+                            Stage::Admitted => {
+                                vec![Step::End { preview, read }, Step::Shed { preview, with }]
+                            }
                             Stage::Over => vec![Step::List { preview }],
                         };
                         for task in tasks {
@@ -209,66 +263,78 @@ impl State {
                 Step::Look {
                     preview,
                     read,
-                    dimension,
+                    slot,
                     got,
-                } => after(&|state| match state.slots[dimension] {
-                    None => Step::Create {
-                        preview,
-                        read,
-                        dimension,
-                        got,
-                    },
-                    Some(slot) if slot.holder != preview => give_back(preview, read, got, without),
-                    Some(slot) if without == Some(Precondition::TakeOverWrites) => {
-                        took(preview, read, dimension, slot.version, got)
+                } => {
+                    let other = |s: Slot| s.holder != preview;
+                    if self.layout == Layout::Either && self.slots[slot].is_some_and(other) {
+                        // There is another one. Whether it was looked at before makes no difference to what may go wrong.
+                        after(&|_| Step::Look {
+                            preview,
+                            read,
+                            slot: 1 - slot,
+                            got,
+                        });
                     }
-                    Some(slot) => Step::TakeOver {
-                        preview,
-                        read,
-                        dimension,
-                        seen: slot.version,
-                        got,
-                    },
-                }),
+                    after(&|state| match state.slots[slot] {
+                        None => Step::Create {
+                            preview,
+                            read,
+                            slot,
+                            got,
+                        },
+                        Some(there) if other(there) => give_back(preview, read, got, without),
+                        Some(there) if without == Some(Precondition::TakeOverWrites) => {
+                            state.took(preview, read, slot, there.version, got)
+                        }
+                        Some(there) => Step::TakeOver {
+                            preview,
+                            read,
+                            slot,
+                            seen: there.version,
+                            got,
+                        },
+                    });
+                }
                 Step::Create {
                     preview,
                     read,
-                    dimension,
+                    slot,
                     got,
                 } => after(&|state| {
-                    if state.slots[dimension].is_some() && without != Some(Precondition::CreateOnce) {
+                    if state.slots[slot].is_some() && without != Some(Precondition::CreateOnce) {
                         return Step::Look {
                             preview,
                             read,
-                            dimension,
+                            slot,
                             got,
                         };
                     }
                     let version = state.tick();
-                    state.slots[dimension] = Some(Slot {
+                    state.slots[slot] = Some(Slot {
                         holder: preview,
                         version,
                     });
-                    took(preview, read, dimension, version, got)
+                    state.took(preview, read, slot, version, got)
                 }),
                 Step::TakeOver {
                     preview,
                     read,
-                    dimension,
+                    slot,
                     seen,
                     got,
                 } => after(&|state| {
-                    if state.slots[dimension].is_none_or(|slot| slot.version != seen) {
+                    if state.slots[slot].is_none_or(|there| there.version != seen) {
                         return Step::Idle;
                     }
                     let version = state.tick();
-                    state.slots[dimension] = Some(Slot {
+                    state.slots[slot] = Some(Slot {
                         holder: preview,
                         version,
                     });
-                    took(preview, read, dimension, version, got)
+                    state.took(preview, read, slot, version, got)
                 }),
-                Step::Commit { preview, read } => after(&|state| {
+                Step::Commit { preview, read, with } => after(&|state| {
                     let version = state.tick();
                     let now = &mut state.previews[preview];
                     let fresh = now.version == read || without == Some(Precondition::StatusByVersion);
@@ -276,6 +342,7 @@ impl State {
                         *now = Preview {
                             stage: Stage::Admitted,
                             version,
+                            with,
                         };
                     }
                     Step::Idle
@@ -294,23 +361,32 @@ impl State {
                     state.previews[preview].version = state.tick();
                     Step::Delete { versions, preview }
                 }),
+                Step::Shed { preview, with } => after(&|state| {
+                    let mut versions = state.held(preview);
+                    for (version, named) in versions.iter_mut().zip(with) {
+                        if named && without != Some(Precondition::ShedSparesItsOwn) {
+                            *version = None;
+                        }
+                    }
+                    Step::Delete { versions, preview }
+                }),
                 Step::List { preview } => after(&|state| Step::Delete {
                     versions: state.held(preview),
                     preview,
                 }),
                 Step::Delete { versions, preview } => after(&|state| {
-                    let Some(dimension) = versions.iter().position(Option::is_some) else {
+                    let Some(slot) = versions.iter().position(Option::is_some) else {
                         return Step::Idle;
                     };
-                    if let Some(slot) = state.slots[dimension] {
-                        let same = Some(slot.version) == versions[dimension]
-                            || (without == Some(Precondition::DeleteByVersion) && slot.holder == preview);
+                    if let Some(there) = state.slots[slot] {
+                        let same = Some(there.version) == versions[slot]
+                            || (without == Some(Precondition::DeleteByVersion) && there.holder == preview);
                         if same {
-                            state.slots[dimension] = None;
+                            state.slots[slot] = None;
                         }
                     }
                     let mut left = versions;
-                    left[dimension] = None;
+                    left[slot] = None;
                     Step::Delete {
                         versions: left,
                         preview,
@@ -321,10 +397,8 @@ impl State {
                         return Step::Idle;
                     }
                     let version = state.tick();
-                    state.previews[preview] = Preview {
-                        stage: Stage::Over,
-                        version,
-                    };
+                    state.previews[preview].stage = Stage::Over;
+                    state.previews[preview].version = version;
                     Step::List { preview }
                 }),
             }
@@ -345,24 +419,10 @@ fn give_back(preview: usize, read: u8, versions: Versions, without: Option<Preco
     }
 }
 
-/// A slot was taken: the other one, or the status.
-fn took(preview: usize, read: u8, dimension: usize, version: u8, mut got: Versions) -> Step {
-    got[dimension] = Some(version);
-    match got.iter().position(Option::is_none) {
-        Some(dimension) => Step::Look {
-            preview,
-            read,
-            dimension,
-            got,
-        },
-        None => Step::Commit { preview, read },
-    }
-}
-
 /// How many states can be reached; or what goes wrong first, and the shortest way to it.
-fn explore(without: Option<Precondition>) -> Result<usize, (&'static str, Vec<State>)> {
-    let mut states = vec![(State::begin(), 0)];
-    let mut seen = HashSet::from([State::begin()]);
+fn explore(layout: Layout, without: Option<Precondition>) -> Result<usize, (&'static str, Vec<State>)> {
+    let mut states = vec![(State::begin(layout), 0)];
+    let mut seen = HashSet::from([State::begin(layout)]);
     let mut at = 0;
     while let Some((state, _)) = states.get(at).copied() {
         for next in state.next(without) {
@@ -385,9 +445,8 @@ fn explore(without: Option<Precondition>) -> Result<usize, (&'static str, Vec<St
     Ok(states.len())
 }
 
-#[test]
-fn two_operators_in_any_order_killed_anywhere_never_admit_two_to_one_slot() {
-    let states = explore(None).unwrap_or_else(|(wrong, way)| {
+fn must_hold(layout: Layout) {
+    let states = explore(layout, None).unwrap_or_else(|(wrong, way)| {
         let way: Vec<_> = way.iter().map(|state| format!("{state:?}\n")).collect();
         panic!("{wrong}:\n{}", way.concat())
     });
@@ -396,9 +455,33 @@ fn two_operators_in_any_order_killed_anywhere_never_admit_two_to_one_slot() {
 }
 
 #[test]
+fn two_operators_in_any_order_killed_anywhere_never_admit_two_to_one_slot() {
+    must_hold(Layout::Both);
+}
+
+#[test]
+fn who_gives_back_a_slot_too_many_never_takes_the_one_that_a_preview_lives_with() {
+    must_hold(Layout::Either);
+    // It does come up: two operators each take one for the same preview.
+    let two = |state: &State| {
+        (0..2)
+            .any(|p| state.previews[p].stage == Stage::Admitted && state.held(p).iter().all(Option::is_some))
+    };
+    let mut states = vec![State::begin(Layout::Either)];
+    let mut seen: HashSet<_> = states.iter().copied().collect();
+    while let Some(state) = states.pop() {
+        if two(&state) {
+            return;
+        }
+        states.extend(state.next(None).into_iter().filter(|next| seen.insert(*next)));
+    }
+    panic!("no preview ever holds a slot too many");
+}
+
+#[test]
 fn without_any_one_of_its_preconditions_the_protocol_goes_wrong() {
     for precondition in ALL {
-        let (wrong, way) = explore(Some(precondition))
+        let (wrong, way) = explore(Layout::Both, Some(precondition))
             .expect_err(&format!("{precondition:?} is not needed, or the model is blind"));
         println!("without {precondition:?}: {wrong}, after {} steps", way.len());
     }

@@ -76,10 +76,18 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<G
             }
         })
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
+        // Or taken for a preview that was admitted with others: that one is to give it back.
         .watches(
             Api::<PartialObjectMeta<Lease>>::namespaced(client.clone(), slots_namespace),
             watcher::Config::default().labels(slots::DIMENSION_LABEL),
-            move |_| for_turns.turns(),
+            move |slot| {
+                let mut woken = for_turns.turns();
+                woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
+                    let holder = for_turns.previews.get(holder);
+                    holder.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(|p| is_beside(&slot, p)))
+                }));
+                woken
+            },
         )
         .watches(meta::<SkuListing>(client), all(), move |listing| {
             let name = listing.name_any();
@@ -126,6 +134,12 @@ where
 
 fn phase(preview: &PreviewSandbox) -> Phase {
     preview.status.as_ref().map_or(Phase::Queued, |s| s.phase)
+}
+
+/// Whether a slot is none of those with which a preview was admitted.
+fn is_beside(slot: &PartialObjectMeta<Lease>, preview: &PreviewSandbox) -> bool {
+    let status = preview.status.as_ref();
+    status.is_some_and(|s| !s.slots.is_empty() && !s.slots.contains(&slot.name_any()))
 }
 
 /// Whether a change of policy or listing can mean something to a preview.

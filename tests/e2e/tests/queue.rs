@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{ResourceExt, api::PostParams};
 use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_e2e::{
@@ -10,7 +11,7 @@ use vitrine_e2e::{
     house::{House, PATIENCE},
     operator::{Operator, Options},
 };
-use vitrine_policies::slots::Dimension;
+use vitrine_policies::slots::{self, Dimension};
 
 /// How long after the end of one preview the next may be admitted.
 const NEXT: SignedDuration = SignedDuration::from_secs(5);
@@ -129,5 +130,44 @@ async fn a_preview_waits_for_room_on_the_nodes_and_is_told_when_its_time_in_the_
     for name in ["waits", "patient"] {
         house.delete(name).await;
     }
+    house.until_empty(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_beside_those_that_a_preview_was_admitted_with_is_given_back_while_it_lives() {
+    let house = House::take("beside", 2, "24h").await;
+    let _operator = Operator::ready(&house.post, &Options::alone("beside"), None).await;
+    let preview = house.preview("one", "anna", None).await;
+    let status = house
+        .until("one", "it is ready", PATIENCE, |p| place(p).0 == Phase::Ready)
+        .await
+        .status
+        .unwrap();
+    let leases = house.leases();
+    let of_subject = |index| slots::name(Dimension::Subject, "anna", index);
+    let free = (0..2)
+        .find(|index| !status.slots.contains(&of_subject(*index)))
+        .unwrap();
+    // As an operator beside this one would have taken it, too late to write the preview's status.
+    let namespace = leases.namespace().unwrap_or_default();
+    let lease = slots::lease(namespace, Dimension::Subject, "anna", free, &preview);
+    let surplus = leases.create(&PostParams::default(), &lease).await.unwrap();
+    eventually("the second slot is given back", PATIENCE, async || {
+        let held = leases
+            .get_opt(&surplus.name_any())
+            .await
+            .map_err(|error| error.to_string())?;
+        held.map_or(Ok(()), |lease| Err(format!("{:?}", lease.spec)))
+    })
+    .await;
+    let now = house.previews().get("one").await.unwrap();
+    assert_eq!(place(&now).0, Phase::Ready, "it lives on");
+    for slot in &status.slots {
+        leases
+            .get(slot)
+            .await
+            .unwrap_or_else(|error| panic!("its own slot {slot}: {error}"));
+    }
+    house.delete("one").await;
     house.until_empty(PATIENCE).await;
 }

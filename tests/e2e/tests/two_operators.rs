@@ -51,7 +51,8 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
             "{name}: {:?}",
             history.phases(&uid)
         );
-        // Each operator may have taken one before the preview's status let only one of them admit it.
+        // Each operator may have taken one before the status let only one of them admit the preview; what is too much is given
+        // back (`queue`).
         let held = history.slots(&uid);
         assert!(
             (1..=operators.len()).contains(&held),
