@@ -142,6 +142,10 @@ pub enum StatusReason {
     ProvisioningDeadline,
     /// Its time is over.
     TimeOver,
+    /// Nobody opened it.
+    Unopened,
+    /// It was opened, and then nobody used it any more.
+    Idle,
     /// Somebody deleted the preview.
     Deleted,
     /// The pod vanished and nobody saw its containers end.
@@ -191,6 +195,8 @@ impl StatusReason {
             Self::Unschedulable => "Unschedulable",
             Self::ProvisioningDeadline => "ProvisioningDeadline",
             Self::TimeOver => "TimeOver",
+            Self::Unopened => "Unopened",
+            Self::Idle => "Idle",
             Self::Deleted => "Deleted",
             Self::PodLost => "PodLost",
             Self::EndingPod => "EndingPod",

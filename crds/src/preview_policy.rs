@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{duration::TimeSpan, preview_sandbox::TrustLevel, sku_listing::Size};
+use crate::{duration::TimeSpan, preview_sandbox::TrustLevel, quantity, sku_listing::Size};
 
 /// The platform's envelope: no preview and no listing gets more than this, whoever asks.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,9 @@ pub struct PreviewPolicySpec {
     /// Where previews may connect to.
     #[serde(default)]
     pub egress: EgressRange,
+    /// How much traffic a preview may have.
+    #[serde(default)]
+    pub traffic: Traffic,
     /// Where previews may be shown.
     #[serde(default)]
     pub embedding: Embedding,
@@ -280,14 +283,83 @@ pub struct SizeRange {
     pub max: Size,
 }
 
-/// Where previews may connect to.
+/// Where previews may connect to: only through the egress proxy, on ports 443 and 80.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EgressRange {
-    /// Exact host names.
+    /// Exact host names. One that is taken off the list is shut at once, for live previews too.
     #[serde(default)]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(regex(pattern = HOST_NAME), length(max = 253)))]
     pub allowed_names: Vec<String>,
+}
+
+/// A host name of at least two labels, lower case, that is no IPv4 address (RFC 1123, section 2.1).
+pub const HOST_NAME: &str = "^([a-z0-9]([a-z0-9-]*[a-z0-9])?\\.)+[a-z]([a-z0-9-]*[a-z0-9])?$";
+
+/// How much traffic a preview may have. Each gateway and each egress proxy counts for itself.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(!has(self.unopened) || duration(self.unopened) > duration('0s')) && (!has(self.idle) || duration(self.idle) > duration('0s'))").message("traffic.unopened and traffic.idle must be longer than 0s"))]
+pub struct Traffic {
+    /// Bytes that visitors may get of one preview in all, as a quantity.
+    #[serde(default = "default_visitor_bytes")]
+    #[schemars(regex(pattern = quantity::PATTERN), length(max = 24))]
+    pub visitor_bytes: String,
+    /// Requests that one preview gets a second; ten seconds' worth may come at once.
+    #[serde(default = "default_requests_per_second")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub requests_per_second: i32,
+    /// Bytes, both ways, that one preview may exchange with the names it may reach, in all, as a quantity.
+    #[serde(default = "default_egress_bytes")]
+    #[schemars(regex(pattern = quantity::PATTERN), length(max = 24))]
+    pub egress_bytes: String,
+    /// A preview that nobody has opened so long after it was ready ends. If absent, it waits for its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unopened: Option<TimeSpan>,
+    /// A preview that was opened, and then had no request and no open connection for so long, ends. If absent, it waits for
+    /// its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<TimeSpan>,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            visitor_bytes: default_visitor_bytes(),
+            requests_per_second: default_requests_per_second(),
+            egress_bytes: default_egress_bytes(),
+            unopened: None,
+            idle: None,
+        }
+    }
+}
+
+impl Traffic {
+    /// `visitorBytes` as a number; nothing if the text is no quantity, which the API server refuses.
+    pub fn visitor_limit(&self) -> u64 {
+        bytes(&self.visitor_bytes)
+    }
+
+    /// `egressBytes` as a number; nothing if the text is no quantity, which the API server refuses.
+    pub fn egress_limit(&self) -> u64 {
+        bytes(&self.egress_bytes)
+    }
+}
+
+fn bytes(text: &str) -> u64 {
+    text.parse::<quantity::Amount>().map_or(0, quantity::Amount::units)
+}
+
+fn default_visitor_bytes() -> String {
+    "1Gi".to_owned()
+}
+
+fn default_egress_bytes() -> String {
+    "256Mi".to_owned()
+}
+
+const fn default_requests_per_second() -> i32 {
+    100
 }
 
 /// Where previews may be shown.

@@ -33,6 +33,11 @@ impl Amount {
         }
     }
 
+    /// Whole units (cores or bytes), rounded down; saturates.
+    pub fn units(self) -> u64 {
+        u64::try_from(self.thousandths / 1000).unwrap_or(u64::MAX)
+    }
+
     /// The sum; saturates, since no cluster comes near the bound.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {

@@ -9,7 +9,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{duration::TimeSpan, preview_policy::ORIGIN, quantity};
+use crate::{
+    duration::TimeSpan,
+    preview_policy::{HOST_NAME, ORIGIN},
+    quantity,
+};
 
 /// A product and how it is previewed.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,7 +92,7 @@ pub struct PreviewTemplate {
     pub size: Size,
     /// Host names it wants to reach; the platform's policy decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), inner(length(max = 253)))]
+    #[schemars(length(max = 32), inner(regex(pattern = HOST_NAME), length(max = 253)))]
     pub egress: Vec<String>,
     /// The origins whose pages may show it in a frame, of those that the platform allows; all of those if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

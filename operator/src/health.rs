@@ -52,11 +52,25 @@ pub async fn serve(
     readiness: Readiness,
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
 ) -> Result<()> {
+    serve_with(Router::new(), address, readiness, metrics).await
+}
+
+/// The same with routes of the program's own.
+///
+/// # Errors
+/// If the port cannot be taken.
+pub async fn serve_with(
+    own: Router,
+    address: SocketAddr,
+    readiness: Readiness,
+    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+) -> Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(readiness)
-        .route("/metrics", get(move || async move { metrics() }));
+        .route("/metrics", get(move || async move { metrics() }))
+        .merge(own);
     let listener = listen(address).await?;
     axum::serve(listener, router)
         .await

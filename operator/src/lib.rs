@@ -1,14 +1,19 @@
-//! The controllers of Vitrine and the small servers of its data plane, one binary: run, gateway, responder, decoy, probe, drain.
+//! The controllers of Vitrine and the small servers of its data plane, one binary: run, gateway, egress, responder, decoy, probe, drain.
 
+pub mod activity;
 pub mod admission;
+pub mod audit;
 pub mod drain;
+pub mod egress;
 pub mod error;
+pub mod follow;
 pub mod gateway;
 pub mod health;
 pub mod kubelet;
 pub mod leader;
 pub mod link;
 pub mod link_keys;
+pub mod meter;
 pub mod metrics;
 pub mod preview;
 pub mod probe;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
-use vitrine_operator::{drain, gateway, probe, responder, run};
+use vitrine_operator::{drain, egress, gateway, probe, responder, run};
 
 #[derive(Parser)]
 #[command(
@@ -23,6 +23,8 @@ enum Program {
     Run(run::Arguments),
     /// Carries preview traffic in.
     Gateway(gateway::Arguments),
+    /// Carries previews' traffic out, to allowed names only.
+    Egress(egress::Arguments),
     /// Answers the probes' canary, and tells from outside whether targets are up.
     Responder(responder::Arguments),
     /// A neighbour with open ingress that no preview may reach.
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     }
     // A preview has a sidecar of this binary: one thread is enough inside, and cheap.
     let mut builder = match program {
-        Program::Run(_) | Program::Gateway(_) => tokio::runtime::Builder::new_multi_thread(),
+        Program::Run(_) | Program::Gateway(_) | Program::Egress(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = match builder.enable_all().build() {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         match program {
             Program::Run(arguments) => run::run(arguments).await,
             Program::Gateway(arguments) => gateway::run(arguments).await,
+            Program::Egress(arguments) => egress::run(arguments).await,
             Program::Responder(arguments) => responder::run(arguments).await,
             Program::Decoy(arguments) => responder::decoy(arguments).await,
             Program::Probe(program) => probe::run(program).await,

@@ -13,6 +13,7 @@ use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use crate::{
+    activity::{self, Watchers},
     admission,
     error::{Error, Result},
     health::{self, Readiness},
@@ -61,6 +62,9 @@ pub struct Arguments {
     /// The Service of the decoy.
     #[arg(long, default_value = "vitrine-decoy")]
     decoy_service: String,
+    /// The Service of the egress proxy.
+    #[arg(long, default_value = "vitrine-egress")]
+    egress_service: String,
     /// Where the unconfined prober is, if not behind the responder's Service.
     #[arg(long)]
     prober_url: Option<String>,
@@ -128,6 +132,7 @@ async fn work(
         url: arguments.preview_url.clone(),
         responder: arguments.responder_service.clone(),
         decoy: arguments.decoy_service.clone(),
+        egress: arguments.egress_service.clone(),
     };
     let prober = tokio::select! {
         prober = installation(&client, &settings, arguments, &readiness) => prober,
@@ -163,6 +168,7 @@ async fn work(
         settings,
         signer,
         prober,
+        watchers: Watchers::default(),
     });
     // Without its first list the queue would have no order.
     tokio::select! {
@@ -199,7 +205,7 @@ async fn background(context: Arc<Context>) {
             }
         }
     };
-    tokio::join!(publishing, sweep::run(context.clone()));
+    tokio::join!(publishing, sweep::run(context.clone()), activity::run(&context));
 }
 
 /// Waits until everything is there that previews need; says in `/readyz` what is not.

@@ -23,6 +23,8 @@ pub struct Landmarks {
     pub responder: String,
     /// The decoy, `ip:port`.
     pub decoy: Option<String>,
+    /// The egress proxy, `ip:port`.
+    pub egress: Option<String>,
     /// The API server by its service, `ip:port`.
     pub api_service: Option<String>,
     /// The API server by its own addresses, `ip:port`.
@@ -41,9 +43,10 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
     let system: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
     let params = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
-    let (responder, decoy, api, dns, slices) = tokio::try_join!(
+    let (responder, decoy, egress, api, dns, slices) = tokio::try_join!(
         service(&house, &settings.responder),
         service(&house, &settings.decoy),
+        service(&house, &settings.egress),
         service(&default, "kubernetes"),
         service(&system, "kube-dns"),
         async {
@@ -70,6 +73,7 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
     Ok(Landmarks {
         responder,
         decoy: decoy.as_ref().and_then(first_port),
+        egress: egress.as_ref().and_then(first_port),
         api_service: api.as_ref().and_then(first_port),
         api_addresses,
         dns: dns.as_ref().and_then(first_port),

@@ -38,6 +38,10 @@ pub const PRODUCT: &str = "product";
 
 /// The sidecar's port: liveness of the seller's container.
 pub const WATCH_PORT: u16 = 20_100;
+/// Where the sidecar says that the cell is sealed, and which it is: the body is the pod's nonce.
+pub const SEALED_PATH: &str = "/sealed";
+/// The egress proxy's port.
+pub const EGRESS_PORT: u16 = 3128;
 /// First port on which the responder answers.
 pub const CANARY_FIRST: u16 = 20_000;
 /// How many ports the responder answers on. One of them is open to a preview, the next one is forbidden.

@@ -100,7 +100,12 @@ securityContext:
 {{/* A rule to the API servers. By address, since no selector names them. */}}
 {{- define "vitrine.egressToApi" -}}
 - to:
+    {{- range .Values.networkPolicy.apiServerCidrs }}
+    - ipBlock:
+        cidr: {{ . }}
+    {{- else }}
     {{- include "vitrine.anyAddress" . | nindent 4 }}
+    {{- end }}
   ports:
     {{- range .Values.networkPolicy.apiServerPorts }}
     - protocol: TCP

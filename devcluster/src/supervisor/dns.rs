@@ -1,4 +1,5 @@
-//! A stub of the cluster's DNS: A records of services, and nothing else. Reads Services from the API server.
+//! A stub of the cluster's DNS: A records of services, and names of the outside world that say their own addresses. Reads
+//! Services from the API server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,12 +21,15 @@ use crate::error::Result;
 const TTL_SECONDS: u32 = 5;
 /// The zone, as every Kubernetes has it.
 const ZONE: &str = "cluster.local";
+/// A zone of the outside world: `203-0-113-10.at.example` is 203.0.113.10, and `203-0-113-10.10-96-0-1.at.example` is both. A
+/// test can so have a name lead anywhere, also where no honest name would.
+const OUTSIDE_ZONE: &str = "at.example";
 
 /// What a name turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
-    /// A service with that address.
-    Address(Ipv4Addr),
+    /// A service, or a name of the outside world, with these addresses.
+    Addresses(Vec<Ipv4Addr>),
     /// A service without an address of its own.
     NoAddress,
     /// No such name.
@@ -90,9 +94,10 @@ async fn converse(mut stream: TcpStream, client: &Client) -> std::io::Result<()>
 async fn respond(query: &[u8], client: &Client) -> Option<Vec<u8>> {
     let query = Message::from_bytes(query).ok()?;
     let name = query.queries.first()?.name().clone();
-    let answer = match service_of(&name) {
-        Some((service, namespace)) => look_up(client, &service, &namespace).await,
-        None => Answer::Unknown,
+    let answer = match (service_of(&name), addresses_of(&name)) {
+        (Some((service, namespace)), _) => look_up(client, &service, &namespace).await,
+        (None, Some(addresses)) => Answer::Addresses(addresses),
+        (None, None) => Answer::Unknown,
     };
     reply(&query, &answer)?.to_bytes().ok()
 }
@@ -106,6 +111,17 @@ fn service_of(name: &Name) -> Option<(String, String)> {
     (!namespace.contains('.')).then(|| (service.to_owned(), namespace.to_owned()))
 }
 
+/// The addresses that a name of the outside world says.
+fn addresses_of(name: &Name) -> Option<Vec<Ipv4Addr>> {
+    let text = name.to_ascii().to_ascii_lowercase();
+    let text = text.strip_suffix('.').unwrap_or(&text);
+    let labels = text.strip_suffix(OUTSIDE_ZONE)?.strip_suffix('.')?;
+    labels
+        .split('.')
+        .map(|label| label.replace('-', ".").parse().ok())
+        .collect()
+}
+
 async fn look_up(client: &Client, service: &str, namespace: &str) -> Answer {
     match Api::<Service>::namespaced(client.clone(), namespace)
         .get_opt(service)
@@ -115,7 +131,7 @@ async fn look_up(client: &Client, service: &str, namespace: &str) -> Answer {
             let address = service.spec.and_then(|spec| spec.cluster_ip);
             address
                 .and_then(|text| text.parse().ok())
-                .map_or(Answer::NoAddress, Answer::Address)
+                .map_or(Answer::NoAddress, |address| Answer::Addresses(vec![address]))
         }
         Ok(None) => Answer::Unknown,
         // A name that cannot be a Service's is refused by the API server, which is an answer.
@@ -132,12 +148,14 @@ fn reply(query: &Message, answer: &Answer) -> Option<Message> {
     reply.metadata.authoritative = true;
     reply.add_query(question.clone());
     match answer {
-        Answer::Address(address) if question.query_type() == RecordType::A => {
-            let record = Record::from_rdata(question.name().clone(), TTL_SECONDS, RData::A(A(*address)));
-            reply.add_answer(record);
+        Answer::Addresses(addresses) if question.query_type() == RecordType::A => {
+            for address in addresses {
+                let record = Record::from_rdata(question.name().clone(), TTL_SECONDS, RData::A(A(*address)));
+                reply.add_answer(record);
+            }
         }
         // The name exists, without a record of that type.
-        Answer::Address(_) | Answer::NoAddress => {}
+        Answer::Addresses(_) | Answer::NoAddress => {}
         Answer::Unknown => reply.metadata.response_code = ResponseCode::NXDomain,
         Answer::Unavailable => reply.metadata.response_code = ResponseCode::ServFail,
     }
@@ -176,8 +194,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_the_outside_world_says_its_own_addresses() {
+        let of = |name: &str| addresses_of(&Name::from_str(name).unwrap());
+        let (near, far) = (Ipv4Addr::new(10, 96, 0, 1), Ipv4Addr::new(203, 0, 113, 10));
+        assert_eq!(of("203-0-113-10.at.example."), Some(vec![far]));
+        assert_eq!(of("203-0-113-10.10-96-0-1.at.example."), Some(vec![far, near]));
+        for other in ["at.example.", "x.at.example.", "203-0-113-10.example.", "203-0-113.at.example."] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_service_has_an_address_and_no_other_record() {
-        let address = Answer::Address(Ipv4Addr::new(10, 96, 0, 1));
+        let address = Answer::Addresses(vec![Ipv4Addr::new(10, 96, 0, 1)]);
         let found = ask("kubernetes.default.svc.cluster.local.", RecordType::A, &address);
         assert_eq!((found.metadata.id, found.answers.len()), (7, 1));
         assert_eq!(found.answers[0].data, RData::A(A::new(10, 96, 0, 1)));

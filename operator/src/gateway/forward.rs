@@ -1,8 +1,13 @@
-//! One request: who asks, for which preview, and on to its pod. Dials pods; holds no state but the routes.
+//! One request: who asks, for which preview, and on to its pod. Holds no state but the routes.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response, StatusCode, Uri, Version,
     body::{Bytes, Incoming},
@@ -10,26 +15,39 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use prometheus::IntGauge;
 use vitrine_crds::Phase;
 
 use super::{
     Metrics, headers,
-    routes::{self, Lifeline, Route, SharedRoutes, Upstream},
+    routes::{self, Found, Lifeline, Route, SharedRoutes, Upstream},
+    upstream,
+    visit::{BodyError, Counted, Visit},
 };
-use crate::link::{BadLink, OPEN_PATH, TOKEN_PARAMETER};
+use crate::{
+    audit::AuditLog,
+    link::{BadLink, Claims, OPEN_PATH, TOKEN_PARAMETER},
+    meter::Metered,
+};
 
 /// The cookie that a link is exchanged for. `__Host-`: this host only, over a trustworthy origin only (RFC 6265bis).
 const COOKIE: &str = "__Host-vitrine-preview";
-/// How long a pod on the same network may take to accept.
-const DIAL: Duration = Duration::from_secs(5);
 
-type Body = BoxBody<Bytes, hyper::Error>;
+type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// The gateway's one service.
 pub(super) struct Gateway {
     routes: SharedRoutes,
     metrics: Metrics,
+    audit: AuditLog,
+}
+
+/// Where a request goes.
+enum Going {
+    /// The link was good: it becomes a cookie.
+    In(String, Claims),
+    /// To the product.
+    On(Box<Upstream>, Found),
 }
 
 /// Why a request goes nowhere.
@@ -40,6 +58,8 @@ enum Stop {
     Link(BadLink),
     NoCookie,
     BadUpgrade,
+    TooMany,
+    Spent,
     Upstream(String),
 }
 
@@ -51,6 +71,8 @@ impl Stop {
             Self::Link(_) => "bad_link",
             Self::NoCookie => "no_link",
             Self::BadUpgrade => "bad_upgrade",
+            Self::TooMany => "too_many",
+            Self::Spent => "spent",
             Self::Upstream(_) => "upstream",
         }
     }
@@ -77,6 +99,14 @@ impl Stop {
                 StatusCode::BAD_REQUEST,
                 "Only WebSockets may be upgraded to.".to_owned(),
             ),
+            Self::TooMany => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "This preview is asked too often at a time.".to_owned(),
+            ),
+            Self::Spent => (
+                StatusCode::FORBIDDEN,
+                "This preview has used up its traffic.".to_owned(),
+            ),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "The product does not answer.".to_owned()),
         };
         let mut response = Response::new(full(format!("{text}\n")));
@@ -87,7 +117,7 @@ impl Stop {
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -95,114 +125,150 @@ impl Stop {
 }
 
 impl Gateway {
-    pub(super) fn new(routes: SharedRoutes, metrics: Metrics) -> Self {
-        Self { routes, metrics }
+    pub(super) fn new(routes: SharedRoutes, metrics: Metrics, audit: AuditLog) -> Self {
+        Self {
+            routes,
+            metrics,
+            audit,
+        }
     }
 
     pub(super) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
+        source: IpAddr,
         lifeline: &Lifeline,
     ) -> Result<Response<Body>, Infallible> {
-        let (outcome, response) = match self.route(request, lifeline).await {
-            Ok(response) => ("ok", response),
-            Err(stop) => {
-                if let Stop::Upstream(why) = &stop {
-                    tracing::info!(why, "a product does not answer");
-                }
-                (stop.outcome(), stop.response())
-            }
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let mut visit = Visit::begin(source, method, path, &self.audit, &self.metrics);
+        let going = match self.route(&request, &mut visit) {
+            Ok(going) => going,
+            Err(stop) => return Ok(stopped(stop, visit)),
         };
-        self.metrics.requests.with_label_values(&[outcome]).inc();
-        Ok(response)
+        Ok(match going {
+            Going::In(token, claims) => {
+                let response = exchange(&token, &claims.path, claims.expires - Timestamp::now().as_second());
+                visit.answered(response.status().as_u16(), "opened");
+                response
+            }
+            Going::On(upstream, found) => {
+                lifeline.hang_on(&found.route);
+                self.carry(request, &upstream, found, visit).await
+            }
+        })
     }
 
-    async fn route(&self, request: Request<Incoming>, lifeline: &Lifeline) -> Result<Response<Body>, Stop> {
-        let label = label(&request).ok_or(Stop::NoHost)?;
-        let route = self.routes.find(&label).ok_or(Stop::Unknown)?;
-        let upstream = match &*route.borrow() {
+    /// Who asks, for which preview, and whether that may be.
+    fn route(&self, request: &Request<Incoming>, visit: &mut Visit) -> Result<Going, Stop> {
+        let label = label(request).ok_or(Stop::NoHost)?;
+        let found = self.routes.find(&label).ok_or(Stop::Unknown)?;
+        let upstream = match &*found.route.borrow() {
             Route::Open(upstream) if upstream.expires > Timestamp::now() => upstream.clone(),
             Route::Open(_) => return Err(Stop::Closed(Phase::Ended)),
             Route::Closed(phase) => return Err(Stop::Closed(*phase)),
         };
+        visit.of(&upstream.preview, &upstream.uid);
+        let limits = self.routes.limits();
+        if !found.usage.admits(limits.requests, Instant::now()) {
+            return Err(Stop::TooMany);
+        }
         let keys = self.routes.keys();
         let check = |token: &str| keys.check(token, &label, Timestamp::now()).map_err(Stop::Link);
         if request.uri().path() == OPEN_PATH {
             let token = token(request.uri()).ok_or(Stop::Link(BadLink::Malformed))?;
             let claims = check(&token)?;
-            return Ok(exchange(
-                &token,
-                &claims.path,
-                claims.expires - Timestamp::now().as_second(),
-            ));
+            return Ok(Going::In(token, claims));
         }
         check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
-        lifeline.hang_on(&route);
-        self.carry(request, &upstream, route).await
+        if found.usage.budget.is_spent(limits.bytes) {
+            return Err(Stop::Spent);
+        }
+        visit.carried(found.usage.enter(Timestamp::now()));
+        Ok(Going::On(Box::new(upstream), found))
     }
 
     async fn carry(
         &self,
         mut request: Request<Incoming>,
         upstream: &Upstream,
-        route: watch::Receiver<Route>,
-    ) -> Result<Response<Body>, Stop> {
-        let upgrade = wants_upgrade(request.headers())?;
+        found: Found,
+        mut visit: Visit,
+    ) -> Response<Body> {
+        let upgrade = match wants_upgrade(request.headers()) {
+            Ok(upgrade) => upgrade,
+            Err(stop) => return stopped(stop, visit),
+        };
         let visitor = upgrade.then(|| hyper::upgrade::on(&mut request));
         to_product(&mut request, upgrade);
+        let (route, cut) = (found.route.clone(), &self.metrics.cut);
+        let sent = upstream::send(upstream, &found.idle, request, upgrade, route, cut).await;
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(why) => return stopped(Stop::Upstream(why), visit),
+        };
 
-        let dialled = timeout(DIAL, TcpStream::connect((upstream.ip, upstream.port))).await;
-        let stream = dialled
-            .map_err(|_| Stop::Upstream("no connection in time".to_owned()))?
-            .map_err(|error| Stop::Upstream(error.to_string()))?;
-        let failed = |error: hyper::Error| Stop::Upstream(error.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(failed)?;
-        let (for_connection, cut) = (route.clone(), self.metrics.cut.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                // How the product hangs up shows in the response already.
-                _ = connection.with_upgrades() => {}
-                () = routes::end(for_connection) => cut.inc(),
-            }
-        });
-        let mut response = sender.send_request(request).await.map_err(failed)?;
-
+        let limit = self.routes.limits().bytes;
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        *response.version_mut() = Version::HTTP_11;
+        visit.answered(response.status().as_u16(), "ok");
         match visitor {
-            Some(visitor) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Some(visitor) if switches => {
                 if !is_websocket(response.headers()) {
-                    return Err(Stop::BadUpgrade);
+                    return stopped(Stop::BadUpgrade, visit);
                 }
                 let product = hyper::upgrade::on(&mut response);
-                tokio::spawn(join(visitor, product, route, self.metrics.clone()));
                 to_visitor(response.headers_mut(), true, &upstream.policy);
+                tokio::spawn(join(visitor, product, found, limit, visit, cut.clone()));
+                response.map(|_| full(""))
             }
             // Nobody asked for another protocol: a product that switches on its own would leave HTTP unseen.
-            None if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(Stop::BadUpgrade),
-            _ => to_visitor(response.headers_mut(), false, &upstream.policy),
+            None if switches => stopped(Stop::BadUpgrade, visit),
+            _ => {
+                to_visitor(response.headers_mut(), false, &upstream.policy);
+                let budget = found.usage.budget.clone();
+                response.map(|body| {
+                    BodyExt::boxed_unsync(Counted {
+                        body,
+                        budget,
+                        limit,
+                        visit,
+                    })
+                })
+            }
         }
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(BodyExt::boxed))
     }
 }
 
-/// Carries both directions of a WebSocket until either side or the preview ends.
+fn stopped(stop: Stop, mut visit: Visit) -> Response<Body> {
+    if let Stop::Upstream(why) = &stop {
+        tracing::info!(why, "a product does not answer");
+    }
+    let response = stop.response();
+    visit.answered(response.status().as_u16(), stop.outcome());
+    response
+}
+
+/// Carries both directions of a WebSocket until either side, the preview, or its budget ends.
 async fn join(
     visitor: hyper::upgrade::OnUpgrade,
     product: hyper::upgrade::OnUpgrade,
-    route: watch::Receiver<Route>,
-    metrics: Metrics,
+    found: Found,
+    limit: u64,
+    visit: Visit,
+    cut: IntGauge,
 ) {
     let Ok((visitor, product)) = tokio::try_join!(visitor, product) else {
         return;
     };
-    let (mut visitor, mut product) = (TokioIo::new(visitor), TokioIo::new(product));
+    let mut visitor = TokioIo::new(visitor);
+    let mut product = Metered::new(TokioIo::new(product), found.usage.budget.clone(), limit).reading();
+    let count = product.count();
     tokio::select! {
         // Either side may hang up as it likes.
         _ = tokio::io::copy_bidirectional(&mut visitor, &mut product) => {}
-        () = routes::end(route) => metrics.cut.inc(),
+        () = routes::end(found.route) => cut.inc(),
     }
+    visit.sent(count.read.load(Ordering::Relaxed));
 }
 
 /// The first label of the host.
@@ -352,7 +418,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
 fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into())
         .map_err(|never: Infallible| match never {})
-        .boxed()
+        .boxed_unsync()
 }
 
 #[cfg(test)]

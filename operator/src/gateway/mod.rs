@@ -1,19 +1,28 @@
 //! `gateway`: the one way in. Carries requests and WebSockets to previews by signed, expiring links, and closes every
-//! connection by its own clock. Reads previews and link keys; writes nothing to the cluster.
+//! connection by its own clock. Reads previews, the policy and link keys; writes nothing to the cluster.
+//!
+//! `forward` judges a request, `upstream` dials, `routes` and `usage` know previews and their visitors, `visit` notes.
 
 mod forward;
 mod headers;
 mod routes;
+mod upstream;
+mod usage;
+mod visit;
 
-use std::{net::SocketAddr, sync::Arc};
+pub use usage::{ACTIVITY_PATH, Activity, Seen};
 
+use std::{net::{IpAddr, SocketAddr}, path::PathBuf, sync::Arc};
+
+use axum::{Json, Router, routing::get};
 use clap::Args;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpStream;
 
 use crate::{
+    audit::AuditLog,
     error::{Error, Result},
     health::{self, Readiness},
     run as programs,
@@ -30,9 +39,12 @@ pub struct Arguments {
     /// Where previews are served.
     #[arg(long, default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    /// Where `/healthz`, `/readyz`, `/metrics` and `/activity` are served.
     #[arg(long, default_value = "0.0.0.0:8081")]
     admin_listen: SocketAddr,
+    /// The file for audit records; standard output if there is none.
+    #[arg(long, env = "VITRINE_AUDIT_LOG")]
+    audit_log: Option<PathBuf>,
 }
 
 /// What is counted.
@@ -41,26 +53,32 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// Requests by outcome.
     pub(crate) requests: IntCounterVec,
+    /// Bytes to visitors.
+    pub(crate) bytes: IntCounter,
     /// Connections that the gateway's clock ended.
     pub(crate) cut: IntGauge,
 }
 
 impl Metrics {
-    fn new() -> prometheus::Result<Self> {
+    fn new(audit: &AuditLog) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let requests = IntCounterVec::new(
             Opts::new("vitrine_gateway_requests_total", "requests by outcome"),
             &["outcome"],
         )?;
+        let bytes = IntCounter::new("vitrine_gateway_bytes_total", "bytes of answers to visitors, without heads")?;
         let cut = IntGauge::new(
             "vitrine_gateway_cut",
             "connections that were ended because their preview was",
         )?;
         registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(bytes.clone()))?;
         registry.register(Box::new(cut.clone()))?;
+        registry.register(Box::new(audit.dropped()))?;
         Ok(Self {
             registry,
             requests,
+            bytes,
             cut,
         })
     }
@@ -78,12 +96,20 @@ impl Metrics {
 /// If a port cannot be taken or no cluster is configured.
 pub async fn run(arguments: Arguments) -> Result<()> {
     let client = programs::client().await?;
-    let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
+    let audit = AuditLog::begin(arguments.audit_log.as_deref())?;
+    let metrics = Metrics::new(&audit).map_err(|e| Error::Setting(e.to_string()))?;
     let readiness = Readiness::default();
     let routes = Arc::new(Routes::default());
     let for_text = metrics.clone();
-    let admin = health::serve(arguments.admin_listen, readiness.clone(), move || for_text.text());
-    let gateway = Arc::new(Gateway::new(routes.clone(), metrics));
+    let for_activity = routes.clone();
+    let activity = get(move || std::future::ready(Json(for_activity.activity())));
+    let admin = health::serve_with(
+        Router::new().route(ACTIVITY_PATH, activity),
+        arguments.admin_listen,
+        readiness.clone(),
+        move || for_text.text(),
+    );
+    let gateway = Arc::new(Gateway::new(routes.clone(), metrics, audit));
     tokio::select! {
         result = admin => result,
         result = listen(arguments.listen, gateway) => result,
@@ -97,8 +123,8 @@ async fn listen(address: SocketAddr, gateway: Arc<Gateway>) -> Result<()> {
     tracing::info!(%address, "carrying previews");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(connection(stream, gateway.clone()));
+            Ok((stream, peer)) => {
+                tokio::spawn(connection(stream, peer.ip(), gateway.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
@@ -109,12 +135,12 @@ async fn listen(address: SocketAddr, gateway: Arc<Gateway>) -> Result<()> {
 }
 
 /// Serves one visitor's connection until it ends or its preview does.
-async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
+async fn connection(stream: TcpStream, source: IpAddr, gateway: Arc<Gateway>) {
     let lifeline = Arc::new(routes::Lifeline::default());
     let for_service = lifeline.clone();
     let service = service_fn(move |request| {
         let (gateway, lifeline) = (gateway.clone(), for_service.clone());
-        async move { gateway.answer(request, &lifeline).await }
+        async move { gateway.answer(request, source, &lifeline).await }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // A visitor that sends no header for 30 s is gone.

@@ -1,7 +1,7 @@
 //! Which host leads to which preview, until when: fed by the watch, asked by every request. Reads the cluster.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -11,24 +11,33 @@ use futures::{StreamExt, TryStreamExt};
 use hyper::header::HeaderValue;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, Client, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
-};
+use kube::{Api, Client, ResourceExt, runtime::WatchStreamExt};
 use tokio::{sync::watch, time::Instant};
-use vitrine_crds::{Phase, PreviewSandbox};
+use vitrine_crds::{Phase, PreviewPolicySpec, PreviewSandbox};
 use vitrine_policies::names;
 
-use super::headers;
-use crate::{health::Readiness, link::KeyRing, link_keys};
+use super::{
+    headers,
+    upstream::Idle,
+    usage::{Activity, Limits, Usage},
+};
+use crate::{
+    follow::{self, Table},
+    health::Readiness,
+    link::KeyRing,
+    link_keys,
+};
 
 /// Where a preview is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Upstream {
+    /// The preview, `namespace/name`, and its uid.
+    pub(super) preview: String,
+    pub(super) uid: String,
+    /// The pod's uid: a route is of one pod.
+    pub(super) pod: String,
+    /// What its sidecar says when it is asked who it is.
+    pub(super) nonce: String,
     /// The pod's address.
     pub(super) ip: IpAddr,
     /// The product's port.
@@ -48,47 +57,103 @@ pub(super) enum Route {
     Closed(Phase),
 }
 
+/// A host label, what it leads to now, and what is shared by all who go there.
+#[derive(Clone)]
+pub(super) struct Found {
+    /// To be followed as it changes.
+    pub(super) route: watch::Receiver<Route>,
+    /// What visitors have had.
+    pub(super) usage: Arc<Usage>,
+    /// Connections to its pod.
+    pub(super) idle: Arc<Idle>,
+}
+
+struct Entry {
+    route: watch::Sender<Route>,
+    usage: Arc<Usage>,
+    idle: Arc<Idle>,
+}
+
 /// The routes.
-#[derive(Default)]
 pub(super) struct Routes {
-    by_label: RwLock<HashMap<String, watch::Sender<Route>>>,
+    by_label: RwLock<HashMap<String, Entry>>,
     keys: RwLock<KeyRing>,
+    limits: RwLock<Limits>,
+    since: Timestamp,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            by_label: RwLock::default(),
+            keys: RwLock::default(),
+            // Nothing before the policy was read; the gateway is not ready then.
+            limits: RwLock::new(Limits { bytes: 0, requests: 1 }),
+            since: Timestamp::now(),
+        }
+    }
 }
 
 impl Routes {
     /// What a label leads to now, to be followed as it changes.
-    pub(super) fn find(&self, label: &str) -> Option<watch::Receiver<Route>> {
-        self.by_label
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(label)
-            .map(watch::Sender::subscribe)
+    pub(super) fn find(&self, label: &str) -> Option<Found> {
+        let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
+        by_label.get(label).map(|entry| Found {
+            route: entry.route.subscribe(),
+            usage: entry.usage.clone(),
+            idle: entry.idle.clone(),
+        })
+    }
+
+    /// What every preview may have.
+    pub(super) fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What every preview may have from now on.
+    pub(super) fn limit(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Who was there, and when.
+    pub(super) fn activity(&self) -> Activity {
+        let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
+        let seen = by_label
+            .iter()
+            .filter_map(|(label, entry)| Some((label.clone(), entry.usage.seen()?)));
+        Activity {
+            since: self.since.as_millisecond(),
+            previews: seen.collect(),
+        }
     }
 
     /// The keys of links.
     pub(super) fn keys(&self) -> KeyRing {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
+impl Table for Routes {
     fn set(&self, preview: &PreviewSandbox) {
         let Some(uid) = preview.uid() else { return };
         let route = route(preview);
         let mut routes = self.by_label.write().unwrap_or_else(PoisonError::into_inner);
-        match routes.get(&names::host_label(&uid)) {
-            Some(sender) => {
-                sender.send_if_modified(|current| {
-                    let changed = *current != route;
-                    *current = route;
-                    changed
-                });
-            }
-            None => {
-                routes.insert(names::host_label(&uid), watch::Sender::new(route));
-            }
+        let entry = routes.entry(names::host_label(&uid)).or_insert_with(|| Entry {
+            route: watch::Sender::new(Route::Closed(Phase::Queued)),
+            usage: Arc::default(),
+            idle: Arc::default(),
+        });
+        if pod(&entry.route.borrow()) != pod(&route) {
+            entry.idle = Arc::default();
         }
+        entry.route.send_if_modified(|current| {
+            let changed = *current != route;
+            *current = route;
+            changed
+        });
     }
 
-    /// Forgets a preview. Dropping the sender cuts every connection that follows it.
+    /// Dropping the sender cuts every connection that follows it.
     fn forget(&self, uid: &str) {
         self.by_label
             .write()
@@ -96,11 +161,19 @@ impl Routes {
             .remove(&names::host_label(uid));
     }
 
-    fn keep_only(&self, labels: &std::collections::HashSet<String>) {
+    fn keep_only(&self, uids: &HashSet<String>) {
+        let labels: HashSet<_> = uids.iter().map(|uid| names::host_label(uid)).collect();
         self.by_label
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|label, _| labels.contains(label));
+    }
+}
+
+fn pod(route: &Route) -> Option<&str> {
+    match route {
+        Route::Open(upstream) => Some(&upstream.pod),
+        Route::Closed(_) => None,
     }
 }
 
@@ -111,7 +184,16 @@ fn route(preview: &PreviewSandbox) -> Route {
     };
     let upstream = || {
         let (pod, envelope) = (status.pod.as_ref()?, status.envelope.as_ref()?);
+        let uid = preview.uid()?;
         Some(Upstream {
+            preview: format!(
+                "{}/{}",
+                preview.namespace().unwrap_or_default(),
+                preview.name_any()
+            ),
+            nonce: names::nonce(&uid, &names::cell(&uid)),
+            uid,
+            pod: pod.uid.clone(),
             ip: pod.ip.as_ref()?.parse().ok()?,
             port: u16::try_from(pod.port).ok()?,
             expires: status.expires_at.as_ref()?.0,
@@ -126,51 +208,25 @@ fn route(preview: &PreviewSandbox) -> Route {
 
 /// Follows previews and link keys for ever.
 pub(super) async fn follow(client: Client, namespace: &str, routes: &Routes, readiness: &Readiness) {
-    readiness.missing("previews", "not listed yet");
+    follow::not_read_yet(readiness);
     readiness.missing(
         "link-keys",
         format!("ConfigMap {namespace}/{} was not read yet", link_keys::NAME),
     );
     tokio::join!(
-        previews(client.clone(), routes, readiness),
+        follow::previews(client.clone(), routes, readiness),
+        follow::policy(client.clone(), |policy| limit(routes, policy), readiness),
         keys(client, namespace, routes, readiness)
     );
 }
 
-async fn previews(client: Client, routes: &Routes, readiness: &Readiness) {
-    let api: Api<DeserializeGuard<PreviewSandbox>> = Api::all(client);
-    let mut seen = std::collections::HashSet::new();
-    let mut events = kube::runtime::watcher(api, watcher::Config::default())
-        .default_backoff()
-        .boxed();
-    loop {
-        match events.try_next().await {
-            Ok(Some(Event::Init)) => seen.clear(),
-            Ok(Some(Event::InitApply(guarded))) => {
-                if let Ok(preview) = &guarded.0 {
-                    seen.extend(preview.uid().map(|uid| names::host_label(&uid)));
-                    routes.set(preview);
-                }
-            }
-            Ok(Some(Event::InitDone)) => {
-                routes.keep_only(&seen);
-                readiness.present("previews");
-            }
-            Ok(Some(Event::Apply(guarded))) => {
-                if let Ok(preview) = &guarded.0 {
-                    routes.set(preview);
-                }
-            }
-            Ok(Some(Event::Delete(guarded))) => {
-                if let Ok(preview) = &guarded.0 {
-                    routes.forget(&preview.uid().unwrap_or_default());
-                }
-            }
-            // What is known stays good: every route has its own end.
-            Err(error) => tracing::warn!(%error, "the watch of previews broke, going on with what is known"),
-            Ok(None) => return,
-        }
-    }
+/// Without a policy what is already let in goes on as under the default one.
+fn limit(routes: &Routes, policy: Option<PreviewPolicySpec>) {
+    let traffic = policy.map(|policy| policy.traffic).unwrap_or_default();
+    routes.limit(Limits {
+        bytes: traffic.visitor_limit(),
+        requests: u32::try_from(traffic.requests_per_second).unwrap_or(1),
+    });
 }
 
 async fn keys(client: Client, namespace: &str, routes: &Routes, readiness: &Readiness) {
@@ -285,7 +341,7 @@ mod tests {
         let routes = Routes::default();
         routes.set(&preview("Ready", soon(150)));
         let lifeline = Lifeline::default();
-        lifeline.hang_on(&routes.find(&names::host_label("u")).unwrap());
+        lifeline.hang_on(&routes.find(&names::host_label("u")).unwrap().route);
         tokio::time::timeout(Duration::from_secs(5), lifeline.cut())
             .await
             .unwrap();
@@ -298,7 +354,7 @@ mod tests {
             let routes = Routes::default();
             routes.set(&preview("Ready", soon(60_000)));
             let lifeline = Lifeline::default();
-            lifeline.hang_on(&routes.find(&names::host_label("u")).unwrap());
+            lifeline.hang_on(&routes.find(&names::host_label("u")).unwrap().route);
             if by == "status" {
                 routes.set(&preview("Ending", soon(60_000)))
             } else {

@@ -259,7 +259,8 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             let landmarks = targets::landmarks(&context.client, &context.settings).await?;
             let nonce = names::nonce(&tenant.uid, &tenant.cell);
             let orders = targets::orders(&landmarks, envelope, &tenant.cell, nonce);
-            let desired = pod::pod(tenant, envelope, &context.settings.probe, &orders);
+            let proxy = way_out(context, envelope, landmarks.egress.as_deref())?;
+            let desired = pod::pod(tenant, envelope, &context.settings.probe, &orders, proxy);
             let pods: Api<Pod> = context.api(&tenant.cell);
             match create(&pods, "Pod", &desired).await {
                 Ok(pod) => pod,
@@ -291,6 +292,21 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     report.proving(StatusReason::ProbeRunning, decide::PROBING);
     status::write(context, &world.preview, report).await?;
     Ok(wake(Some(SAFETY)))
+}
+
+/// Where the egress proxy is, for a preview that may reach any name.
+fn way_out<'a>(context: &Context, envelope: &Envelope, proxy: Option<&'a str>) -> Result<Option<&'a str>> {
+    if envelope.egress.is_empty() {
+        return Ok(None);
+    }
+    proxy.map(Some).ok_or_else(|| {
+        Error::Installation(format!(
+            "this preview may reach {}, but Service {}/{} has no cluster address: is the chart installed?",
+            envelope.egress.join(", "),
+            context.settings.house.namespace,
+            context.settings.egress
+        ))
+    })
 }
 
 /// Whether to try again what a quota refused: because our pod is there after all, or because the quota counts one that is

@@ -34,9 +34,12 @@ use super::{
     observe::{self, End, PodView, Product, Proof, Trouble},
     report::Report,
 };
+use crate::activity::Attention;
 
 /// How long the unconfined prober may be silent before a proof counts as unproven.
 const PROBER_PATIENCE_SECONDS: i64 = 10;
+/// When to look again whether the gateways were asked, which is every five seconds.
+const ASKED_SOON: Duration = Duration::from_secs(2);
 /// How long a pod may be without a node before its status says so.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
 /// What a preview says while its probe runs.
@@ -86,6 +89,8 @@ pub struct World {
     pub place: Option<Place>,
     /// What the unconfined prober says of the proof's targets, if it was asked and answered.
     pub outside: Option<Outside>,
+    /// Whether anybody looks at it, if every gateway has said so.
+    pub attention: Option<Attention>,
     /// Slots that it holds and has to give back: all of them once its end is recorded, all that an admission which was cut off
     /// has left while it waits, and while it lives those that it was not admitted with.
     pub held_slots: Vec<Lease>,
@@ -395,12 +400,49 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
     } else {
         deadline.flatten()
     };
-    let wake = Some(wake.unwrap_or(SAFETY).min(SAFETY));
+    let mut wake = Some(wake.unwrap_or(SAFETY).min(SAFETY));
     if ready {
+        match deserted(status, world) {
+            Some(Deserted::Since(reason, message)) => return end(world, reason, &message, now),
+            // A little later if it is over by now: the gateways are asked in between.
+            Some(Deserted::From(time)) => wake = wake.min(until(time, now).or(Some(ASKED_SOON))),
+            None => {}
+        }
         extension(status, world, wake, now)
     } else {
         progress(status, world, &view, &envelope, wake, now)
     }
+}
+
+/// Nobody looks at a preview.
+enum Deserted {
+    /// For as long as the policy lets it be.
+    Since(StatusReason, String),
+    /// It will have been for so long at that time, if nobody comes.
+    From(Timestamp),
+}
+
+/// Whether nobody has opened a preview, or nobody uses it any more, for longer than the policy lets it be; `None` if somebody is
+/// there, or the policy does not mind, or nobody knows.
+fn deserted(status: &PreviewSandboxStatus, world: &World) -> Option<Deserted> {
+    let traffic = &world.policy.as_ref()?.spec.traffic;
+    let (known, started) = (world.attention.as_ref()?, status.started_at.as_ref()?.0);
+    if known.open {
+        return None;
+    }
+    let (patience, from, reason, what) = match known.last {
+        None => (traffic.unopened?, started, StatusReason::Unopened, "nobody has opened it"),
+        Some(last) => (traffic.idle?, last, StatusReason::Idle, "nobody has used it"),
+    };
+    // What was before all gateways counted, nobody knows.
+    let from = from.max(known.since);
+    let over = from.saturating_add(SignedDuration::try_from(patience.as_duration()).unwrap_or_default());
+    let over = over.ok()?;
+    Some(if over <= known.at {
+        Deserted::Since(reason, format!("{what} for {patience}"))
+    } else {
+        Deserted::From(over)
+    })
 }
 
 /// The pod, or what is in it, has ended or cannot come to be.

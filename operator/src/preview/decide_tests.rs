@@ -7,7 +7,7 @@ use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use vitrine_crds::{
-    Phase, PreviewPolicySpec, PreviewSandbox, StatusReason,
+    Phase, PreviewPolicySpec, PreviewSandbox, StatusReason, TimeSpan,
     conditions::{self, types},
     preview_policy::{Admission, BlockedSubject},
     preview_sandbox::EndResult,
@@ -24,6 +24,7 @@ use super::{
     decide::{Cell, Drift, Plan, World, decide, seal_identity},
     report::Report,
 };
+use crate::activity::Attention;
 
 const UID: &str = "7d6f1c6e-0000-4000-8000-000000000002";
 
@@ -68,6 +69,7 @@ fn world() -> World {
         cell: Cell::default(),
         place: None,
         outside: None,
+        attention: None,
         held_slots: vec![],
         reported_gone: None,
         house: network::House {
@@ -311,6 +313,45 @@ fn ready_only_with_proof_from_inside_and_targets_that_were_up() {
     };
     assert_eq!(report.status.expires_at, Some(Time(at(5 + 1200))));
     assert!(conditions::is_true(&report.status.conditions, types::ISOLATED));
+}
+
+#[test]
+fn a_ready_preview_ends_when_nobody_opened_or_used_it_for_as_long_as_the_policy_lets_it_be() {
+    let seconds = |n: u64| Some(TimeSpan::from_secs(n));
+    let attention = |asked: i64, since: i64, last: Option<i64>, open: bool| {
+        Some(Attention {
+            at: at(asked),
+            since: at(since),
+            last: last.map(at),
+            open,
+        })
+    };
+    // Ready at second 5; unopened for 60 s, idle for 30 s.
+    let cases = [
+        (attention(64, 0, None, false), None),
+        (attention(65, 0, None, false), Some(StatusReason::Unopened)),
+        (attention(65, 20, None, false), None),
+        (attention(80, 20, None, false), Some(StatusReason::Unopened)),
+        (attention(129, 0, Some(100), false), None),
+        (attention(130, 0, Some(100), false), Some(StatusReason::Idle)),
+        (attention(130, 0, Some(100), true), None),
+        (attention(130, 110, Some(100), false), None),
+        (None, None),
+    ];
+    for (attention, end) in cases {
+        let mut world = ready();
+        let traffic = &mut world.policy.as_mut().unwrap().spec.traffic;
+        (traffic.unopened, traffic.idle) = (seconds(60), seconds(30));
+        world.attention = attention.clone();
+        let plan = decide(&world, at(200));
+        match end {
+            Some(reason) => assert_eq!(ends_with(&plan).0, reason, "{attention:?}"),
+            None => assert!(matches!(plan, Plan::Idle(Some(_))), "{attention:?}: {plan:?}"),
+        }
+        let traffic = &mut world.policy.as_mut().unwrap().spec.traffic;
+        (traffic.unopened, traffic.idle) = (None, None);
+        assert!(matches!(decide(&world, at(200)), Plan::Idle(Some(_))), "the policy does not mind");
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     let mut world = World {
         place: None,
         cell: Cell::default(),
+        attention: None,
         held_slots: vec![],
         house: context.settings.house.clone(),
         listing: None,
@@ -94,6 +95,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         let extra = |slot: &Lease| !status.slots.contains(&slot.name_any());
         world.held_slots = held.into_iter().filter(extra).collect();
     }
+    world.attention = context.watchers.of(&world.tenant.uid);
     world.cell = cell(context, &world.tenant.cell).await?;
     outside(context, &status, &mut world).await;
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {

@@ -22,7 +22,7 @@ use vitrine_crds::PreviewSandbox;
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use self::queue::Watched;
-use crate::{link::LinkSigner, metrics::Metrics, prober::Prober};
+use crate::{activity::Watchers, link::LinkSigner, metrics::Metrics, prober::Prober};
 
 /// A preview as it is watched: one that cannot be read does not stop the others.
 pub type Guarded = DeserializeGuard<PreviewSandbox>;
@@ -43,6 +43,8 @@ pub struct Context {
     pub prober: Prober,
     /// What the watches have seen.
     pub watched: Watched,
+    /// What the gateways have told of visitors.
+    pub watchers: Watchers,
 }
 
 /// Where things are.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub responder: String,
     /// The Service of the decoy.
     pub decoy: String,
+    /// The Service of the egress proxy.
+    pub egress: String,
 }
 
 impl Context {

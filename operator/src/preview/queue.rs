@@ -62,6 +62,13 @@ impl Watched {
         }
     }
 
+    /// Whether the policy ends previews that nobody opens or uses.
+    pub fn ends_what_nobody_uses(&self) -> bool {
+        let known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        let traffic = known.as_ref().map(|policy| &policy.traffic);
+        traffic.is_some_and(|traffic| traffic.unopened.is_some() || traffic.idle.is_some())
+    }
+
     /// The uid of the preview that holds a slot.
     pub fn holder(&self, slot: &str) -> Option<String> {
         let slot = self

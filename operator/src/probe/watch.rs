@@ -48,24 +48,27 @@ pub(super) async fn run(orders: Orders) -> Result<()> {
     if !first_life(Path::new(WATCH_LIFE))? {
         // Nobody looked in between, and what got out is out.
         say(&format!("{BREACH}: the isolation sidecar was restarted"))?;
-        return serve(address, StatusCode::SERVICE_UNAVAILABLE, std::future::pending()).await;
+        return serve(address, StatusCode::SERVICE_UNAVAILABLE, "", std::future::pending()).await;
     }
     // Everything that is ever needed is taken now, while nothing of the seller runs. `prove` has just seen isolation hold;
     // the first round here begins at once.
     let (held, ports) = hold(orders.targets.len() + 1)?;
-    let broken = serve(address, StatusCode::OK, rounds(&orders, &ports)).await;
+    let broken = serve(address, StatusCode::OK, &orders.nonce, rounds(&orders, &ports)).await;
     drop(held);
     broken
 }
 
-/// Answers the seller's liveness with `answer` until told to stop or `work` is done.
+/// Answers the seller's liveness, and the gateway who asks whether this is the pod that it means, until told to stop or `work` is
+/// done.
 async fn serve(
     address: SocketAddr,
-    answer: StatusCode,
+    status: StatusCode,
+    nonce: &str,
     work: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let listener = health::listen(address).await?;
-    let router = Router::new().route("/sealed", get(move || std::future::ready(answer)));
+    let answer = (status, nonce.to_owned());
+    let router = Router::new().route(names::SEALED_PATH, get(move || std::future::ready(answer.clone())));
     let server = async { axum::serve(listener, router).await };
     tokio::select! {
         served = server => served.map_err(|source| Error::Listen { address, source }),

@@ -1,4 +1,5 @@
-//! The cell's one NetworkPolicy: in from the gateway, out to one canary port of the responder, nothing else. Pure.
+//! The cell's one NetworkPolicy: in from the gateway; out to one canary port of the responder, and to the egress proxy if the
+//! preview may reach any name. Pure.
 
 use std::collections::BTreeMap;
 
@@ -33,14 +34,22 @@ pub fn policy(tenant: &Tenant, envelope: &Envelope, house: &House) -> NetworkPol
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
                 from: Some(vec![component(house, "gateway")]),
-                ports: Some(vec![tcp(envelope.port)]),
+                // The sidecar's port too: the gateway asks it whether this is the pod that it means.
+                ports: Some(vec![tcp(envelope.port), tcp(names::WATCH_PORT)]),
             }]),
-            egress: Some(vec![NetworkPolicyEgressRule {
-                to: Some(vec![component(house, "responder")]),
-                ports: Some(vec![tcp(names::canary_port(&tenant.cell))]),
-            }]),
+            egress: Some(egress(tenant, envelope, house)),
         }),
     }
+}
+
+fn egress(tenant: &Tenant, envelope: &Envelope, house: &House) -> Vec<NetworkPolicyEgressRule> {
+    let to = |part: &str, port: u16| NetworkPolicyEgressRule {
+        to: Some(vec![component(house, part)]),
+        ports: Some(vec![tcp(port)]),
+    };
+    let canary = to("responder", names::canary_port(&tenant.cell));
+    let proxy = (!envelope.egress.is_empty()).then(|| to("egress", names::EGRESS_PORT));
+    [Some(canary), proxy].into_iter().flatten().collect()
 }
 
 fn component(house: &House, name: &str) -> NetworkPolicyPeer {

@@ -65,8 +65,14 @@ pub const fn overhead() -> Overhead {
     }
 }
 
-/// The pod.
-pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &probe::Orders) -> Pod {
+/// The pod. The proxy is `ip:port` of the way out, for a preview that has one.
+pub fn pod(
+    tenant: &Tenant,
+    envelope: &Envelope,
+    image: &ProbeImage,
+    orders: &probe::Orders,
+    proxy: Option<&str>,
+) -> Pod {
     let mut metadata = tenant.metadata(names::POD);
     metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
     metadata
@@ -80,7 +86,7 @@ pub fn pod(tenant: &Tenant, envelope: &Envelope, image: &ProbeImage, orders: &pr
         spec: Some(PodSpec {
             active_deadline_seconds: Some(i64::try_from(deadline).unwrap_or(i64::MAX)),
             automount_service_account_token: Some(false),
-            containers: vec![product(envelope)],
+            containers: vec![product(envelope, proxy)],
             // No resolver: previews have no DNS, and the node's resolv.conf is nobody's business.
             dns_policy: Some("None".to_owned()),
             dns_config: Some(PodDNSConfig {
@@ -133,7 +139,7 @@ fn in_memory(name: &str, size: &str) -> Volume {
     }
 }
 
-fn product(envelope: &Envelope) -> Container {
+fn product(envelope: &Envelope, proxy: Option<&str>) -> Container {
     let port = IntOrString::Int(i32::from(envelope.port));
     let (http_get, tcp_socket) = match &envelope.health_path {
         Some(path) => (
@@ -152,18 +158,7 @@ fn product(envelope: &Envelope) -> Container {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: some(envelope.command.clone()),
         args: some(envelope.args.clone()),
-        env: some(
-            envelope
-                .env
-                .iter()
-                .map(|variable| EnvVar {
-                    name: variable.name.clone(),
-                    // "$(" would let the seller's text be expanded by the kubelet; "$$(" is the literal.
-                    value: Some(variable.value.replace("$(", "$$(")),
-                    value_from: None,
-                })
-                .collect(),
-        ),
+        env: some(environment(envelope, proxy)),
         ports: Some(vec![ContainerPort {
             container_port: i32::from(envelope.port),
             ..ContainerPort::default()
@@ -187,7 +182,7 @@ fn product(envelope: &Envelope) -> Container {
         // node is no breach.
         liveness_probe: Some(Probe {
             http_get: Some(HTTPGetAction {
-                path: Some("/sealed".to_owned()),
+                path: Some(names::SEALED_PATH.to_owned()),
                 port: IntOrString::Int(i32::from(names::WATCH_PORT)),
                 ..HTTPGetAction::default()
             }),
@@ -212,6 +207,32 @@ fn product(envelope: &Envelope) -> Container {
         ),
         ..Container::default()
     }
+}
+
+/// The seller's variables, and where the way out is in the words that most programs know. `HTTP_PROXY` is not among them: the
+/// proxy takes CONNECT only.
+fn environment(envelope: &Envelope, proxy: Option<&str>) -> Vec<EnvVar> {
+    let variable = |name: &str, value: String| EnvVar {
+        name: name.to_owned(),
+        value: Some(value),
+        value_from: None,
+    };
+    // "$(" would let the seller's text be expanded by the kubelet; "$$(" is the literal.
+    let own = envelope
+        .env
+        .iter()
+        .map(|own| variable(&own.name, own.value.replace("$(", "$$(")));
+    let ways = proxy.into_iter().flat_map(|proxy| {
+        [("HTTPS_PROXY", format!("http://{proxy}")), ("NO_PROXY", "localhost,127.0.0.1".to_owned())]
+            .into_iter()
+            // Programs differ in which case they read.
+            .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value)])
+    });
+    // What the seller sets is the seller's business.
+    ways.filter(|(name, _)| envelope.env.iter().all(|own| own.name != *name))
+        .map(|(name, value)| variable(&name, value))
+        .chain(own)
+        .collect()
 }
 
 fn prove(image: &ProbeImage, orders: &probe::Orders) -> Container {

@@ -333,7 +333,7 @@ impl House {
 
     /// The Services whose addresses the operator needs. No pods are behind them: nothing here asks them anything.
     async fn services(&self) {
-        for name in ["vitrine-responder", "vitrine-decoy"] {
+        for name in ["vitrine-responder", "vitrine-decoy", "vitrine-egress"] {
             self.service(name).await;
         }
     }

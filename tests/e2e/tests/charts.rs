@@ -367,8 +367,8 @@ fn every_pod_is_locked_down_as_previews_are() {
         }
     }
     assert!(
-        pods >= 5,
-        "operator, gateway, responder, decoy and drain, but only {pods} were found"
+        pods >= 6,
+        "operator, gateway, egress, responder, decoy and drain, but only {pods} were found"
     );
 }
 

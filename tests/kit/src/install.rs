@@ -10,7 +10,9 @@ use kube::{
     Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use vitrine_devcluster::{image::Image, progress::Progress, tools};
+use vitrine_devcluster::{
+    API_SERVICE_ADDRESS, DNS_NODE_PORT, NODE_ADDRESS, image::Image, progress::Progress, tools,
+};
 
 use crate::{
     error::{Error, Result},
@@ -51,7 +53,11 @@ impl Options {
             image: image.by_digest(),
             preview_url: preview_url.to_owned(),
             ttl: ("5s".to_owned(), "30m".to_owned(), "20m".to_owned()),
-            set: vec!["previewPolicy.isolation.internet={203.0.113.10:80}".to_owned()],
+            set: vec![
+                "previewPolicy.isolation.internet={203.0.113.10:80}".to_owned(),
+                format!("networkPolicy.apiServerCidrs={{{API_SERVICE_ADDRESS}/32,{NODE_ADDRESS}/32}}"),
+                format!("networkPolicy.dnsPorts={{53,{DNS_NODE_PORT}}}"),
+            ],
         }
     }
 }
