@@ -347,7 +347,8 @@ impl Traffic {
 }
 
 fn bytes(text: &str) -> u64 {
-    text.parse::<quantity::Amount>().map_or(0, quantity::Amount::units)
+    text.parse::<quantity::Amount>()
+        .map_or(0, quantity::Amount::units)
 }
 
 fn default_visitor_bytes() -> String {

@@ -69,7 +69,11 @@ impl Watchers {
 
 fn attention(at: Timestamp, by_gateway: &[Activity], label: &str) -> Option<Attention> {
     let since = by_gateway.iter().map(|activity| activity.since).max()?;
-    let seen = || by_gateway.iter().filter_map(|activity| activity.previews.get(label));
+    let seen = || {
+        by_gateway
+            .iter()
+            .filter_map(|activity| activity.previews.get(label))
+    };
     let last = seen().map(|seen| seen.last).max();
     Some(Attention {
         at,
@@ -156,16 +160,30 @@ mod tests {
     fn gateway(since: i64, seen: Option<Seen>) -> Activity {
         Activity {
             since,
-            previews: seen.into_iter().map(|seen| ("p-1".to_owned(), seen)).collect::<BTreeMap<_, _>>(),
+            previews: seen
+                .into_iter()
+                .map(|seen| ("p-1".to_owned(), seen))
+                .collect::<BTreeMap<_, _>>(),
         }
     }
 
     #[test]
     fn gateways_together_know_the_last_visitor_and_no_more_than_the_youngest_of_them() {
         let at = Timestamp::from_millisecond(9000).unwrap();
-        let seen = |last, open| Some(Seen { opened: 500, last, open });
+        let seen = |last, open| {
+            Some(Seen {
+                opened: 500,
+                last,
+                open,
+            })
+        };
         assert_eq!(attention(at, &[], "p-1"), None);
-        let known = attention(at, &[gateway(100, seen(700, 0)), gateway(300, seen(600, 1))], "p-1").unwrap();
+        let known = attention(
+            at,
+            &[gateway(100, seen(700, 0)), gateway(300, seen(600, 1))],
+            "p-1",
+        )
+        .unwrap();
         assert_eq!(known.since.as_millisecond(), 300);
         assert_eq!(known.last.unwrap().as_millisecond(), 700);
         assert!(known.open);

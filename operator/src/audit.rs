@@ -36,7 +36,10 @@ impl AuditLog {
             Some(path) => {
                 let opened = OpenOptions::new().create(true).append(true).open(path);
                 Box::new(opened.map_err(|error| {
-                    Error::Setting(format!("failed to open the audit log {}: {error}", path.display()))
+                    Error::Setting(format!(
+                        "failed to open the audit log {}: {error}",
+                        path.display()
+                    ))
                 })?)
             }
             None => Box::new(std::io::stdout()),

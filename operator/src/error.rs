@@ -44,9 +44,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The lease of leadership is lost: the process must end at once.
-    #[error("leadership is lost: {0}")]
-    LeadershipLost(String),
     /// A setting cannot be used.
     #[error("{0}")]
     Setting(String),
@@ -79,7 +76,6 @@ impl Error {
             Self::Malformed { .. } => "malformed",
             Self::Installation(_) => "installation",
             Self::Listen { .. } => "listen",
-            Self::LeadershipLost(_) => "leadership",
             Self::Setting(_) => "setting",
             Self::Remains(_) => "remains",
         }

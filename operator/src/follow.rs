@@ -74,7 +74,9 @@ pub async fn policy(client: Client, changed: impl Fn(Option<PreviewPolicySpec>),
                 changed(policy.map(|policy| policy.spec));
                 readiness.present("policy");
             }
-            Err(error) => tracing::warn!(%error, "the watch of the policy broke, going on with what is known"),
+            Err(error) => {
+                tracing::warn!(%error, "the watch of the policy broke, going on with what is known")
+            }
             Ok(None) => return,
         }
     }

@@ -55,17 +55,15 @@ impl Candidate {
         }
     }
 
-    /// Renews until leadership is lost; then the process must end.
-    pub async fn keep(&mut self) -> Error {
+    /// Renews until leadership is lost, and says why it is; then the leader's work must end.
+    pub async fn keep(&mut self) -> String {
         let mut renewed = Instant::now();
         loop {
             sleep(RETRY).await;
             match self.attempt().await {
                 Ok(true) => renewed = Instant::now(),
-                Ok(false) => return Error::LeadershipLost("another operator holds the lease".to_owned()),
-                Err(error) if renewed.elapsed() > RENEW_DEADLINE => {
-                    return Error::LeadershipLost(error.to_string());
-                }
+                Ok(false) => return "another operator holds the lease".to_owned(),
+                Err(error) if renewed.elapsed() > RENEW_DEADLINE => return error.to_string(),
                 Err(error) => tracing::warn!(%error, "failed to renew leadership, will try again"),
             }
         }

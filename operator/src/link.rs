@@ -58,6 +58,7 @@ pub enum BadLink {
 }
 
 /// Signs links.
+#[derive(Clone)]
 pub struct LinkSigner {
     key: SigningKey,
     id: String,

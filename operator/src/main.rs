@@ -49,7 +49,9 @@ fn main() -> ExitCode {
     }
     // A preview has a sidecar of this binary: one thread is enough inside, and cheap.
     let mut builder = match program {
-        Program::Run(_) | Program::Gateway(_) | Program::Egress(_) => tokio::runtime::Builder::new_multi_thread(),
+        Program::Run(_) | Program::Gateway(_) | Program::Egress(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = match builder.enable_all().build() {

@@ -91,6 +91,13 @@ impl Metrics {
         })
     }
 
+    /// Counts no previews any more: whoever leads now does.
+    pub fn stand_by(&self) {
+        for phase in Phase::ALL {
+            self.previews.with_label_values(&[phase.as_str()]).set(0);
+        }
+    }
+
     /// The text format of Prometheus.
     pub fn text(&self) -> String {
         let mut buffer = vec![];

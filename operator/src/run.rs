@@ -6,7 +6,10 @@ use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, CustomResourceExt,
-    runtime::events::{Recorder, Reporter},
+    runtime::{
+        Controller,
+        events::{Recorder, Reporter},
+    },
 };
 use tokio::{signal::unix, sync::watch};
 use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
@@ -21,7 +24,7 @@ use crate::{
     link::LinkSigner,
     link_keys,
     metrics::Metrics,
-    preview::{Context, Settings, controller, sweep},
+    preview::{Context, Guarded, Settings, controller, sweep},
     prober::{CONTROL_PORT, Prober},
     targets,
 };
@@ -79,10 +82,10 @@ pub struct Arguments {
     listen: SocketAddr,
 }
 
-/// Runs until SIGTERM or SIGINT, or until leadership is lost.
+/// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the installation or the settings cannot be used, or leadership is lost.
+/// If the settings cannot be used.
 pub async fn run(arguments: Arguments) -> Result<()> {
     if !arguments.preview_url.contains("{label}") {
         return Err(Error::Setting(
@@ -140,54 +143,78 @@ async fn work(
     };
     // Ready from here on, also as a standby: a rollout waits for readiness while the old operator still leads.
     let mut candidate = Candidate::new(client.clone(), &arguments.namespace, LEASE, &arguments.identity);
-    if arguments.leader_elect {
-        tracing::info!(identity = arguments.identity, "waiting for leadership");
+    let signer = LinkSigner::generate();
+    loop {
+        if arguments.leader_elect {
+            tracing::info!(identity = arguments.identity, "waiting for leadership");
+            tokio::select! {
+                () = candidate.acquire() => tracing::info!(identity = arguments.identity, "leading"),
+                () = told(stopped.clone()) => break,
+            }
+        }
+        let (controller, watched) = controller::controller(&client, &settings.slots);
+        let reporter = Reporter {
+            controller: "vitrine.dev/operator".into(),
+            instance: Some(arguments.identity.clone()),
+        };
+        let context = Arc::new(Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            watched,
+            client: client.clone(),
+            metrics: metrics.clone(),
+            settings: settings.clone(),
+            signer: signer.clone(),
+            prober: prober.clone(),
+            watchers: Watchers::default(),
+        });
         tokio::select! {
-            () = candidate.acquire() => tracing::info!(identity = arguments.identity, "leading"),
-            () = told(stopped.clone()) => return Ok(()),
+            () = lead(arguments, context, controller, &readiness, stopped.clone()) => {
+                if arguments.leader_elect {
+                    candidate.release().await;
+                }
+                break;
+            }
+            // Not the end of the process: while the API server is away for longer than a lease may go without renewal, the kubelet
+            // would start it again and again, and wait longer each time.
+            why = candidate.keep(), if arguments.leader_elect => {
+                tracing::error!(why, "leadership is lost; standing by");
+                metrics.stand_by();
+            }
         }
     }
-    let signer = LinkSigner::generate();
-    while let Err(error) = link_keys::publish(&client, &arguments.namespace, &signer).await {
-        readiness.missing("link-key", error.to_string());
-        tracing::warn!(%error, "failed to publish the link key, will try again");
-        tokio::time::sleep(RETRY).await;
-    }
-    readiness.present("link-key");
-
-    let (controller, watched) = controller::controller(&client, &settings.slots);
-    let reporter = Reporter {
-        controller: "vitrine.dev/operator".into(),
-        instance: Some(arguments.identity.clone()),
-    };
-    let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
-        watched,
-        client,
-        metrics,
-        settings,
-        signer,
-        prober,
-        watchers: Watchers::default(),
-    });
-    // Without its first list the queue would have no order.
-    tokio::select! {
-        () = context.watched.known() => {}
-        () = told(stopped.clone()) => return Ok(()),
-    }
-    let guarding = guard(&context, arguments.admission_policies, &readiness);
-    let reconciling = controller::run(controller, context.clone(), told(stopped));
-    let result = tokio::select! {
-        () = reconciling => Ok(()),
-        error = candidate.keep(), if arguments.leader_elect => Err(error),
-        () = background(context.clone()) => Ok(()),
-        () = guarding => Ok(()),
-    };
-    if arguments.leader_elect && result.is_ok() {
-        candidate.release().await;
-    }
     tracing::info!("stopped");
-    result
+    Ok(())
+}
+
+/// Works until told to stop. Whoever drops this stops the work at whatever it does, like a process that is killed.
+async fn lead(
+    arguments: &Arguments,
+    context: Arc<Context>,
+    controller: Controller<Guarded>,
+    readiness: &Readiness,
+    stopped: watch::Receiver<bool>,
+) {
+    let known = async {
+        while let Err(error) =
+            link_keys::publish(&context.client, &arguments.namespace, &context.signer).await
+        {
+            readiness.missing("link-key", error.to_string());
+            tracing::warn!(%error, "failed to publish the link key, will try again");
+            tokio::time::sleep(RETRY).await;
+        }
+        readiness.present("link-key");
+        // Without its first list the queue would have no order.
+        context.watched.known().await;
+    };
+    tokio::select! {
+        () = known => {}
+        () = told(stopped.clone()) => return,
+    }
+    tokio::select! {
+        () = controller::run(controller, context.clone(), told(stopped)) => {}
+        () = background(context.clone()) => {}
+        () = guard(&context, arguments.admission_policies, readiness) => {}
+    }
 }
 
 /// What runs beside the controller; never returns.

@@ -199,7 +199,12 @@ mod tests {
         let (near, far) = (Ipv4Addr::new(10, 96, 0, 1), Ipv4Addr::new(203, 0, 113, 10));
         assert_eq!(of("203-0-113-10.at.example."), Some(vec![far]));
         assert_eq!(of("203-0-113-10.10-96-0-1.at.example."), Some(vec![far, near]));
-        for other in ["at.example.", "x.at.example.", "203-0-113-10.example.", "203-0-113.at.example."] {
+        for other in [
+            "at.example.",
+            "x.at.example.",
+            "203-0-113-10.example.",
+            "203-0-113.at.example.",
+        ] {
             assert_eq!(of(other), None, "{other}");
         }
     }

@@ -60,18 +60,30 @@ pub(super) fn forbidden(address: IpAddr, own: &[(IpNet, &'static str)]) -> Optio
         IpAddr::V4(address) => special_v4(address),
         IpAddr::V6(address) => special_v6(address),
     };
-    special.or_else(|| own.iter().find(|(net, _)| net.contains(&address)).map(|(_, what)| *what))
+    special.or_else(|| {
+        own.iter()
+            .find(|(net, _)| net.contains(&address))
+            .map(|(_, what)| *what)
+    })
 }
 
 fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
-    TABLE.v4.iter().find(|(net, _)| net.contains(&address)).map(|(_, what)| *what)
+    TABLE
+        .v4
+        .iter()
+        .find(|(net, _)| net.contains(&address))
+        .map(|(_, what)| *what)
 }
 
 fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
     if !TABLE.global_v6.is_some_and(|global| global.contains(&address)) {
         return Some("not a global address");
     }
-    TABLE.v6.iter().find(|(net, _)| net.contains(&address)).map(|(_, what)| *what)
+    TABLE
+        .v6
+        .iter()
+        .find(|(net, _)| net.contains(&address))
+        .map(|(_, what)| *what)
 }
 
 #[cfg(test)]
@@ -88,15 +100,47 @@ mod tests {
     #[test]
     fn only_the_internet_may_be_dialled() {
         let shut = [
-            "0.0.0.0", "10.96.0.1", "100.100.100.200", "127.0.0.1", "127.8.8.8", "169.254.169.254", "172.31.255.255",
-            "192.0.0.192", "192.168.1.1", "198.19.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1",
-            "fd00:ec2::254", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "::ffff:8.8.8.8", "64:ff9b::808:808",
-            "64:ff9b:1::1", "2001::1", "2001:db8::1", "2002:a00:1::1", "3fff::1", "::10.0.0.1", "100::1", "5f00::1",
+            "0.0.0.0",
+            "10.96.0.1",
+            "100.100.100.200",
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.168.1.1",
+            "198.19.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fd00:ec2::254",
+            "fc00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "64:ff9b:1::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:a00:1::1",
+            "3fff::1",
+            "::10.0.0.1",
+            "100::1",
+            "5f00::1",
         ];
         for address in shut {
             assert!(forbidden(address.parse().unwrap(), &[]).is_some(), "{address}");
         }
-        for address in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "203.0.113.10", "2606:4700::1111", "2001:4860::8888"] {
+        for address in [
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "203.0.113.10",
+            "2606:4700::1111",
+            "2001:4860::8888",
+        ] {
             assert_eq!(forbidden(address.parse().unwrap(), &[]), None, "{address}");
         }
     }

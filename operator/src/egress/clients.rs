@@ -209,7 +209,8 @@ pub(super) async fn end(
             match expires {
                 Some(expires) => {
                     let left = expires.duration_since(Timestamp::now());
-                    tokio::time::sleep_until(Instant::now() + Duration::try_from(left).unwrap_or_default()).await;
+                    tokio::time::sleep_until(Instant::now() + Duration::try_from(left).unwrap_or_default())
+                        .await;
                 }
                 None => std::future::pending().await,
             }
@@ -253,7 +254,13 @@ mod tests {
 
     #[test]
     fn only_a_preview_that_lives_and_was_admitted_with_names_is_known() {
-        for (phase, known) in [("Proving", true), ("Ready", true), ("Queued", false), ("Ending", false), ("Ended", false)] {
+        for (phase, known) in [
+            ("Proving", true),
+            ("Ready", true),
+            ("Queued", false),
+            ("Ending", false),
+            ("Ended", false),
+        ] {
             let clients = Clients::default();
             clients.set(&preview("a", phase, IP, &["x.example"], later()));
             assert_eq!(at(&clients, IP).is_some(), known, "{phase}");
@@ -279,7 +286,12 @@ mod tests {
         let clients = Arc::new(Clients::default());
         let waiting = tokio::spawn({
             let clients = clients.clone();
-            async move { clients.find_soon(IP.parse().unwrap()).await.map(|client| client.uid) }
+            async move {
+                clients
+                    .find_soon(IP.parse().unwrap())
+                    .await
+                    .map(|client| client.uid)
+            }
         });
         tokio::task::yield_now().await;
         clients.set(&preview("a", "Proving", IP, &["x.example"], later()));

@@ -63,9 +63,24 @@ async fn read(client: &Client) -> Result<Vec<(IpNet, &'static str)>> {
     );
     let (nodes, services, ranges, slices) = tokio::try_join!(
         async { nodes.list(&every).await.map_err(Error::kube("list", "Node", "")) },
-        async { services.list(&every).await.map_err(Error::kube("list", "Service", "")) },
-        async { ranges.list(&every).await.map_err(Error::kube("list", "ServiceCIDR", "")) },
-        async { slices.list(&of_api).await.map_err(Error::kube("list", "EndpointSlice", "default")) },
+        async {
+            services
+                .list(&every)
+                .await
+                .map_err(Error::kube("list", "Service", ""))
+        },
+        async {
+            ranges
+                .list(&every)
+                .await
+                .map_err(Error::kube("list", "ServiceCIDR", ""))
+        },
+        async {
+            slices
+                .list(&of_api)
+                .await
+                .map_err(Error::kube("list", "EndpointSlice", "default"))
+        },
     )?;
     Ok(own(&nodes.items, &services.items, &ranges.items, &slices.items))
 }
@@ -80,7 +95,9 @@ fn own(
     let mut own = vec![];
     let mut add = |text: &str, what: &'static str| {
         // A host name among the addresses (of a load balancer) is judged when it is resolved, like any other.
-        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let net = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         if let Ok(net) = net {
             own.push((net, what));
         }
@@ -90,12 +107,24 @@ fn own(
         for address in status.and_then(|s| s.addresses.as_ref()).into_iter().flatten() {
             add(&address.address, "a node");
         }
-        for range in node.spec.as_ref().and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten() {
+        for range in node
+            .spec
+            .as_ref()
+            .and_then(|s| s.pod_cidrs.as_ref())
+            .into_iter()
+            .flatten()
+        {
             add(range, "a pod");
         }
     }
     for range in ranges {
-        for cidr in range.spec.as_ref().and_then(|s| s.cidrs.as_ref()).into_iter().flatten() {
+        for cidr in range
+            .spec
+            .as_ref()
+            .and_then(|s| s.cidrs.as_ref())
+            .into_iter()
+            .flatten()
+        {
             add(cidr, "a Service");
         }
     }
@@ -137,7 +166,8 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.4"}, {"hostname": "lb.example"}]}}
         }]))
         .unwrap();
-        let ranges: Vec<ServiceCIDR> = serde_json::from_value(json!([{"spec": {"cidrs": ["198.51.100.128/25"]}}])).unwrap();
+        let ranges: Vec<ServiceCIDR> =
+            serde_json::from_value(json!([{"spec": {"cidrs": ["198.51.100.128/25"]}}])).unwrap();
         let api: Vec<EndpointSlice> = serde_json::from_value(
             json!([{"addressType": "IPv4", "endpoints": [{"addresses": ["203.0.113.5"]}]}]),
         )

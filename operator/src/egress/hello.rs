@@ -179,9 +179,18 @@ mod tests {
 
     #[test]
     fn a_hello_for_another_name_or_for_none_does_not() {
-        assert_eq!(judge(&hello("evil.example"), "api.example.com"), Err(BadHello::OtherName));
-        assert_eq!(judge(&hello("10.0.0.1"), "api.example.com"), Err(BadHello::NoName));
-        assert_eq!(judge(b"GET / HTTP/1.1\r\n\r\n", "api.example.com"), Err(BadHello::NotTls));
+        assert_eq!(
+            judge(&hello("evil.example"), "api.example.com"),
+            Err(BadHello::OtherName)
+        );
+        assert_eq!(
+            judge(&hello("10.0.0.1"), "api.example.com"),
+            Err(BadHello::NoName)
+        );
+        assert_eq!(
+            judge(b"GET / HTTP/1.1\r\n\r\n", "api.example.com"),
+            Err(BadHello::NotTls)
+        );
         assert_eq!(judge(&[22, 3, 1, 255, 255], "a.example"), Err(BadHello::NotTls));
     }
 
@@ -189,7 +198,10 @@ mod tests {
     fn a_name_that_is_encrypted_does_not() {
         let bytes = with_extension(&hello("api.example.com"), ENCRYPTED_CLIENT_HELLO);
         assert_eq!(judge(&bytes, "api.example.com"), Err(BadHello::Encrypted));
-        assert_eq!(judge(&in_small_records(&bytes), "api.example.com"), Err(BadHello::Encrypted));
+        assert_eq!(
+            judge(&in_small_records(&bytes), "api.example.com"),
+            Err(BadHello::Encrypted)
+        );
         let other = with_extension(&hello("api.example.com"), 0xfefe);
         assert_eq!(judge(&other, "api.example.com"), Ok(Some(())));
     }

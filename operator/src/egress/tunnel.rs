@@ -100,14 +100,26 @@ impl Stop {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this proxy takes CONNECT only".to_owned(),
             ),
-            Self::BadTarget => (StatusCode::BAD_REQUEST, "CONNECT needs a name and a port".to_owned()),
-            Self::Stranger => (StatusCode::FORBIDDEN, "no preview with a way out has this address".to_owned()),
-            Self::Port => (StatusCode::FORBIDDEN, format!("only ports {TLS} and {PLAIN} are open")),
+            Self::BadTarget => (
+                StatusCode::BAD_REQUEST,
+                "CONNECT needs a name and a port".to_owned(),
+            ),
+            Self::Stranger => (
+                StatusCode::FORBIDDEN,
+                "no preview with a way out has this address".to_owned(),
+            ),
+            Self::Port => (
+                StatusCode::FORBIDDEN,
+                format!("only ports {TLS} and {PLAIN} are open"),
+            ),
             Self::NotAllowed => (
                 StatusCode::FORBIDDEN,
                 "this name is not on the list of listing and platform".to_owned(),
             ),
-            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "too many connections at a time".to_owned()),
+            Self::Busy => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many connections at a time".to_owned(),
+            ),
             Self::Spent => (StatusCode::FORBIDDEN, meter::Spent.to_string()),
             Self::Forbidden(what) => (
                 StatusCode::FORBIDDEN,
@@ -120,9 +132,10 @@ impl Stop {
         };
         let mut response = Response::new(Full::from(format!("{text}\n")));
         *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         response
     }
 }
@@ -161,8 +174,9 @@ impl Proxy {
         metrics: Metrics,
         audit: AuditLog,
     ) -> Result<Self> {
-        let mut builder = TokioResolver::builder_tokio()
-            .map_err(|error| Error::Setting(format!("failed to read the resolver's configuration: {error}")))?;
+        let mut builder = TokioResolver::builder_tokio().map_err(|error| {
+            Error::Setting(format!("failed to read the resolver's configuration: {error}"))
+        })?;
         let options = builder.options_mut();
         // What this pod calls other machines is not what a name is called on the internet.
         options.use_hosts_file = ResolveHosts::Never;
@@ -199,11 +213,18 @@ impl Proxy {
         };
         let client = self.clients.find_soon(source).await;
         if let Some(client) = &client {
-            record.preview = client.permit.borrow().as_ref().map(|permit| permit.preview.clone());
+            record.preview = client
+                .permit
+                .borrow()
+                .as_ref()
+                .map(|permit| permit.preview.clone());
             record.preview_uid = Some(client.uid.clone());
         }
         let opened = self.open(&request, client.as_ref()).await;
-        record.address = opened.as_ref().ok().and_then(|opening| opening.stream.peer_addr().ok());
+        record.address = opened
+            .as_ref()
+            .ok()
+            .and_then(|opening| opening.stream.peer_addr().ok());
         match (opened, client) {
             (Ok(opening), Some(client)) => {
                 let upgrade = hyper::upgrade::on(&mut request);
@@ -224,7 +245,8 @@ impl Proxy {
 
     fn note(&self, mut record: Record, outcome: &'static str, begun: Instant) {
         self.metrics.tunnels.with_label_values(&[outcome]).inc();
-        let bytes = |direction: &str, count: u64| self.metrics.bytes.with_label_values(&[direction]).inc_by(count);
+        let bytes =
+            |direction: &str, count: u64| self.metrics.bytes.with_label_values(&[direction]).inc_by(count);
         bytes("sent", record.sent);
         bytes("received", record.received);
         record.outcome = outcome;
@@ -243,7 +265,11 @@ impl Proxy {
         if port != TLS && port != PLAIN {
             return Err(Stop::Port);
         }
-        let admitted = client.permit.borrow().as_ref().is_some_and(|permit| permit.names.contains(&name));
+        let admitted = client
+            .permit
+            .borrow()
+            .as_ref()
+            .is_some_and(|permit| permit.names.contains(&name));
         let allowed = self.clients.allowed().borrow().clone();
         if !admitted || !allowed.names.contains(&name) {
             return Err(Stop::NotAllowed);
@@ -251,7 +277,11 @@ impl Proxy {
         if client.budget.is_spent(allowed.bytes) {
             return Err(Stop::Spent);
         }
-        let slot = client.tunnels.clone().try_acquire_owned().map_err(|_| Stop::Busy)?;
+        let slot = client
+            .tunnels
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Stop::Busy)?;
         let addresses = self.resolve(&name).await?;
         let stream = dial(&addresses, port).await.ok_or(Stop::Unreachable)?;
         Ok(Opening {
@@ -272,7 +302,10 @@ impl Proxy {
             .map_err(|_| Stop::Unresolved)?;
         let own = self.cluster.own();
         let addresses: Vec<_> = found.iter().collect();
-        match addresses.iter().find_map(|address| address::forbidden(*address, &own)) {
+        match addresses
+            .iter()
+            .find_map(|address| address::forbidden(*address, &own))
+        {
             Some(what) => Err(Stop::Forbidden(what)),
             None if addresses.is_empty() => Err(Stop::Unresolved),
             None => Ok(addresses),
@@ -321,7 +354,11 @@ impl Proxy {
 }
 
 fn ended(error: &std::io::Error) -> &'static str {
-    if meter::is_spent(error) { Stop::Spent.outcome() } else { "hung_up" }
+    if meter::is_spent(error) {
+        Stop::Spent.outcome()
+    } else {
+        "hung_up"
+    }
 }
 
 /// Reads what the pod says first, until it is a TLS hello for the name. Nothing of it has gone out by then.

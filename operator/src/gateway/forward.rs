@@ -117,7 +117,10 @@ impl Stop {
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -147,7 +150,11 @@ impl Gateway {
         };
         Ok(match going {
             Going::In(token, claims) => {
-                let response = exchange(&token, &claims.path, claims.expires - Timestamp::now().as_second());
+                let response = exchange(
+                    &token,
+                    &claims.path,
+                    claims.expires - Timestamp::now().as_second(),
+                );
                 visit.answered(response.status().as_u16(), "opened");
                 response
             }

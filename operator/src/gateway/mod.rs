@@ -12,7 +12,11 @@ mod visit;
 
 pub use usage::{ACTIVITY_PATH, Activity, Seen};
 
-use std::{net::{IpAddr, SocketAddr}, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use axum::{Json, Router, routing::get};
 use clap::Args;
@@ -66,7 +70,10 @@ impl Metrics {
             Opts::new("vitrine_gateway_requests_total", "requests by outcome"),
             &["outcome"],
         )?;
-        let bytes = IntCounter::new("vitrine_gateway_bytes_total", "bytes of answers to visitors, without heads")?;
+        let bytes = IntCounter::new(
+            "vitrine_gateway_bytes_total",
+            "bytes of answers to visitors, without heads",
+        )?;
         let cut = IntGauge::new(
             "vitrine_gateway_cut",
             "connections that were ended because their preview was",

@@ -88,7 +88,10 @@ impl Default for Routes {
             by_label: RwLock::default(),
             keys: RwLock::default(),
             // Nothing before the policy was read; the gateway is not ready then.
-            limits: RwLock::new(Limits { bytes: 0, requests: 1 }),
+            limits: RwLock::new(Limits {
+                bytes: 0,
+                requests: 1,
+            }),
             since: Timestamp::now(),
         }
     }

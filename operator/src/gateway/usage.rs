@@ -50,7 +50,10 @@ impl Default for Usage {
     fn default() -> Self {
         Self {
             budget: Arc::default(),
-            bucket: Mutex::new(Bucket { tokens: 0.0, at: None }),
+            bucket: Mutex::new(Bucket {
+                tokens: 0.0,
+                at: None,
+            }),
             opened: AtomicI64::new(0),
             last: AtomicI64::new(0),
             open: AtomicUsize::new(0),
@@ -155,7 +158,10 @@ mod tests {
         assert_eq!(usage.seen(), None);
         let then = Timestamp::from_second(1000).unwrap();
         let visitor = usage.enter(then);
-        assert_eq!(usage.seen().map(|seen| (seen.opened, seen.open)), Some((1_000_000, 1)));
+        assert_eq!(
+            usage.seen().map(|seen| (seen.opened, seen.open)),
+            Some((1_000_000, 1))
+        );
         drop(visitor);
         let seen = usage.seen().unwrap();
         assert_eq!((seen.opened, seen.open), (1_000_000, 0));

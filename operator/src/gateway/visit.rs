@@ -57,7 +57,13 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn begin(source: IpAddr, method: &str, path: &str, audit: &AuditLog, metrics: &Metrics) -> Self {
+    pub(super) fn begin(
+        source: IpAddr,
+        method: &str,
+        path: &str,
+        audit: &AuditLog,
+        metrics: &Metrics,
+    ) -> Self {
         Self {
             begun: Instant::now(),
             record: Record {

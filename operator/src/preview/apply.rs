@@ -216,7 +216,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
         (context.api(&tenant.cell), context.api(&tenant.cell));
     let desired_policy = network::policy(tenant, envelope, &world.house);
-    let (quota, _, _, policy) = tokio::try_join!(
+    let made = tokio::try_join!(
         ensure(
             &quotas,
             "ResourceQuota",
@@ -241,7 +241,13 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             cell.network_policy.as_ref(),
             desired_policy
         ),
-    )?;
+    );
+    let (quota, _, _, policy) = match made {
+        Err(error) if recount(&quotas, &accounts, THE_ACCOUNT, &error).await? => {
+            return Ok(Action::requeue(Duration::ZERO));
+        }
+        made => made?,
+    };
     // No pod before the quota counts: until then the API server would let everything through.
     if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
         let (made, now) = (quota.metadata.creation_timestamp.as_ref(), Timestamp::now());
@@ -268,7 +274,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
                 // one, the answer is "exceeded quota", not "already exists".
                 Err(error) => match found(pods.get(names::POD).await) {
                     Ok(Some(pod)) => pod,
-                    Ok(None) if recount(&quotas, &pods, &error).await? => {
+                    Ok(None) if recount(&quotas, &pods, THE_POD, &error).await? => {
                         return Ok(Action::requeue(Duration::ZERO));
                     }
                     _ => return rejected(context, world, error).await,
@@ -309,12 +315,21 @@ fn way_out<'a>(context: &Context, envelope: &Envelope, proxy: Option<&'a str>) -
     })
 }
 
-/// Whether to try again what a quota refused: because our pod is there after all, or because the quota counts one that is
+/// Whether to try again what a quota refused: because our object is there after all, or because the quota counts one that is
 /// not; then the quota is removed, and the next attempt makes one that counts anew.
 ///
 /// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
-/// the controller-manager looks only every five minutes. The pod's name, not the quota, keeps two attempts from two pods.
-async fn recount(quotas: &Api<ResourceQuota>, pods: &Api<Pod>, error: &Error) -> Result<bool> {
+/// the controller-manager looks only every five minutes. The object's name, not the quota, keeps two attempts from two.
+async fn recount<K>(
+    quotas: &Api<ResourceQuota>,
+    api: &Api<K>,
+    counted: Counted,
+    error: &Error,
+) -> Result<bool>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
     let exceeded =
         |status: &kube::core::Status| status.is_forbidden() && status.message.contains("exceeded quota");
     if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeded)) {
@@ -324,21 +339,20 @@ async fn recount(quotas: &Api<ResourceQuota>, pods: &Api<Pod>, error: &Error) ->
         found(quotas.get(names::SEAL).await).map_err(Error::kube("get", "ResourceQuota", names::SEAL))?;
     let Some(quota) = quota else { return Ok(true) };
     let used = quota.status.as_ref().and_then(|s| s.used.as_ref());
-    let counted = used
-        .and_then(|used| used.get("count/pods"))
-        .is_some_and(|pods| pods.0 != "0");
-    let there = pods.list_metadata(&ListParams::default()).await;
-    let there = there.map_err(Error::kube("list", "Pod", names::POD))?;
-    // Charged first, stored then: an operator beside this one may have stored our pod since we asked for it.
-    if there.items.iter().any(|pod| pod.name_any() == names::POD) {
+    let charged = used.and_then(|used| used.get(counted.key)?.0.parse::<usize>().ok());
+    let there = api.list_metadata(&ListParams::default()).await;
+    let there = there.map_err(Error::kube("list", counted.kind, counted.name))?;
+    // Charged first, stored then: an operator beside this one may have stored our object since we asked for it.
+    if there.items.iter().any(|object| object.name_any() == counted.name) {
         return Ok(true);
     }
-    if !counted || !there.items.is_empty() {
+    if charged.is_none_or(|charged| charged <= there.items.len()) {
         return Ok(false);
     }
     tracing::info!(
         cell = quota.namespace(),
-        "the quota counts a pod that was never made; counting anew"
+        "the quota counts a {} that was never made; counting anew",
+        counted.kind
     );
     let params = DeleteParams::default().preconditions(Preconditions {
         uid: quota.uid(),
@@ -348,6 +362,25 @@ async fn recount(quotas: &Api<ResourceQuota>, pods: &Api<Pod>, error: &Error) ->
     deleted.map_err(Error::kube("recount", "ResourceQuota", names::SEAL))?;
     Ok(true)
 }
+
+/// What the quota counts of our own.
+struct Counted {
+    kind: &'static str,
+    name: &'static str,
+    /// Its name in the quota (Kubernetes "Resource Quotas", object count quota).
+    key: &'static str,
+}
+
+const THE_POD: Counted = Counted {
+    kind: "Pod",
+    name: names::POD,
+    key: "count/pods",
+};
+const THE_ACCOUNT: Counted = Counted {
+    kind: "ServiceAccount",
+    name: names::SERVICE_ACCOUNT,
+    key: "count/serviceaccounts",
+};
 
 /// The API server refused the pod: told within this reconciliation, with the API server's own words.
 async fn rejected(context: &Context, world: &World, error: Error) -> Result<Action> {
@@ -465,7 +498,12 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
         Drift::ServiceAccount => {
             let desired = boundary::service_account(tenant);
             let api: Api<ServiceAccount> = context.api(&tenant.cell);
-            put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await?;
+            let put = put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await;
+            match put {
+                // The quota is missing now, and the next look puts both back.
+                Err(error) if recount(&context.api(&tenant.cell), &api, THE_ACCOUNT, &error).await? => {}
+                put => drop(put?),
+            }
             "ServiceAccount"
         }
     };

@@ -24,6 +24,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
 use vitrine_crds::{Phase, PreviewPolicy, PreviewSandbox, SkuListing};
 use vitrine_policies::{names, slots};
 
@@ -42,17 +43,27 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<G
     let previews: Api<Guarded> = Api::all(client.clone());
     let controller = Controller::new(previews, watcher::Config::default());
     let store = controller.store();
+    let mut reflectors = JoinSet::new();
+    let slots = watcher::Config::default().labels(slots::DIMENSION_LABEL);
+    let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
     let watched = Watched {
         previews: store.clone(),
-        listings: stored(Api::all(client.clone()), watcher::Config::default(), |_| {}),
-        nodes: stored(Api::all(client.clone()), watcher::Config::default(), bare_node),
-        slots: stored(
-            Api::<PartialObjectMeta<Lease>>::namespaced(client.clone(), slots_namespace),
-            watcher::Config::default().labels(slots::DIMENSION_LABEL),
+        listings: stored(
+            &mut reflectors,
+            Api::all(client.clone()),
+            watcher::Config::default(),
             |_| {},
         ),
+        nodes: stored(
+            &mut reflectors,
+            Api::all(client.clone()),
+            watcher::Config::default(),
+            bare_node,
+        ),
+        slots: stored(&mut reflectors, leases, slots, |_| {}),
         slots_namespace: slots_namespace.to_owned(),
         policy: Arc::default(),
+        reflectors: Arc::new(reflectors),
     };
     let cells = || watcher::Config::default().labels(&format!("{}=true", names::CELL_LABEL));
     let all = || watcher::Config::default();
@@ -110,14 +121,19 @@ fn bare_node(node: &mut Node) {
     }
 }
 
-/// A store that a watch of its own keeps, for as long as the runtime lives.
-fn stored<K>(api: Api<K>, config: watcher::Config, prune: fn(&mut K)) -> Store<K>
+/// A store that a watch of its own keeps.
+fn stored<K>(
+    reflectors: &mut JoinSet<()>,
+    api: Api<K>,
+    config: watcher::Config,
+    prune: fn(&mut K),
+) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
     let events = reflector(writer, watcher(api, config).default_backoff().modify(prune));
-    tokio::spawn(events.for_each(|event| async move {
+    reflectors.spawn(events.for_each(|event| async move {
         if let Err(error) = event {
             tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
         }

@@ -431,7 +431,12 @@ fn deserted(status: &PreviewSandboxStatus, world: &World) -> Option<Deserted> {
         return None;
     }
     let (patience, from, reason, what) = match known.last {
-        None => (traffic.unopened?, started, StatusReason::Unopened, "nobody has opened it"),
+        None => (
+            traffic.unopened?,
+            started,
+            StatusReason::Unopened,
+            "nobody has opened it",
+        ),
         Some(last) => (traffic.idle?, last, StatusReason::Idle, "nobody has used it"),
     };
     // What was before all gateways counted, nobody knows.

@@ -350,7 +350,10 @@ fn a_ready_preview_ends_when_nobody_opened_or_used_it_for_as_long_as_the_policy_
         }
         let traffic = &mut world.policy.as_mut().unwrap().spec.traffic;
         (traffic.unopened, traffic.idle) = (None, None);
-        assert!(matches!(decide(&world, at(200)), Plan::Idle(Some(_))), "the policy does not mind");
+        assert!(
+            matches!(decide(&world, at(200)), Plan::Idle(Some(_))),
+            "the policy does not mind"
+        );
     }
 }
 

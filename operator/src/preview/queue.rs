@@ -13,6 +13,7 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::reflector::{ObjectRef, Store},
 };
+use tokio::task::JoinSet;
 use vitrine_crds::{
     Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, SkuListing, StatusReason,
     conditions::{self, types},
@@ -43,6 +44,8 @@ pub struct Watched {
     pub nodes: Store<Node>,
     /// The policy as it was last read.
     pub policy: Arc<Mutex<Option<PreviewPolicySpec>>>,
+    /// Keep the stores; they end with the last copy of this.
+    pub reflectors: Arc<JoinSet<()>>,
 }
 
 impl Watched {

@@ -48,7 +48,13 @@ pub(super) async fn run(orders: Orders) -> Result<()> {
     if !first_life(Path::new(WATCH_LIFE))? {
         // Nobody looked in between, and what got out is out.
         say(&format!("{BREACH}: the isolation sidecar was restarted"))?;
-        return serve(address, StatusCode::SERVICE_UNAVAILABLE, "", std::future::pending()).await;
+        return serve(
+            address,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "",
+            std::future::pending(),
+        )
+        .await;
     }
     // Everything that is ever needed is taken now, while nothing of the seller runs. `prove` has just seen isolation hold;
     // the first round here begins at once.
@@ -68,7 +74,10 @@ async fn serve(
 ) -> Result<()> {
     let listener = health::listen(address).await?;
     let answer = (status, nonce.to_owned());
-    let router = Router::new().route(names::SEALED_PATH, get(move || std::future::ready(answer.clone())));
+    let router = Router::new().route(
+        names::SEALED_PATH,
+        get(move || std::future::ready(answer.clone())),
+    );
     let server = async { axum::serve(listener, router).await };
     tokio::select! {
         served = server => served.map_err(|source| Error::Listen { address, source }),

@@ -81,14 +81,23 @@ fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
     assert_eq!(rules(&envelope).as_array().unwrap().len(), 1);
     envelope.egress = vec!["api.example.com".into()];
     let out = &rules(&envelope)[1];
-    assert_eq!(out["ports"], serde_json::json!([{"port": 3128, "protocol": "TCP"}]));
+    assert_eq!(
+        out["ports"],
+        serde_json::json!([{"port": 3128, "protocol": "TCP"}])
+    );
     assert_eq!(
         out["to"][0]["podSelector"]["matchLabels"],
         serde_json::json!({"app.kubernetes.io/component": "egress"})
     );
 
     let variables = |envelope: &_| {
-        let pod = pod::pod(&tenant, envelope, &fixtures::image(), &orders, Some("10.96.8.8:3128"));
+        let pod = pod::pod(
+            &tenant,
+            envelope,
+            &fixtures::image(),
+            &orders,
+            Some("10.96.8.8:3128"),
+        );
         let variables = pod.spec.unwrap().containers.remove(0).env.unwrap();
         let pairs = variables.into_iter().map(|v| (v.name, v.value.unwrap()));
         pairs.collect::<std::collections::BTreeMap<_, _>>()
@@ -97,7 +106,11 @@ fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
     assert_eq!(told["HTTPS_PROXY"], "http://10.96.8.8:3128");
     assert_eq!(told["https_proxy"], "http://10.96.8.8:3128");
     envelope.env[0].name = "https_proxy".into();
-    assert_eq!(variables(&envelope)["https_proxy"], "demo $$(HOME)", "the seller's own word stands");
+    assert_eq!(
+        variables(&envelope)["https_proxy"],
+        "demo $$(HOME)",
+        "the seller's own word stands"
+    );
 }
 
 #[test]

@@ -223,10 +223,13 @@ fn environment(envelope: &Envelope, proxy: Option<&str>) -> Vec<EnvVar> {
         .iter()
         .map(|own| variable(&own.name, own.value.replace("$(", "$$(")));
     let ways = proxy.into_iter().flat_map(|proxy| {
-        [("HTTPS_PROXY", format!("http://{proxy}")), ("NO_PROXY", "localhost,127.0.0.1".to_owned())]
-            .into_iter()
-            // Programs differ in which case they read.
-            .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value)])
+        [
+            ("HTTPS_PROXY", format!("http://{proxy}")),
+            ("NO_PROXY", "localhost,127.0.0.1".to_owned()),
+        ]
+        .into_iter()
+        // Programs differ in which case they read.
+        .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value)])
     });
     // What the seller sets is the seller's business.
     ways.filter(|(name, _)| envelope.env.iter().all(|own| own.name != *name))

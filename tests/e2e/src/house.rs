@@ -273,7 +273,8 @@ impl House {
         lease?.spec?.holder_identity
     }
 
-    fn leadership(&self) -> Api<Lease> {
+    /// The Lease of leadership.
+    pub fn leadership(&self) -> Api<Lease> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, ServiceAccount};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
@@ -314,6 +314,48 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
         "crash with deletion: {rounds} cases, {} s",
         begun.elapsed().as_secs()
     );
+}
+
+/// A create that is cut off between the quota's admission and the store leaves a charge for nothing: whether one does is a matter of
+/// microseconds, so here the charge is made by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
+    let house = House::take("recount", 1, "24h").await;
+    let proxy = Proxy::start(house.client.clone()).await;
+    let before_the_pod = Point {
+        label: "POST pods".to_owned(),
+        nth: 0,
+        moment: Moment::Before,
+    };
+    for (name, counted, there) in [("pod", "count/pods", 0), ("account", "count/serviceaccounts", 1)] {
+        let preview = preview(&house, name).await;
+        assert!(kill_at(&house, &proxy, &before_the_pod, &preview).await);
+        let cell = names::cell(&preview.uid().unwrap());
+        if name == "account" {
+            let accounts: Api<ServiceAccount> = Api::namespaced(house.client.clone(), &cell);
+            let params = DeleteParams::default();
+            accounts.delete(names::SERVICE_ACCOUNT, &params).await.unwrap();
+        }
+        let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
+        eventually("the quota counts what is there", PATIENCE, async || {
+            let quota = quotas.get(names::SEAL).await.map_err(|error| error.to_string())?;
+            let used = quota.status.and_then(|status| status.used).unwrap_or_default();
+            let right = used.get(counted).is_some_and(|used| used.0 == there.to_string());
+            if right { Ok(()) } else { Err(format!("{used:?}")) }
+        })
+        .await;
+        let more = Patch::Merge(json!({"status": {"used": {counted: (there + 1).to_string()}}}));
+        quotas
+            .patch_status(names::SEAL, &PatchParams::default(), &more)
+            .await
+            .unwrap();
+        let _next = Operator::ready(&house.post, &Options::alone("next"), Some(&proxy)).await;
+        let status = house.until(name, "it ends", LIFE, is_over).await.status.unwrap();
+        assert_eq!(status.phase, Phase::Ended, "{name}: {status:?}");
+        house.delete(name).await;
+        house.until_gone(name, LIFE).await;
+    }
+    house.until_empty(LIFE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,7 +78,10 @@ fn hello(name: &str) -> String {
 
 /// A policy that allows names, and how it was before.
 fn allowing(names: &[&str], more: &str) -> String {
-    format!(r#"{{"spec":{{"egress":{{"allowedNames":{}}}{more}}}}}"#, serde_json::json!(names))
+    format!(
+        r#"{{"spec":{{"egress":{{"allowedNames":{}}}{more}}}}}"#,
+        serde_json::json!(names)
+    )
 }
 const BEFORE: &str = r#"{"spec":{"egress":{"allowedNames":[]},"traffic":{"egressBytes":"256Mi"}}}"#;
 
@@ -137,7 +140,10 @@ async fn only_allowed_names_at_public_addresses_are_reached_and_tls_must_ask_for
     assert!(page.contains("the internet at 203.0.113.10:80 answers"), "{page}");
     let page = connect(&shop, &live, "CONNECT", &format!("{FAR}:443"), "GOOD").await;
     assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
-    let arrived: Vec<_> = hits(before).iter().map(|hit: &Hit| (hit.destination.port(), hit.bytes > 0)).collect();
+    let arrived: Vec<_> = hits(before)
+        .iter()
+        .map(|hit: &Hit| (hit.destination.port(), hit.bytes > 0))
+        .collect();
     assert_eq!(arrived, [(80, true), (443, true)]);
 
     // The name is right and the hello is not: nothing that the product says goes out.
@@ -166,7 +172,11 @@ async fn only_allowed_names_at_public_addresses_are_reached_and_tls_must_ask_for
     }
     let arrived = hits(before);
     assert!(arrived.is_empty(), "{arrived:?}");
-    println!("2 of 2 allowed ways lead out, {} of {} others lead nowhere", asked.len() + 2, asked.len() + 2);
+    println!(
+        "2 of 2 allowed ways lead out, {} of {} others lead nowhere",
+        asked.len() + 2,
+        asked.len() + 2
+    );
 
     // A preview without names has no way to the proxy at all, whatever it is told.
     let without = product(&shop, "without", &[], "5m").await;
@@ -174,9 +184,13 @@ async fn only_allowed_names_at_public_addresses_are_reached_and_tls_must_ask_for
     assert_eq!(page, "no way out: none\n");
     let proxy = shop.house("vitrine-egress").await;
     for address in std::iter::once(&proxy).chain(&proxies) {
-        let page = without.page(shop.vitrine, &format!("/cgi-bin/knock?{address}:3128")).await;
+        let page = without
+            .page(shop.vitrine, &format!("/cgi-bin/knock?{address}:3128"))
+            .await;
         assert_eq!(page.body, "shut\n", "{address}");
-        let page = live.page(shop.vitrine, &format!("/cgi-bin/knock?{address}:3128")).await;
+        let page = live
+            .page(shop.vitrine, &format!("/cgi-bin/knock?{address}:3128"))
+            .await;
         assert_eq!(page.body, "reached\n", "{address}");
     }
     policy.back();
@@ -189,11 +203,15 @@ async fn stream(shop: &Shop, live: &Live, proxies: &[String]) -> (TcpStream, u64
     let cookie = live.cookie(shop.vitrine).await;
     let request = format!("GET /cgi-bin/stream?{FAR}:80\n{cookie}");
     let stream = shop.vitrine.send(&live.host, &request).await;
-    let id = eventually("the product's words arrive", Duration::from_secs(20), async || {
-        let hits = shop.vitrine.hits_from(proxies, before);
-        let arriving = hits.iter().find(|hit| hit.bytes > 20);
-        arriving.map(|hit| hit.id).ok_or_else(|| format!("{hits:?}"))
-    })
+    let id = eventually(
+        "the product's words arrive",
+        Duration::from_secs(20),
+        async || {
+            let hits = shop.vitrine.hits_from(proxies, before);
+            let arriving = hits.iter().find(|hit| hit.bytes > 20);
+            arriving.map(|hit| hit.id).ok_or_else(|| format!("{hits:?}"))
+        },
+    )
     .await;
     (stream, id)
 }
@@ -221,15 +239,32 @@ async fn a_tunnel_ends_when_its_name_is_taken_off_the_list_and_when_its_preview_
 
     let (_first, id) = stream(&shop, &live, &proxies).await;
     let shut = now_ms();
-    shop.vitrine.kubectl(&["patch", "previewpolicy", "default", "--type=merge", "-p", &allowing(&[], "")]);
+    shop.vitrine.kubectl(&[
+        "patch",
+        "previewpolicy",
+        "default",
+        "--type=merge",
+        "-p",
+        &allowing(&[], ""),
+    ]);
     let told = now_ms();
     let last = closed(&shop, &proxies, id).await;
-    println!("name taken off to the last byte outside: {} ms", i128::from(last) - i128::from(shut));
+    println!(
+        "name taken off to the last byte outside: {} ms",
+        i128::from(last) - i128::from(shut)
+    );
     assert!(last <= told + 2000, "it went on for {} ms", last - told);
     let page = connect(&shop, &live, "CONNECT", &format!("{FAR}:80"), "PLAIN").await;
     assert!(page.starts_with("HTTP/1.1 403 "), "{page}");
 
-    shop.vitrine.kubectl(&["patch", "previewpolicy", "default", "--type=merge", "-p", &allowing(&[FAR], "")]);
+    shop.vitrine.kubectl(&[
+        "patch",
+        "previewpolicy",
+        "default",
+        "--type=merge",
+        "-p",
+        &allowing(&[FAR], ""),
+    ]);
     let (_second, id) = stream(&shop, &live, &proxies).await;
     let last = closed(&shop, &proxies, id).await;
     let late = i128::from(last) - i128::from(live.expires_ms);
@@ -243,13 +278,17 @@ async fn a_tunnel_ends_when_its_name_is_taken_off_the_list_and_when_its_preview_
 async fn what_a_preview_may_exchange_in_all_is_bounded_and_noted() {
     let _alone = alone().await;
     let shop = Shop::open("egress-budget").await;
-    let policy = shop.vitrine.with_policy(&allowing(&[FAR], r#","traffic":{"egressBytes":"300"}"#), BEFORE);
+    let policy = shop
+        .vitrine
+        .with_policy(&allowing(&[FAR], r#","traffic":{"egressBytes":"300"}"#), BEFORE);
     let proxies = proxies(&shop).await;
     let live = product(&shop, "budget", &[FAR], "2m").await;
     let (mut stream, id) = stream(&shop, &live, &proxies).await;
     closed(&shop, &proxies, id).await;
     let mut page = vec![];
-    timeout(Duration::from_secs(20), stream.read_to_end(&mut page)).await.ok();
+    timeout(Duration::from_secs(20), stream.read_to_end(&mut page))
+        .await
+        .ok();
     stream.shutdown().await.ok();
     let hits = shop.vitrine.hits_from(&proxies, id - 1);
     let bytes = hits.iter().find(|hit| hit.id == id).unwrap().bytes;
@@ -262,7 +301,10 @@ async fn what_a_preview_may_exchange_in_all_is_bounded_and_noted() {
     let params = ListParams::default().labels("app.kubernetes.io/component=egress");
     let pod = pods.list(&params).await.unwrap().items.remove(0).name_any();
     let records = eventually("both are noted", Duration::from_secs(10), async || {
-        let log = pods.logs(&pod, &kube::api::LogParams::default()).await.map_err(|e| e.to_string())?;
+        let log = pods
+            .logs(&pod, &kube::api::LogParams::default())
+            .await
+            .map_err(|e| e.to_string())?;
         let own: Vec<serde_json::Value> = log
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
@@ -272,7 +314,11 @@ async fn what_a_preview_may_exchange_in_all_is_bounded_and_noted() {
     })
     .await;
     assert_eq!(records[0]["outcome"], "spent", "{records:?}");
-    assert_eq!(records[0]["preview"], format!("{}/budget", shop.namespace), "{records:?}");
+    assert_eq!(
+        records[0]["preview"],
+        format!("{}/budget", shop.namespace),
+        "{records:?}"
+    );
     assert_eq!(records[0]["address"], "203.0.113.10:80", "{records:?}");
     assert!(records[0]["sent"].as_u64().unwrap() >= bytes, "{records:?}");
     assert_eq!(records[1]["outcome"], "spent", "{records:?}");
@@ -290,7 +336,11 @@ async fn a_stranger_gets_nothing_from_the_proxy() {
         let script = format!(
             "exec 3<>/dev/tcp/{proxy}/3128; printf 'CONNECT {FAR}:80 HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; head -1 <&3"
         );
-        let output = shop.vitrine.cluster.exec(Place::Node, &["timeout", "20", "bash", "-c", &script]).unwrap();
+        let output = shop
+            .vitrine
+            .cluster
+            .exec(Place::Node, &["timeout", "20", "bash", "-c", &script])
+            .unwrap();
         assert!(output.stdout.starts_with("HTTP/1.1 403 "), "{output:?}");
     }
     let hits = shop.vitrine.hits_from(&proxies(&shop).await, before);

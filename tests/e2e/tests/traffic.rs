@@ -23,7 +23,8 @@ head -c 10000 /dev/zero | tr '\0' x > /data/www/large
 printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"; while echo tick; do sleep 0.2; done\n' > /data/www/cgi-bin/endless
 chmod +x /data/www/cgi-bin/endless; exec httpd -f -p 8090 -h /data/www"#;
 
-const BEFORE: &str = r#"{"spec":{"traffic":{"visitorBytes":"1Gi","requestsPerSecond":100,"unopened":"5m","idle":null}}}"#;
+const BEFORE: &str =
+    r#"{"spec":{"traffic":{"visitorBytes":"1Gi","requestsPerSecond":100,"unopened":"5m","idle":null}}}"#;
 
 /// What the gateways have noted of a preview.
 async fn noted(shop: &Shop, live: &Live) -> Vec<Value> {
@@ -53,25 +54,41 @@ async fn bytes_and_requests_of_a_preview_are_bounded_and_each_request_is_noted_w
         assert_eq!((answer.status, answer.body.len()), (200, 10_000));
     }
     let broken = large().await;
-    assert!(broken.status == 200 && broken.body.len() < 10_000, "{} bytes", broken.body.len());
+    assert!(
+        broken.status == 200 && broken.body.len() < 10_000,
+        "{} bytes",
+        broken.body.len()
+    );
     let spent = large().await;
     assert_eq!(spent.status, 403, "{spent:?}");
 
     // Twenty at once fit into ten seconds' worth of two a second; of so many more, most do not.
     let mut statuses = vec![];
     for _ in 0..60 {
-        statuses.push(vitrine.ask(&live.host, &format!("GET /large\n{cookie}")).await.status);
+        statuses.push(
+            vitrine
+                .ask(&live.host, &format!("GET /large\n{cookie}"))
+                .await
+                .status,
+        );
     }
     let too_many = statuses.iter().filter(|status| **status == 429).count();
     assert!(too_many >= 20, "{statuses:?}");
 
     let records = eventually("all are noted", Duration::from_secs(10), async || {
         let records = noted(&shop, &live).await;
-        if records.len() >= 65 { Ok(records) } else { Err(format!("{} records", records.len())) }
+        if records.len() >= 65 {
+            Ok(records)
+        } else {
+            Err(format!("{} records", records.len()))
+        }
     })
     .await;
     assert_eq!(records[0]["outcome"], "opened", "{:?}", records[0]);
-    assert_eq!((&records[1]["path"], &records[1]["sent"]), (&"/large".into(), &10_000.into()));
+    assert_eq!(
+        (&records[1]["path"], &records[1]["sent"]),
+        (&"/large".into(), &10_000.into())
+    );
     assert_eq!(records[3]["outcome"], "spent", "{:?}", records[3]);
     assert_eq!(records[4]["outcome"], "spent", "{:?}", records[4]);
     assert_eq!(records[1]["preview"], format!("{}/pages", shop.namespace));
@@ -107,10 +124,18 @@ async fn a_gateway_that_is_led_to_another_previews_pod_notices() {
     ]);
     eventually("the gateway notices", Duration::from_secs(10), async || {
         let answer = one.page(vitrine, "/").await;
-        if answer.status == 502 { Ok(()) } else { Err(format!("{answer:?}")) }
+        if answer.status == 502 {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
     })
     .await;
-    assert_eq!(other.page(vitrine, "/").await.status, 200, "its own host leads there as before");
+    assert_eq!(
+        other.page(vitrine, "/").await.status,
+        200,
+        "its own host leads there as before"
+    );
     shop.close().await;
 }
 

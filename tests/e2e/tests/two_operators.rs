@@ -4,7 +4,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
-use kube::ResourceExt;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox, preview_sandbox::EndResult};
 use vitrine_e2e::{
     eventually::eventually,
@@ -145,4 +150,57 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
     })
     .await;
     drop(third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_loses_leadership_stands_by_and_leads_again() {
+    let house = House::take("stands-by", 1, "24h").await;
+    let leads = Options {
+        name: "leads".to_owned(),
+        leader_elect: true,
+    };
+    let operator = Operator::ready(&house.post, &leads, None).await;
+    let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
+    house.preview("before", "anna", None).await;
+    house.until("before", "it is ready", PATIENCE, ready).await;
+
+    // Somebody else holds the lease, as after a partition; it is never renewed.
+    let leases = house.leadership();
+    let now = MicroTime(Timestamp::now());
+    let taken = json!({"spec": {"holderIdentity": "somebody", "renewTime": now, "acquireTime": now}});
+    let params = PatchParams::default();
+    leases
+        .patch("vitrine-operator", &params, &Patch::Merge(taken))
+        .await
+        .unwrap();
+    eventually("it stands by", Duration::from_secs(10), async || {
+        let words = operator.last_words();
+        if words.contains("standing by") {
+            Ok(())
+        } else {
+            Err(words)
+        }
+    })
+    .await;
+    let at_loss = house.writes().len();
+    house.preview("meanwhile", "bert", None).await;
+    // The lease lasts 15 s from when it was seen last.
+    let started = house
+        .until("meanwhile", "it is ready", Duration::from_secs(40), ready)
+        .await;
+    let admitted = started.status.unwrap().admitted_at.unwrap().0;
+    let made = started.metadata.creation_timestamp.unwrap().0;
+    let waited = admitted.duration_since(made);
+    println!("nobody led for {waited:#}");
+    assert!(
+        waited.as_secs() >= 5,
+        "it worked while somebody else held the lease: {waited:#}"
+    );
+    assert_eq!(writers(&house, at_loss), BTreeSet::from([operator.user.clone()]));
+    assert!(operator.runs(), "the same process");
+    assert_eq!(house.leader().await.as_deref(), Some("leads"));
+    for name in ["before", "meanwhile"] {
+        house.delete(name).await;
+    }
+    house.until_empty(PATIENCE).await;
 }
