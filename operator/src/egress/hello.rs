@@ -139,13 +139,17 @@ mod tests {
         bytes
     }
 
+    /// An outer hello's extension (RFC 9849, section 5): type, suite, config id, empty `enc`, a payload of one byte.
+    const OUTER: [u8; 11] = [0, 0, 1, 0, 1, 7, 0, 0, 0, 1, 9];
+
     /// The same with one more extension.
-    fn with_extension(hello: &[u8], kind: u16) -> Vec<u8> {
+    fn with_extension(hello: &[u8], kind: u16, body: &[u8]) -> Vec<u8> {
         let mut bytes = hello.to_vec();
-        bytes.extend_from_slice(&kind.to_be_bytes());
-        bytes.extend_from_slice(&[0, 0]);
+        let length = u16::try_from(body.len()).unwrap();
+        bytes.extend_from_slice(&[kind.to_be_bytes(), length.to_be_bytes()].concat());
+        bytes.extend_from_slice(body);
         let grow = |bytes: &mut Vec<u8>, at: usize| {
-            let length = u16::from_be_bytes([bytes[at], bytes[at + 1]]) + 4;
+            let length = u16::from_be_bytes([bytes[at], bytes[at + 1]]) + 4 + length;
             bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
         };
         // The record, the handshake (its low two bytes), and the list of extensions.
@@ -196,13 +200,13 @@ mod tests {
 
     #[test]
     fn a_name_that_is_encrypted_does_not() {
-        let bytes = with_extension(&hello("api.example.com"), ENCRYPTED_CLIENT_HELLO);
+        let bytes = with_extension(&hello("api.example.com"), ENCRYPTED_CLIENT_HELLO, &OUTER);
         assert_eq!(judge(&bytes, "api.example.com"), Err(BadHello::Encrypted));
         assert_eq!(
             judge(&in_small_records(&bytes), "api.example.com"),
             Err(BadHello::Encrypted)
         );
-        let other = with_extension(&hello("api.example.com"), 0xfefe);
+        let other = with_extension(&hello("api.example.com"), 0xfefe, &[]);
         assert_eq!(judge(&other, "api.example.com"), Ok(Some(())));
     }
 
