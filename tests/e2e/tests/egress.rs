@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    ResourceExt,
+    api::{ListParams, LogParams},
+};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -109,7 +112,7 @@ async fn product(shop: &Shop, name: &str, names: &[&str], ttl: &str) -> Live {
 
 /// The addresses of the proxy's pods.
 async fn proxies(shop: &Shop) -> Vec<String> {
-    let pods: Api<Pod> = Api::namespaced(shop.vitrine.client.clone(), NAMESPACE);
+    let pods = shop.within::<Pod>(NAMESPACE);
     let params = ListParams::default().labels("app.kubernetes.io/component=egress");
     let pods = pods.list(&params).await.unwrap();
     let address = |pod: Pod| pod.status.and_then(|status| status.pod_ip);
@@ -297,12 +300,12 @@ async fn what_a_preview_may_exchange_in_all_is_bounded_and_noted() {
     assert!(page.starts_with("HTTP/1.1 403 "), "{page}");
 
     // Each of them is a line in the proxy's records.
-    let pods: Api<Pod> = Api::namespaced(shop.vitrine.client.clone(), NAMESPACE);
+    let pods = shop.within::<Pod>(NAMESPACE);
     let params = ListParams::default().labels("app.kubernetes.io/component=egress");
     let pod = pods.list(&params).await.unwrap().items.remove(0).name_any();
     let records = eventually("both are noted", Duration::from_secs(10), async || {
         let log = pods
-            .logs(&pod, &kube::api::LogParams::default())
+            .logs(&pod, &LogParams::default())
             .await
             .map_err(|e| e.to_string())?;
         let own: Vec<serde_json::Value> = log

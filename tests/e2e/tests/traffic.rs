@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, ResourceExt,
+    ResourceExt,
     api::{ListParams, LogParams},
 };
 use serde_json::Value;
@@ -28,7 +28,7 @@ const BEFORE: &str =
 
 /// What the gateways have noted of a preview.
 async fn noted(shop: &Shop, live: &Live) -> Vec<Value> {
-    let pods: Api<Pod> = Api::namespaced(shop.vitrine.client.clone(), NAMESPACE);
+    let pods = shop.within::<Pod>(NAMESPACE);
     let params = ListParams::default().labels("app.kubernetes.io/component=gateway");
     let mut records = vec![];
     for pod in pods.list(&params).await.unwrap() {
@@ -48,7 +48,8 @@ async fn bytes_and_requests_of_a_preview_are_bounded_and_each_request_is_noted_w
     let policy = vitrine.with_policy(limits, BEFORE);
     let live = shop.live("pages", PAGES, "5m").await;
     let cookie = live.cookie(vitrine).await;
-    let large = || vitrine.ask(&live.host, &format!("GET /large\n{cookie}"));
+    let request = format!("GET /large\n{cookie}");
+    let large = || vitrine.ask(&live.host, &request);
     for _ in 0..2 {
         let answer = large().await;
         assert_eq!((answer.status, answer.body.len()), (200, 10_000));
@@ -65,12 +66,7 @@ async fn bytes_and_requests_of_a_preview_are_bounded_and_each_request_is_noted_w
     // Twenty at once fit into ten seconds' worth of two a second; of so many more, most do not.
     let mut statuses = vec![];
     for _ in 0..60 {
-        statuses.push(
-            vitrine
-                .ask(&live.host, &format!("GET /large\n{cookie}"))
-                .await
-                .status,
-        );
+        statuses.push(large().await.status);
     }
     let too_many = statuses.iter().filter(|status| **status == 429).count();
     assert!(too_many >= 20, "{statuses:?}");
