@@ -47,7 +47,7 @@ enum Going {
     /// The link was good: it becomes a cookie.
     In(String, Claims),
     /// To the product.
-    On(Box<Upstream>, Found),
+    On(Arc<Upstream>, Found),
 }
 
 /// Why a request goes nowhere.
@@ -175,10 +175,6 @@ impl Gateway {
             Route::Closed(phase) => return Err(Stop::Closed(*phase)),
         };
         visit.of(&upstream.preview, &upstream.uid);
-        let limits = self.routes.limits();
-        if !found.usage.admits(limits.requests, Instant::now()) {
-            return Err(Stop::TooMany);
-        }
         let keys = self.routes.keys();
         let check = |token: &str| keys.check(token, &label, Timestamp::now()).map_err(Stop::Link);
         if request.uri().path() == OPEN_PATH {
@@ -187,11 +183,16 @@ impl Gateway {
             return Ok(Going::In(token, claims));
         }
         check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
+        // Only who has the link uses the preview's rate up.
+        let limits = self.routes.limits();
+        if !found.usage.admits(limits.requests, Instant::now()) {
+            return Err(Stop::TooMany);
+        }
         if found.usage.budget.is_spent(limits.bytes) {
             return Err(Stop::Spent);
         }
         visit.carried(found.usage.enter(Timestamp::now()));
-        Ok(Going::On(Box::new(upstream), found))
+        Ok(Going::On(upstream, found))
     }
 
     async fn carry(

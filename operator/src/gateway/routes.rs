@@ -52,7 +52,7 @@ pub(super) struct Upstream {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// A preview that lives.
-    Open(Upstream),
+    Open(Arc<Upstream>),
     /// A preview that is not, or no longer, to be had.
     Closed(Phase),
 }
@@ -204,7 +204,7 @@ fn route(preview: &PreviewSandbox) -> Route {
         })
     };
     match (status.phase, upstream()) {
-        (Phase::Ready, Some(upstream)) => Route::Open(upstream),
+        (Phase::Ready, Some(upstream)) => Route::Open(Arc::new(upstream)),
         (phase, _) => Route::Closed(phase),
     }
 }

@@ -63,6 +63,12 @@ async fn bytes_and_requests_of_a_preview_are_bounded_and_each_request_is_noted_w
     let spent = large().await;
     assert_eq!(spent.status, 403, "{spent:?}");
 
+    // Who has no link uses nobody's rate up.
+    for _ in 0..60 {
+        assert_eq!(vitrine.ask(&live.host, "GET /").await.status, 403);
+    }
+    assert_eq!(large().await.status, 403, "spent, not too many");
+
     // Twenty at once fit into ten seconds' worth of two a second; of so many more, most do not.
     let mut statuses = vec![];
     for _ in 0..60 {
@@ -73,7 +79,7 @@ async fn bytes_and_requests_of_a_preview_are_bounded_and_each_request_is_noted_w
 
     let records = eventually("all are noted", Duration::from_secs(10), async || {
         let records = noted(&shop, &live).await;
-        if records.len() >= 65 {
+        if records.len() >= 126 {
             Ok(records)
         } else {
             Err(format!("{} records", records.len()))
