@@ -7,9 +7,6 @@ use std::{
 };
 
 use futures::future::join_all;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
@@ -17,6 +14,7 @@ use vitrine_policies::{cell::network::COMPONENT_LABEL, names};
 
 use crate::{
     error::{Error, Result},
+    fetch,
     gateway::{ACTIVITY_PATH, Activity},
     preview::Context,
 };
@@ -117,7 +115,7 @@ async fn ask(context: &Context) -> Result<Told> {
     let answers = join_all(running.map(|pod| async {
         let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
         let answer = match ip {
-            Some(ip) => fetch(&ip).await,
+            Some(ip) => asked(&ip).await,
             None => Err("it has no address yet".to_owned()),
         };
         answer.map_err(|why| Error::Installation(format!("gateway {}: {why}", pod.name_any())))
@@ -130,24 +128,10 @@ async fn ask(context: &Context) -> Result<Told> {
     Ok(Told { at, by_gateway })
 }
 
-async fn fetch(ip: &str) -> Result<Activity, String> {
+async fn asked(ip: &str) -> Result<Activity, String> {
     let uri = format!("http://{ip}:{ADMIN_PORT}{ACTIVITY_PATH}");
-    let uri = uri.parse().map_err(|e| format!("{uri}: {e}"))?;
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let answer = tokio::time::timeout(PATIENCE, async {
-        let response = client.get(uri).await.map_err(|e| e.to_string())?;
-        if !response.status().is_success() {
-            return Err(format!("it answered {}", response.status()));
-        }
-        Limited::new(response.into_body(), MAX_BYTES)
-            .collect()
-            .await
-            .map_err(|e| e.to_string())
-    });
-    let body = answer
-        .await
-        .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))??;
-    serde_json::from_slice(&body.to_bytes()).map_err(|e| e.to_string())
+    let body = fetch::get(&uri, PATIENCE, MAX_BYTES).await?;
+    serde_json::from_slice(&body).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod drain;
 pub mod egress;
 pub mod error;
+pub mod fetch;
 pub mod follow;
 pub mod gateway;
 pub mod health;

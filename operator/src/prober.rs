@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use vitrine_policies::probe::Outside;
+
+use crate::fetch;
 
 /// The prober itself waits one second for a target (`responder::PATIENCE`).
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -35,21 +34,7 @@ impl Prober {
             return Ok(Outside::new());
         }
         let uri = format!("{}/check?targets={}", self.base, addresses.join(","));
-        let uri = uri.parse().map_err(|e| format!("{uri}: {e}"))?;
-        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let answer = tokio::time::timeout(PATIENCE, async {
-            let response = client.get(uri).await.map_err(|e| e.to_string())?;
-            if !response.status().is_success() {
-                return Err(format!("it answered {}", response.status()));
-            }
-            Limited::new(response.into_body(), MAX_BYTES)
-                .collect()
-                .await
-                .map_err(|e| e.to_string())
-        });
-        let body = answer
-            .await
-            .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))??;
-        serde_json::from_slice(&body.to_bytes()).map_err(|e| e.to_string())
+        let body = fetch::get(&uri, PATIENCE, MAX_BYTES).await?;
+        serde_json::from_slice(&body).map_err(|e| e.to_string())
     }
 }
