@@ -218,6 +218,7 @@ fn policy() -> Vec<Case> {
         make(json!({"spec": {"proofDeadline": proof, "provisioningDeadline": provisioning}}))
     };
     let queue = |deadline: &str| make(json!({"spec": {"queue": {"deadline": deadline}}}));
+    let traffic = |field: &str, time: &str| make(json!({"spec": {"traffic": {field: time}}}));
     let level = |name: &str, max: &str| make(json!({"spec": {"trustLevels": {name: {"maxTtl": max}}}}));
     let internet = |targets: &[&str]| make(json!({"spec": {"isolation": {"internet": targets}}}));
     let metadata = |targets: &[&str]| make(json!({"spec": {"isolation": {"metadata": targets}}}));
@@ -267,6 +268,12 @@ fn policy() -> Vec<Case> {
             rule: "queue.deadline must be longer than 0s and at most 24h",
             accepted: vec![queue("1s"), queue("24h")],
             rejected: vec![queue("0s"), queue("24h1s")],
+        },
+        Case {
+            kind: Policy,
+            rule: "traffic.unopened and traffic.idle must be longer than 0s",
+            accepted: ["unopened", "idle"].map(|field| traffic(field, "1s")).into(),
+            rejected: ["unopened", "idle"].map(|field| traffic(field, "0s")).into(),
         },
         Case {
             kind: Policy,
