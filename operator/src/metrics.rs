@@ -57,10 +57,7 @@ impl Metrics {
         };
         let previews = IntGaugeVec::new(Opts::new("vitrine_previews", "previews by phase"), &["phase"])?;
         registry.register(Box::new(previews.clone()))?;
-        for phase in Phase::ALL {
-            previews.with_label_values(&[phase.as_str()]).set(0);
-        }
-        Ok(Self {
+        let metrics = Self {
             reconciles: counters(
                 "vitrine_reconciles_total",
                 "reconciliations by outcome",
@@ -88,11 +85,13 @@ impl Metrics {
             )?,
             previews,
             registry,
-        })
+        };
+        metrics.no_previews();
+        Ok(metrics)
     }
 
-    /// Counts no previews any more: whoever leads now does.
-    pub fn stand_by(&self) {
+    /// Shows a zero for every phase: before previews were counted, and when whoever leads counts them.
+    pub fn no_previews(&self) {
         for phase in Phase::ALL {
             self.previews.with_label_values(&[phase.as_str()]).set(0);
         }

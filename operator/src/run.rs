@@ -178,7 +178,7 @@ async fn work(
             // would start it again and again, and wait longer each time.
             why = candidate.keep(), if arguments.leader_elect => {
                 tracing::error!(why, "leadership is lost; standing by");
-                metrics.stand_by();
+                metrics.no_previews();
             }
         }
     }

@@ -330,9 +330,7 @@ where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
 {
-    let exceeded =
-        |status: &kube::core::Status| status.is_forbidden() && status.message.contains("exceeded quota");
-    if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeded)) {
+    if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota)) {
         return Ok(false);
     }
     let quota =
@@ -382,6 +380,11 @@ const THE_ACCOUNT: Counted = Counted {
     key: "count/serviceaccounts",
 };
 
+/// Whether it was the quota that refused; the API server has no reason of its own for it.
+fn exceeds_quota(answer: &kube::core::Status) -> bool {
+    answer.is_forbidden() && answer.message.contains("exceeded quota")
+}
+
 /// The API server refused the pod: told within this reconciliation, with the API server's own words.
 async fn rejected(context: &Context, world: &World, error: Error) -> Result<Action> {
     let Error::Kube { source, .. } = &error else {
@@ -390,7 +393,7 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else {
         return Err(error);
     };
-    let reason = if answer.message.contains("exceeded quota") {
+    let reason = if exceeds_quota(answer) {
         StatusReason::QuotaExceeded
     } else {
         StatusReason::PodRejected

@@ -44,7 +44,7 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<G
     let controller = Controller::new(previews, watcher::Config::default());
     let store = controller.store();
     let mut reflectors = JoinSet::new();
-    let slots = watcher::Config::default().labels(slots::DIMENSION_LABEL);
+    let of_slots = watcher::Config::default().labels(slots::DIMENSION_LABEL);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
     let watched = Watched {
         previews: store.clone(),
@@ -60,7 +60,7 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<G
             watcher::Config::default(),
             bare_node,
         ),
-        slots: stored(&mut reflectors, leases, slots, |_| {}),
+        slots: stored(&mut reflectors, leases.clone(), of_slots.clone(), |_| {}),
         slots_namespace: slots_namespace.to_owned(),
         policy: Arc::default(),
         reflectors: Arc::new(reflectors),
@@ -88,18 +88,14 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<G
         })
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         // Or taken for a preview that was admitted with others: that one is to give it back.
-        .watches(
-            Api::<PartialObjectMeta<Lease>>::namespaced(client.clone(), slots_namespace),
-            watcher::Config::default().labels(slots::DIMENSION_LABEL),
-            move |slot| {
-                let mut woken = for_turns.turns();
-                woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
-                    let holder = for_turns.previews.get(holder);
-                    holder.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(|p| is_beside(&slot, p)))
-                }));
-                woken
-            },
-        )
+        .watches(leases, of_slots, move |slot| {
+            let mut woken = for_turns.turns();
+            woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
+                let holder = for_turns.previews.get(holder);
+                holder.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(|p| is_beside(&slot, p)))
+            }));
+            woken
+        })
         .watches(meta::<SkuListing>(client), all(), move |listing| {
             let name = listing.name_any();
             by(&s3, |p| {

@@ -12,14 +12,14 @@ use vitrine_kit::objects;
 /// `podPidsLimit` of the development cluster's kubelet.
 const LIMIT: usize = 512;
 /// Tries to have far more, beside a product that can be looked at.
-const BOMB: &str = "(n=0; while [ $n -lt 3000 ]; do sleep 300 & n=$((n + 1)); done) &
-mkdir -p /data/www && echo hello > /data/www/index.html && exec httpd -f -p 8090 -h /data/www";
+const BOMB: &str = "(n=0; while [ $n -lt 3000 ]; do sleep 300 & n=$((n + 1)); done) &";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fork_bomb_is_kept_to_its_pod() {
     let _together = together().await;
     let shop = Shop::open("forks").await;
-    let mut bomb = objects::script("bomb", &shop.vitrine.busybox, BOMB);
+    let script = format!("{BOMB}\n{}", objects::SERVE);
+    let mut bomb = objects::script("bomb", &shop.vitrine.busybox, &script);
     // So that processes run out before memory does.
     bomb.spec.preview.size.memory = "256Mi".to_owned();
     shop.offer(&bomb).await;
