@@ -273,6 +273,29 @@ pub struct Receipt {
     pub cause: StatusReason,
     /// Whether the end was seen.
     pub result: EndResult,
+    /// What it used, if its node told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+    /// All of the above as an in-toto statement in a signed DSSE envelope, once nothing of the preview is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<String>,
+    /// When the audit sink acknowledged it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<Time>,
+}
+
+/// What the containers of a preview used, as their node counted it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cost {
+    /// Processor time, in milliseconds of one core.
+    pub cpu_milliseconds: i64,
+    /// The largest working set that was seen, in bytes.
+    pub memory_peak_bytes: i64,
+    /// When the node counted last.
+    pub sampled_at: Time,
+    /// Whether that was too long before the end to be all of it.
+    pub partial: bool,
 }
 
 /// Whether the end of a preview was seen or only inferred.

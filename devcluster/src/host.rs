@@ -65,6 +65,9 @@ const FULL: &[Prerequisite] = &[
 /// A static busybox, of which test images are made.
 pub const BUSYBOX: &[Prerequisite] = &[program("busybox", "busybox-static")];
 
+/// What checks a signature that Vitrine made and had no part in making it.
+pub const OPENSSL: &[Prerequisite] = &[program("openssl", "openssl")];
+
 /// A browser that can be driven without a screen.
 pub const BROWSER: &[Prerequisite] = &[
     program("chromium", "chromium"),

@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Namespace, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, ServiceAccount},
 };
 use kube::{
     Api, Client, Resource,
@@ -43,13 +43,19 @@ pub async fn prove(client: &Client, settings: &Settings) -> Result<()> {
         metadata: named(PROOF),
         ..Lease::default()
     };
+    let receipt = ConfigMap {
+        metadata: named(&format!("{}{PROOF}", vitrine_receipts::names::PREFIX)),
+        ..ConfigMap::default()
+    };
     let within = |name: &str| Api::<ServiceAccount>::namespaced(client.clone(), name);
     refused("vitrine-cells", &within(names::SENTINEL), &account).await?;
     refused("vitrine-operator", &within(&settings.house.namespace), &account).await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     refused("vitrine-cell-namespaces", &namespaces, &namespace).await?;
     let leases: Api<Lease> = Api::namespaced(client.clone(), &settings.slots);
-    refused("vitrine-slots", &leases, &lease).await
+    refused("vitrine-slots", &leases, &lease).await?;
+    let receipts: Api<ConfigMap> = Api::namespaced(client.clone(), &settings.receipts);
+    refused("vitrine-receipts", &receipts, &receipt).await
 }
 
 async fn refused<K>(policy: &str, api: &Api<K>, object: &K) -> Result<()>

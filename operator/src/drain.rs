@@ -1,9 +1,10 @@
-//! `drain`: ends every preview and waits until each end is proven. Run by Helm before an uninstall, or by hand.
+//! `drain`: ends every preview, and waits until each end is proven and the sink has every receipt. Run by Helm before an uninstall,
+//! or by hand.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
@@ -11,10 +12,11 @@ use kube::{
 };
 use tokio::time::Instant;
 use vitrine_crds::TimeSpan;
+use vitrine_receipts::names;
 
 use crate::{
+    api,
     error::{Error, Result, found},
-    run,
 };
 
 const POLL: Duration = Duration::from_millis(500);
@@ -25,21 +27,56 @@ pub struct Arguments {
     /// How long to wait for the ends.
     #[arg(long, default_value = "120s")]
     timeout: TimeSpan,
+    /// The namespace in which receipts outlive their previews.
+    #[arg(long, default_value = "vitrine-receipts")]
+    receipts_namespace: String,
 }
 
-/// Deletes all previews and waits until they are gone.
+/// Deletes all previews and waits until they are gone, and with them every receipt that the sink has still to get.
 ///
 /// # Errors
 /// If some remain; names them and why.
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let client = run::client().await?;
+    let client = api::client().await?;
+    let deadline = Instant::now() + arguments.timeout.as_duration();
+    previews(&client, arguments.timeout, deadline).await?;
+    receipts(&client, &arguments, deadline).await
+}
+
+async fn receipts(client: &Client, arguments: &Arguments, deadline: Instant) -> Result<()> {
+    let namespace = &arguments.receipts_namespace;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let pending = ListParams::default().labels(&format!("{}={}", names::STATE_LABEL, names::PENDING));
+    loop {
+        let listed = maps.list_metadata(&pending).await;
+        let left = listed.map_err(Error::kube("list", "ConfigMap", namespace))?.items;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let names: Vec<_> = left
+                .iter()
+                .map(|entry| format!("\n  {}", entry.name_any()))
+                .collect();
+            return Err(Error::Remains(format!(
+                "the sink has not acknowledged {} receipts (timeout {}); the operator's log says why. Where they are not needed, \
+                 delete them from namespace {namespace} as group vitrine:break-glass:{}",
+                left.len(),
+                arguments.timeout,
+                names.concat()
+            )));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn previews(client: &Client, timeout: TimeSpan, deadline: Instant) -> Result<()> {
     let resource = kube::core::ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk(vitrine_crds::GROUP, vitrine_crds::VERSION, "PreviewSandbox"),
         "previewsandboxes",
     );
     // Untyped: one that cannot be read as a preview must end as well.
     let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let deadline = Instant::now() + arguments.timeout.as_duration();
     let mut asked = BTreeSet::new();
     let mut stranded = BTreeSet::new();
     loop {
@@ -63,12 +100,12 @@ pub async fn run(arguments: Arguments) -> Result<()> {
                 ))?;
             }
         }
-        let before = std::mem::replace(&mut stranded, stranded_in(&client, &list.items).await?);
+        let before = std::mem::replace(&mut stranded, stranded_in(client, &list.items).await?);
         let nothing_else = |p: &DynamicObject| stranded.contains(&p.namespace().unwrap_or_default());
         // Seen twice: between the list and the look, a preview may have gone and its namespace after it.
         let hopeless = stranded == before && list.items.iter().all(nothing_else);
         if hopeless || Instant::now() >= deadline {
-            return Err(Error::Remains(remains(&list.items, arguments.timeout, &stranded)));
+            return Err(Error::Remains(remains(&list.items, timeout, &stranded)));
         }
         tokio::time::sleep(POLL).await;
     }

@@ -47,6 +47,19 @@ pub enum Error {
     /// A setting cannot be used.
     #[error("{0}")]
     Setting(String),
+    /// A receipt was not acknowledged.
+    #[error("the sink did not acknowledge the receipt of preview {uid}: {message}")]
+    Receipt {
+        /// The preview's uid.
+        uid: String,
+        /// Why.
+        message: String,
+        /// Whether it is about this receipt, and not about the sink.
+        lasting: bool,
+    },
+    /// A receipt was not signed.
+    #[error("{0}")]
+    Unsigned(#[from] vitrine_receipts::Refused),
     /// Previews remain after a drain.
     #[error("{0}")]
     Remains(String),
@@ -77,6 +90,8 @@ impl Error {
             Self::Installation(_) => "installation",
             Self::Listen { .. } => "listen",
             Self::Setting(_) => "setting",
+            Self::Receipt { .. } => "receipt",
+            Self::Unsigned(_) => "signer",
             Self::Remains(_) => "remains",
         }
     }

@@ -1,9 +1,12 @@
-//! Asks a node's kubelet which pods it still runs. Reads `GET /stats/summary` with the right `nodes/stats` (never
-//! `nodes/proxy`, which is a way into every container).
+//! Asks a node's kubelet which pods it still runs, and what they use. Reads `GET /stats/summary` with the right `nodes/stats`
+//! (never `nodes/proxy`, which is a way into every container).
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use kube::{Client, Config};
+use kube::Config;
 use serde::Deserialize;
+
+use crate::api;
 
 /// The kubelet's default port where the Node does not say.
 const DEFAULT_PORT: i32 = 10250;
@@ -13,22 +16,52 @@ struct Summary {
     pods: Vec<PodStats>,
 }
 
-#[derive(Deserialize)]
+/// What a kubelet says of a pod (its stats API, `k8s.io/kubelet/pkg/apis/stats/v1alpha1`).
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PodStats {
-    pod_ref: PodRef,
+pub struct PodStats {
+    /// Which.
+    pub pod_ref: PodRef,
+    /// Processor time of all its containers; absent for a pod that has just begun.
+    #[serde(default)]
+    pub cpu: Option<CpuStats>,
+    /// Memory of all its containers.
+    #[serde(default)]
+    pub memory: Option<MemoryStats>,
 }
 
-#[derive(Deserialize)]
-struct PodRef {
-    uid: String,
+/// Names a pod.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PodRef {
+    /// Its uid.
+    pub uid: String,
 }
 
-/// The uids of the pods of which something runs on a node.
+/// Processor time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CpuStats {
+    /// When it was counted.
+    pub time: Timestamp,
+    /// Since the pod began, in nanoseconds of one core.
+    #[serde(default)]
+    pub usage_core_nano_seconds: Option<u64>,
+}
+
+/// Memory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryStats {
+    /// What cannot be given back under pressure, in bytes.
+    #[serde(default)]
+    pub working_set_bytes: Option<u64>,
+}
+
+/// The pods of which something runs on a node.
 ///
 /// # Errors
 /// In words, if the kubelet cannot be asked.
-pub async fn pods(node: &Node) -> Result<Vec<String>, String> {
+pub async fn pods(node: &Node) -> Result<Vec<PodStats>, String> {
     let status = node.status.as_ref().ok_or("the node has no status")?;
     let address = status
         .addresses
@@ -47,10 +80,10 @@ pub async fn pods(node: &Node) -> Result<Vec<String>, String> {
         .parse()
         .map_err(|e| format!("{address}: {e}"))?;
     config.tls_server_name = None;
-    let client = Client::try_from(config).map_err(|e| e.to_string())?;
+    let client = api::connect(config).map_err(|e| e.to_string())?;
     let request = axum::http::Request::get("/stats/summary?only_cpu_and_memory=true")
         .body(vec![])
         .map_err(|e| e.to_string())?;
     let summary: Summary = client.request(request).await.map_err(|e| e.to_string())?;
-    Ok(summary.pods.into_iter().map(|p| p.pod_ref.uid).collect())
+    Ok(summary.pods)
 }

@@ -2,7 +2,9 @@
 
 pub mod activity;
 pub mod admission;
+pub mod api;
 pub mod audit;
+pub mod costs;
 pub mod drain;
 pub mod egress;
 pub mod error;
@@ -19,6 +21,8 @@ pub mod metrics;
 pub mod preview;
 pub mod probe;
 pub mod prober;
+pub mod published;
+pub mod receipts;
 pub mod responder;
 pub mod run;
 pub mod targets;

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ObjectMeta, PostParams},
-};
+use kube::Client;
 
 use crate::{
-    error::{Error, Result, found},
+    error::Result,
     link::{KeyEntry, LinkSigner},
+    published,
 };
 
 /// The ConfigMap's name.
@@ -25,43 +22,8 @@ const GOOD_FOR_SECONDS: i64 = 2 * 24 * 3600;
 /// # Errors
 /// If the API server refuses; a conflict is tried again by the caller.
 pub async fn publish(client: &Client, namespace: &str, signer: &LinkSigner) -> Result<()> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let now = Timestamp::now().as_second();
-    let name = || format!("{namespace}/{NAME}");
-    let current = found(api.get(NAME).await).map_err(Error::kube("get", "ConfigMap", name()))?;
-    let data = with_key(
-        current.as_ref().and_then(|c| c.data.clone()).unwrap_or_default(),
-        signer,
-        now,
-    );
-    let result = match current {
-        Some(mut map) => {
-            map.data = Some(data);
-            api.replace(NAME, &PostParams::default(), &map).await
-        }
-        None => {
-            let metadata = ObjectMeta {
-                name: Some(NAME.to_owned()),
-                ..ObjectMeta::default()
-            };
-            api.create(
-                &PostParams::default(),
-                &ConfigMap {
-                    metadata,
-                    data: Some(data),
-                    ..ConfigMap::default()
-                },
-            )
-            .await
-        }
-    };
-    let written = result.map_err(Error::kube("publish the link key in", "ConfigMap", name()))?;
-    tracing::info!(
-        key = signer.id(),
-        version = written.resource_version(),
-        "published the key of preview links"
-    );
-    Ok(())
+    published::change(client, namespace, NAME, |data| with_key(data, signer, now)).await
 }
 
 fn with_key(mut data: BTreeMap<String, String>, signer: &LinkSigner, now: i64) -> BTreeMap<String, String> {

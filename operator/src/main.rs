@@ -20,7 +20,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Program {
     /// The controllers.
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     /// Carries preview traffic in.
     Gateway(gateway::Arguments),
     /// Carries previews' traffic out, to allowed names only.
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match program {
-            Program::Run(arguments) => run::run(arguments).await,
+            Program::Run(arguments) => run::run(*arguments).await,
             Program::Gateway(arguments) => gateway::run(arguments).await,
             Program::Egress(arguments) => egress::run(arguments).await,
             Program::Responder(arguments) => responder::run(arguments).await,

@@ -1,7 +1,8 @@
 //! The operator's metrics, with bounded labels. Touches a registry of its own.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use vitrine_crds::Phase;
 
@@ -27,6 +28,14 @@ pub struct Metrics {
     pub malformed: IntCounter,
     /// Orphans removed.
     pub orphans: IntCounter,
+    /// Receipts that the sink acknowledged.
+    pub receipts_delivered: IntCounter,
+    /// Receipts that the sink has still to get.
+    pub receipts_waiting: IntGauge,
+    /// Receipts that neither the sink nor the spool took before their preview went.
+    pub receipts_dropped: IntCounter,
+    /// Failures of the sink by what they were.
+    pub receipt_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -57,6 +66,11 @@ impl Metrics {
         };
         let previews = IntGaugeVec::new(Opts::new("vitrine_previews", "previews by phase"), &["phase"])?;
         registry.register(Box::new(previews.clone()))?;
+        let receipts_waiting = IntGauge::new(
+            "vitrine_receipts_waiting",
+            "receipts that the sink has still to acknowledge",
+        )?;
+        registry.register(Box::new(receipts_waiting.clone()))?;
         let metrics = Self {
             reconciles: counters(
                 "vitrine_reconciles_total",
@@ -82,6 +96,20 @@ impl Metrics {
             orphans: counter(
                 "vitrine_orphans_removed_total",
                 "cells and slots without a preview that were removed",
+            )?,
+            receipts_delivered: counter(
+                "vitrine_receipts_delivered_total",
+                "receipts that the sink acknowledged",
+            )?,
+            receipts_waiting,
+            receipts_dropped: counter(
+                "vitrine_receipts_dropped_total",
+                "receipts that neither the sink nor the spool took before their preview went",
+            )?,
+            receipt_failures: counters(
+                "vitrine_receipt_sink_failures_total",
+                "receipts that the sink did not acknowledge, by whether it was the sink or the receipt",
+                "category",
             )?,
             previews,
             registry,

@@ -11,13 +11,17 @@ use kube::{
         events::{Recorder, Reporter},
     },
 };
-use tokio::{signal::unix, sync::watch};
+use tokio::{
+    signal::unix,
+    sync::{Notify, watch},
+};
 use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use crate::{
     activity::{self, Watchers},
-    admission,
+    admission, api,
+    costs::{self, Costs},
     error::{Error, Result},
     health::{self, Readiness},
     leader::Candidate,
@@ -26,6 +30,7 @@ use crate::{
     metrics::Metrics,
     preview::{Context, Guarded, Settings, controller, sweep},
     prober::{CONTROL_PORT, Prober},
+    receipts::{self, Office, Receipts, exporter, key, spool::Spool},
     targets,
 };
 
@@ -33,7 +38,7 @@ use crate::{
 const LEASE: &str = "vitrine-operator";
 /// How often missing parts of the installation are looked for.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often the admission policies are tried: four dry runs.
+/// How often the admission policies are tried: five dry runs.
 const PROVE: Duration = Duration::from_secs(30);
 /// How often the link key is published anew; see `link_keys`.
 const PUBLISH: Duration = Duration::from_secs(24 * 3600);
@@ -77,6 +82,8 @@ pub struct Arguments {
     /// Whether one operator at a time works. For economy only: two do no harm.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
+    #[command(flatten)]
+    receipts: receipts::Arguments,
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     #[arg(long, default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
@@ -92,7 +99,8 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             "--preview-url must contain {label}: every preview has a host of its own".to_owned(),
         ));
     }
-    let client = client().await?;
+    let office = Office::open(&arguments.receipts)?;
+    let client = api::client().await?;
     let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
     let readiness = Readiness::default();
     readiness.missing("installation", "not looked at yet");
@@ -106,7 +114,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         stop.send_replace(true);
     });
 
-    let work = work(&arguments, client, metrics, readiness, stopped.clone());
+    let work = work(&arguments, office, client, metrics, readiness, stopped.clone());
     tokio::select! {
         result = work => result,
         served = server => match served {
@@ -118,6 +126,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 
 async fn work(
     arguments: &Arguments,
+    office: Office,
     client: Client,
     metrics: Metrics,
     readiness: Readiness,
@@ -128,6 +137,7 @@ async fn work(
             namespace: arguments.namespace.clone(),
         },
         slots: arguments.slots_namespace.clone(),
+        receipts: office.namespace.clone(),
         probe: ProbeImage {
             image: arguments.image.clone(),
             pull_policy: arguments.image_pull_policy.clone(),
@@ -152,7 +162,8 @@ async fn work(
                 () = told(stopped.clone()) => break,
             }
         }
-        let (controller, watched) = controller::controller(&client, &settings.slots);
+        let (controller, watched) = controller::controller(&client, &settings.slots, &office.namespace);
+        let spool = Spool::new(&client, &office.namespace, watched.receipts.clone(), office.kept);
         let reporter = Reporter {
             controller: "vitrine.dev/operator".into(),
             instance: Some(arguments.identity.clone()),
@@ -166,6 +177,12 @@ async fn work(
             signer: signer.clone(),
             prober: prober.clone(),
             watchers: Watchers::default(),
+            costs: Costs::default(),
+            receipts: Receipts {
+                office: office.clone(),
+                spool,
+                news: Notify::new(),
+            },
         });
         tokio::select! {
             () = lead(arguments, context, controller, &readiness, stopped.clone()) => {
@@ -203,6 +220,20 @@ async fn lead(
             tokio::time::sleep(RETRY).await;
         }
         readiness.present("link-key");
+        let office = &context.receipts.office;
+        while let Err(error) = key::publish(
+            &context.client,
+            &arguments.namespace,
+            office.signer.as_ref(),
+            office.passing_key,
+        )
+        .await
+        {
+            readiness.missing("receipt-key", error.to_string());
+            tracing::warn!(%error, "failed to publish the receipt key, will try again");
+            tokio::time::sleep(RETRY).await;
+        }
+        readiness.present("receipt-key");
         // Without its first list the queue would have no order.
         context.watched.known().await;
     };
@@ -232,7 +263,13 @@ async fn background(context: Arc<Context>) {
             }
         }
     };
-    tokio::join!(publishing, sweep::run(context.clone()), activity::run(&context));
+    tokio::join!(
+        publishing,
+        sweep::run(context.clone()),
+        activity::run(&context),
+        costs::run(&context),
+        exporter::run(&context)
+    );
 }
 
 /// Waits until everything is there that previews need; says in `/readyz` what is not.
@@ -306,18 +343,6 @@ async fn look(client: &Client, settings: &Settings, admission_policies: bool) ->
         admission::prove(client, settings).await?;
     }
     Ok(targets::landmarks(client, settings).await?.responder)
-}
-
-/// The client that every program uses.
-///
-/// # Errors
-/// If no cluster is configured.
-pub async fn client() -> Result<Client> {
-    Client::try_default().await.map_err(|error| {
-        Error::Setting(format!(
-            "no Kubernetes cluster is configured ({error}); set KUBECONFIG or run inside a pod"
-        ))
-    })
 }
 
 /// Returns at SIGTERM or SIGINT.

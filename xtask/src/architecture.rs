@@ -3,7 +3,7 @@
 use crate::workspace::{Member, Workspace};
 
 /// Folders that the house has, each named in docs/architecture.md.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "charts",
     "crds",
     "devcluster",
@@ -11,16 +11,21 @@ const FOLDERS: [&str; 9] = [
     "docs/adr",
     "operator",
     "policies",
+    "receipts",
     "tests/e2e",
     "xtask",
 ];
 
 /// What a crate may use of this workspace in what it ships; a crate that is not listed may use everything but
 /// [`NOBODY_USES`].
-const ALLOWED: [(&str, &[&str]); 4] = [
+const ALLOWED: [(&str, &[&str]); 5] = [
     ("vitrine-crds", &[]),
     ("vitrine-policies", &["vitrine-crds"]),
-    ("vitrine-operator", &["vitrine-crds", "vitrine-policies"]),
+    ("vitrine-receipts", &["vitrine-crds"]),
+    (
+        "vitrine-operator",
+        &["vitrine-crds", "vitrine-policies", "vitrine-receipts"],
+    ),
     // The launcher brings up any Kubernetes cluster: it knows nothing of what runs in it.
     ("vitrine-devcluster", &[]),
 ];

@@ -40,6 +40,9 @@ securityContext:
   runAsNonRoot: true
   runAsUser: 65532
   runAsGroup: 65532
+  {{- with .fsGroup }}
+  fsGroup: {{ . }}
+  {{- end }}
   seccompProfile:
     type: RuntimeDefault
 {{- with .root.Values.imagePullSecrets }}
@@ -122,6 +125,22 @@ What the schema cannot say, because it does not see the namespace of the release
 {{- end -}}
 {{- if eq .Release.Namespace .Values.slots.namespace -}}
 {{- fail (printf "slots.namespace is %q, the namespace of the release: slots need a namespace of their own, in which only the operator writes" .Values.slots.namespace) -}}
+{{- end -}}
+{{- if or (eq .Release.Namespace .Values.receipts.namespace) (eq .Values.slots.namespace .Values.receipts.namespace) -}}
+{{- fail (printf "receipts.namespace is %q, which has another purpose: receipts need a namespace of their own, in which only the operator writes" .Values.receipts.namespace) -}}
+{{- end -}}
+{{- end }}
+
+{{/* Called once, by the operator's Deployment. */}}
+{{- define "vitrine.checkReceipts" -}}
+{{- if and (eq .Values.profile "Production") (not .Values.receipts.keySecret) -}}
+{{- fail (printf "receipts.keySecret is required in Production: make a key with `openssl genpkey -algorithm ed25519 -out key.pem` and a Secret with `kubectl -n %s create secret generic vitrine-receipt-key --from-file=key.pem`, and set receipts.keySecret=vitrine-receipt-key; or set profile=Development to try" .Release.Namespace) -}}
+{{- end -}}
+{{- if and (hasPrefix "http" .Values.receipts.sink.url) (not .Values.receipts.sink.egress) -}}
+{{- fail "receipts.sink.egress is required with an HTTP sink: the operator's NetworkPolicy lets it reach nothing that is not named; give the rules by which it reaches the sink" -}}
+{{- end -}}
+{{- if and (hasPrefix "https" .Values.receipts.sink.url) (not .Values.receipts.sink.caConfigMap) -}}
+{{- fail "receipts.sink.caConfigMap is required with an https sink: Vitrine's image holds no certificate authorities; give a ConfigMap with the sink's as ca.crt" -}}
 {{- end -}}
 {{- end }}
 

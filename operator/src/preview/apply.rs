@@ -34,7 +34,9 @@ use super::{
 };
 use crate::{
     error::{self, Error, Result, found},
-    link, targets,
+    link,
+    receipts::spool::{Keep, Kept},
+    targets,
 };
 
 /// Where nothing is known of when to look again, a watch will tell; this is only for the watch that was lost.
@@ -106,7 +108,11 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             Ok(Action::requeue(Duration::ZERO))
         }
         Plan::RemoveCell => remove_cell(context, &world).await,
-        Plan::ReleasePreview => {
+        Plan::Conclude(report) => conclude(context, preview, *report).await,
+        Plan::ReleasePreview(keep) => {
+            if let Some(keep) = keep {
+                keep_receipt(context, preview, keep).await?;
+            }
             let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
             release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
             Ok(Action::await_change())
@@ -628,6 +634,46 @@ pub async fn delete_namespace(context: &Context, namespace: &Namespace) -> Resul
     });
     let name = namespace.name_any();
     found(api.delete(&name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
+    Ok(())
+}
+
+/// Signs the receipt, now that slots and cell are free: whoever waits for them does not wait for a signer.
+async fn conclude(context: &Context, preview: &PreviewSandbox, mut report: Report) -> Result<Action> {
+    let mut ended = preview.clone();
+    ended.status = Some(report.status.clone());
+    let statement = vitrine_receipts::statement(&ended);
+    if let (Some(statement), Some(receipt)) = (statement, &mut report.status.receipt) {
+        let envelope = vitrine_receipts::Envelope::sign(&statement, context.receipts.office.signer.as_ref())?;
+        receipt.signed = serde_json::to_string(&envelope).ok();
+    }
+    status::write(context, preview, report).await?;
+    context.receipts.news.notify_one();
+    Ok(Action::requeue(Duration::ZERO))
+}
+
+/// Puts the receipt of a preview that is about to go into the spool.
+async fn keep_receipt(context: &Context, preview: &PreviewSandbox, keep: Keep) -> Result<()> {
+    let receipt = preview.status.as_ref().and_then(|status| status.receipt.as_ref());
+    let Some(envelope) = receipt.and_then(|receipt| receipt.signed.as_deref()) else {
+        return Ok(());
+    };
+    match context.receipts.spool.keep(preview, envelope, keep).await? {
+        Kept::Spooled => context.receipts.news.notify_one(),
+        Kept::Dropped(why) => {
+            context.metrics.receipts_dropped.inc();
+            // The log is the last that holds it.
+            tracing::error!(
+                preview = format!(
+                    "{}/{}",
+                    preview.namespace().unwrap_or_default(),
+                    preview.name_any()
+                ),
+                why,
+                receipt = envelope,
+                "a receipt is dropped"
+            );
+        }
+    }
     Ok(())
 }
 

@@ -39,7 +39,11 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The controller with its watches, and what they know; `run` consumes the first.
-pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<Guarded>, Watched) {
+pub fn controller(
+    client: &kube::Client,
+    slots_namespace: &str,
+    receipts_namespace: &str,
+) -> (Controller<Guarded>, Watched) {
     let previews: Api<Guarded> = Api::all(client.clone());
     let controller = Controller::new(previews, watcher::Config::default());
     let store = controller.store();
@@ -62,6 +66,12 @@ pub fn controller(client: &kube::Client, slots_namespace: &str) -> (Controller<G
         ),
         slots: stored(&mut reflectors, leases.clone(), of_slots.clone(), |_| {}),
         slots_namespace: slots_namespace.to_owned(),
+        receipts: stored(
+            &mut reflectors,
+            Api::namespaced(client.clone(), receipts_namespace),
+            watcher::Config::default().labels(vitrine_receipts::names::STATE_LABEL),
+            |_| {},
+        ),
         policy: Arc::default(),
         reflectors: Arc::new(reflectors),
     };

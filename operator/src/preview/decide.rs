@@ -34,7 +34,7 @@ use super::{
     observe::{self, End, PodView, Product, Proof, Trouble},
     report::Report,
 };
-use crate::activity::Attention;
+use crate::{activity::Attention, costs::Used, receipts::spool::Keep};
 
 /// How long the unconfined prober may be silent before a proof counts as unproven.
 const PROBER_PATIENCE_SECONDS: i64 = 10;
@@ -50,6 +50,8 @@ const SAFETY: Duration = Duration::from_secs(30);
 const FRONT: Duration = Duration::from_secs(5);
 /// An end takes one to three seconds (attacks, 6); one that takes longer is worth a word.
 const SLOW_END: Duration = Duration::from_secs(10);
+/// How long a receipt outlives its preview where no policy says it: as long as PreviewPolicy has it by default.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -94,6 +96,10 @@ pub struct World {
     /// Slots that it holds and has to give back: all of them once its end is recorded, all that an admission which was cut off
     /// has left while it waits, and while it lives those that it was not admitted with.
     pub held_slots: Vec<Lease>,
+    /// What its node says that it used, if it was asked.
+    pub cost: Option<Used>,
+    /// Whether receipts go to a sink.
+    pub sink: bool,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
     pub reported_gone: Option<bool>,
     /// Where Vitrine's own pods are.
@@ -140,8 +146,10 @@ pub enum Plan {
     ReleasePod,
     /// Free the slots, remove the namespace.
     RemoveCell,
-    /// The end is recorded and nothing is left: let go of the preview.
-    ReleasePreview,
+    /// Nothing is left: sign the receipt and say so.
+    Conclude(Box<Report>),
+    /// The end is recorded and nothing is left: let go of the preview, and keep its receipt if it has to be.
+    ReleasePreview(Option<Keep>),
     /// It was kept long enough: delete the preview.
     Retire,
 }
@@ -185,7 +193,7 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
 fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: bool, now: Timestamp) -> Plan {
     if deleted {
         return if ours {
-            Plan::ReleasePreview
+            Plan::ReleasePreview(owed(status, world, now))
         } else {
             Plan::Idle(None)
         };
@@ -206,6 +214,26 @@ fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: b
         None => Plan::Retire,
         Some(left) => Plan::Idle(Some(left)),
     }
+}
+
+/// Whether the receipt of a preview that is about to go has to be kept without it.
+fn owed(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Option<Keep> {
+    let receipt = status.receipt.as_ref()?;
+    // Of what was never admitted nothing ever ran: nobody asks for its end.
+    status.admitted_at.as_ref()?;
+    if world.sink {
+        return receipt.delivered_at.is_none().then_some(Keep::UntilDelivered);
+    }
+    let retention = world
+        .policy
+        .as_ref()
+        .map_or(RETENTION, |policy| policy.spec.retention.as_duration());
+    let until = receipt
+        .ended_at
+        .0
+        .saturating_add(SignedDuration::try_from(retention).unwrap_or_default())
+        .ok()?;
+    (until > now).then_some(Keep::Until(until))
 }
 
 fn admission(world: &World, now: Timestamp) -> Plan {
@@ -605,7 +633,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
                 } else {
                     EndResult::NeverStarted
                 };
-                report.ended(&world.tenant, cause, result);
+                report.ended(&world.tenant, cause, result, world.cost.as_ref());
                 Plan::Report(Box::new(report), Some(Duration::ZERO))
             }
             End::Verified | End::NeverStarted
@@ -624,15 +652,15 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
         }
         let mut report = Report::from(&world.preview, now);
         report.torn_down();
-        return Plan::Report(Box::new(report), Some(Duration::ZERO));
+        return Plan::Conclude(Box::new(report));
     }
     let mut report = Report::from(&world.preview, now);
     if status.pod.is_none() {
-        report.ended(&world.tenant, cause, EndResult::NeverStarted);
+        report.ended(&world.tenant, cause, EndResult::NeverStarted, None);
         return Plan::Report(Box::new(report), Some(Duration::ZERO));
     }
     if world.reported_gone == Some(true) {
-        report.ended(&world.tenant, cause, EndResult::ReportedGone);
+        report.ended(&world.tenant, cause, EndResult::ReportedGone, world.cost.as_ref());
         return Plan::Report(Box::new(report), Some(Duration::ZERO));
     }
     report.unknown(cause, status.node.as_deref());

@@ -24,7 +24,7 @@ use super::{
     decide::{Cell, Drift, Plan, World, decide, seal_identity},
     report::Report,
 };
-use crate::activity::Attention;
+use crate::{activity::Attention, receipts::spool::Keep};
 
 const UID: &str = "7d6f1c6e-0000-4000-8000-000000000002";
 
@@ -71,6 +71,8 @@ fn world() -> World {
         outside: None,
         attention: None,
         held_slots: vec![],
+        cost: None,
+        sink: false,
         reported_gone: None,
         house: network::House {
             namespace: "vitrine-system".into(),
@@ -487,13 +489,46 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     assert!(matches!(decide(&world, at(1208)), Plan::RemoveCell));
     world.held_slots = vec![];
     world.cell.namespace = None;
-    let Plan::Report(report, _) = decide(&world, at(1209)) else {
+    let Plan::Conclude(report) = decide(&world, at(1209)) else {
         panic!()
     };
     assert_eq!(report.status.phase, Phase::Ended);
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1210)), Plan::Idle(Some(_))));
     assert!(matches!(decide(&world, at(1209 + 24 * 3600)), Plan::Retire));
+}
+
+#[test]
+fn a_receipt_outlives_its_preview_until_the_sink_has_it_or_its_retention_is_over() {
+    let mut world = ready();
+    let mut report = Report::from(&world.preview, at(100));
+    report.ending(StatusReason::Deleted, "the preview was deleted");
+    report.ended(&world.tenant, StatusReason::Deleted, EndResult::Verified, None);
+    report.torn_down();
+    world.preview.status = Some(report.status);
+    world.preview.metadata.deletion_timestamp = Some(Time(at(90)));
+    let kept = |world: &World, second| match decide(world, at(second)) {
+        Plan::ReleasePreview(keep) => keep,
+        other => panic!("{other:?}"),
+    };
+    let day = 24 * 3600;
+    assert_eq!(kept(&world, 101), Some(Keep::Until(at(100 + day))));
+    assert_eq!(kept(&world, 100 + day), None);
+    world.policy = None;
+    assert_eq!(
+        kept(&world, 101),
+        Some(Keep::Until(at(100 + day))),
+        "nobody says how long"
+    );
+    world.sink = true;
+    assert_eq!(kept(&world, 100 + day), Some(Keep::UntilDelivered));
+    let status = world.preview.status.as_mut().unwrap();
+    status.receipt.as_mut().unwrap().delivered_at = Some(Time(at(102)));
+    assert_eq!(kept(&world, 103), None);
+    let status = world.preview.status.as_mut().unwrap();
+    status.receipt.as_mut().unwrap().delivered_at = None;
+    status.admitted_at = None;
+    assert_eq!(kept(&world, 103), None, "nothing of it ever ran");
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         place: None,
         cell: Cell::default(),
         attention: None,
+        cost: None,
         held_slots: vec![],
         house: context.settings.house.clone(),
         listing: None,
@@ -56,6 +57,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         policy,
         preview,
         reported_gone: None,
+        sink: context.receipts.office.sink.is_some(),
         tenant,
     };
     if status.phase.is_terminal() {
@@ -96,6 +98,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         world.held_slots = held.into_iter().filter(extra).collect();
     }
     world.attention = context.watchers.of(&world.tenant.uid);
+    world.cost = status.pod.as_ref().and_then(|pod| context.costs.of(&pod.uid));
     world.cell = cell(context, &world.tenant.cell).await?;
     outside(context, &status, &mut world).await;
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
@@ -190,7 +193,7 @@ async fn reported_gone(context: &Context, node: Option<&str>, pod_uid: &str) -> 
     };
     for node in &nodes {
         match kubelet::pods(node).await {
-            Ok(uids) if uids.iter().any(|uid| uid == pod_uid) => return Some(false),
+            Ok(pods) if pods.iter().any(|pod| pod.pod_ref.uid == pod_uid) => return Some(false),
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(

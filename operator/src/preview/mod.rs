@@ -22,7 +22,9 @@ use vitrine_crds::PreviewSandbox;
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use self::queue::Watched;
-use crate::{activity::Watchers, link::LinkSigner, metrics::Metrics, prober::Prober};
+use crate::{
+    activity::Watchers, costs::Costs, link::LinkSigner, metrics::Metrics, prober::Prober, receipts::Receipts,
+};
 
 /// A preview as it is watched: one that cannot be read does not stop the others.
 pub type Guarded = DeserializeGuard<PreviewSandbox>;
@@ -45,6 +47,10 @@ pub struct Context {
     pub watched: Watched,
     /// What the gateways have told of visitors.
     pub watchers: Watchers,
+    /// What the nodes have told of previews.
+    pub costs: Costs,
+    /// What becomes of receipts.
+    pub receipts: Receipts,
 }
 
 /// Where things are.
@@ -54,6 +60,8 @@ pub struct Settings {
     pub house: House,
     /// The namespace of the slots.
     pub slots: String,
+    /// The namespace of receipts without a preview.
+    pub receipts: String,
     /// The image of the probe.
     pub probe: ProbeImage,
     /// The form of a preview's address, with `{label}`.

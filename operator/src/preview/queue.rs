@@ -7,7 +7,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Node},
+};
 use kube::{
     Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -40,6 +43,8 @@ pub struct Watched {
     pub slots: Store<PartialObjectMeta<Lease>>,
     /// Their namespace.
     pub slots_namespace: String,
+    /// Receipts without a preview.
+    pub receipts: Store<PartialObjectMeta<ConfigMap>>,
     /// All nodes, with no more than is needed to know their room.
     pub nodes: Store<Node>,
     /// The policy as it was last read.

@@ -12,6 +12,8 @@ use vitrine_crds::{
 };
 use vitrine_policies::{Envelope, cell::Tenant, queue::Behind};
 
+use crate::costs::Used;
+
 /// A status under construction.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -213,7 +215,7 @@ impl Report {
     }
 
     /// The end is proven: the receipt is written before anything is let go.
-    pub fn ended(&mut self, tenant: &Tenant, cause: StatusReason, result: EndResult) {
+    pub fn ended(&mut self, tenant: &Tenant, cause: StatusReason, result: EndResult, used: Option<&Used>) {
         let status = &self.status;
         self.status.receipt = Some(Receipt {
             preview: self.uid.clone(),
@@ -229,6 +231,9 @@ impl Report {
             ended_at: self.now.clone(),
             cause,
             result,
+            cost: used.map(|used| used.cost(self.now.0)),
+            signed: None,
+            delivered_at: None,
         });
         self.status.ended_at = Some(self.now.clone());
         let how = match result {

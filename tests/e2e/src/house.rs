@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Namespace, Pod, Service},
+    core::v1::{ConfigMap, Namespace, Pod, Service},
     events::v1::Event,
 };
 use kube::{
@@ -29,7 +29,7 @@ use vitrine_policies::{names, slots};
 use crate::{
     clusters, crds,
     eventually::eventually,
-    operator::{self, Identity, OPERATORS, Post, SLOTS},
+    operator::{self, Identity, OPERATORS, Post, RECEIPTS, SLOTS},
     request,
 };
 
@@ -83,7 +83,7 @@ impl House {
             _alone: alone,
         };
         operator::program();
-        for namespace in [NAMESPACE, SLOTS, shop] {
+        for namespace in [NAMESPACE, SLOTS, RECEIPTS, shop] {
             let made = objects::shop(&house.client, namespace).await;
             made.expect("a namespace");
         }
@@ -103,6 +103,11 @@ impl House {
     /// The slots.
     pub fn leases(&self) -> Api<Lease> {
         Api::namespaced(self.client.clone(), SLOTS)
+    }
+
+    /// Receipts without a preview.
+    pub fn receipts(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), RECEIPTS)
     }
 
     /// Sets the platform's policy.
@@ -329,6 +334,12 @@ impl House {
             .delete_collection(&DeleteParams::default(), &slots)
             .await;
         cleared.expect("the slots are cleared");
+        let receipts = ListParams::default().labels(vitrine_receipts::names::STATE_LABEL);
+        let cleared = self
+            .receipts()
+            .delete_collection(&DeleteParams::default(), &receipts)
+            .await;
+        cleared.expect("the receipts are cleared");
         self.until_empty(PATIENCE).await;
     }
 

@@ -12,6 +12,7 @@ pub mod installed;
 pub mod operator;
 pub mod proxy;
 pub mod request;
+pub mod sink;
 
 /// Whether this run has the counts that evidence needs (`cargo xtask soak`), rather than the small ones of every day.
 pub fn soak() -> bool {

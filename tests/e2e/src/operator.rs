@@ -27,6 +27,8 @@ use crate::{eventually::eventually, proxy::Proxy};
 pub const OPERATORS: &str = "vitrine-e2e:operators";
 /// The namespace of the slots, as the chart has it.
 pub const SLOTS: &str = "vitrine-slots";
+/// The namespace of receipts without a preview, as the chart has it.
+pub const RECEIPTS: &str = "vitrine-receipts";
 
 /// Where an operator works, and as whom.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ pub struct Options {
     pub name: String,
     /// Whether one operator at a time works.
     pub leader_elect: bool,
+    /// Further arguments.
+    pub arguments: Vec<String>,
 }
 
 impl Options {
@@ -90,7 +94,22 @@ impl Options {
         Self {
             name: name.to_owned(),
             leader_elect: false,
+            arguments: vec![],
         }
+    }
+
+    /// One of several of which one at a time works.
+    pub fn electing(name: &str) -> Self {
+        Self {
+            leader_elect: true,
+            ..Self::alone(name)
+        }
+    }
+
+    /// The same with further arguments.
+    pub fn with<A: Into<String>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
     }
 }
 
@@ -138,7 +157,8 @@ impl Operator {
             .args(["run", "--namespace", NAMESPACE])
             .args(["--slots-namespace", SLOTS, "--image", &post.image])
             // They are the chart's, and these operators have no chart; `tests/admission.rs` has.
-            .arg("--admission-policies=false")
+            .args(["--admission-policies=false", "--profile=development"])
+            .args(&options.arguments)
             .args(["--identity", &options.name])
             .arg(format!("--leader-elect={}", options.leader_elect))
             .args(["--prober-url", &post.prober])

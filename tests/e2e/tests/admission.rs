@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vitrine_crds::StatusReason;
 use vitrine_e2e::{
     installed::{BREAK_GLASS, Installed, Live, Shop, alone, assert_verified, together},
-    operator::SLOTS,
+    operator::{RECEIPTS, SLOTS},
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::names;
@@ -346,6 +346,33 @@ async fn slots_are_made_and_freed_by_the_operator_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn receipts_are_kept_and_let_go_by_the_operator_alone() {
+    let _together = together().await;
+    let shop = Shop::open("kept").await;
+    let policy = "vitrine-receipts";
+    let map = |name: &str| {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"receipt.json": "{}"}});
+        Manifest::new(name, &map)
+    };
+    let kept = "receipt-01234567-89ab-cdef-0123-456789abcdef";
+    let (receipt, other, note) = (map(kept), map("receipt-of-mine"), map("note"));
+    let (admin, operator) = (As(shop.vitrine, ADMIN), As(shop.vitrine, OPERATOR));
+    let make = ["-n", RECEIPTS, "create", "-f", receipt.path()];
+    admin.refused(policy, &make);
+    operator.refused(policy, &["-n", RECEIPTS, "create", "-f", other.path()]);
+    // What is no receipt is no concern of the policy's: every namespace gets its root certificate.
+    admin.allowed(&["-n", RECEIPTS, "create", "-f", note.path()]);
+    operator.try_it(&make).unwrap();
+    let delete = ["-n", RECEIPTS, "delete", "configmap", kept];
+    let annotate = ["-n", RECEIPTS, "annotate", "configmap", kept, "a=b"];
+    admin.refused(policy, &delete);
+    admin.refused(policy, &annotate);
+    As(shop.vitrine, SRE).allowed(&delete);
+    operator.try_it(&delete).unwrap();
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_requesters_name_a_trust_level() {
     let _together = together().await;
     let shop = Shop::open("trust").await;
@@ -388,6 +415,7 @@ async fn with_every_policy_in_force_a_preview_comes_lives_and_goes() {
         "cell-namespaces",
         "operator",
         "slots",
+        "receipts",
         "trust",
         "envelope",
     ] {

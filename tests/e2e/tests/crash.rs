@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -29,8 +30,11 @@ use vitrine_e2e::{
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::{names, slots};
+use vitrine_receipts::{Envelope, Keys, PublishedKey, SoftwareSigner};
 
 const TTL: &str = "2s";
+/// A key for receipts that lasts (RFC 8410, section 10.3).
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 /// How the writes of the link keys end.
 const LINK_KEYS: &str = " configmaps";
 /// The write of link keys that are there already.
@@ -76,17 +80,53 @@ async fn preview(house: &House, name: &str) -> PreviewSandbox {
         .await
 }
 
+/// Over, and its receipt delivered: the last that an operator does of itself.
 fn is_over(preview: &PreviewSandbox) -> bool {
-    preview.status.as_ref().is_some_and(|s| s.phase.is_terminal())
+    let receipt = preview.status.as_ref().and_then(|s| s.receipt.as_ref());
+    receipt.is_some_and(|receipt| receipt.delivered_at.is_some())
+}
+
+/// Operators that sign with one key, and deliver to one file.
+fn options(house: &House, name: &str) -> Options {
+    let key = house.post.folder.join("key.pem");
+    std::fs::write(&key, KEY).unwrap();
+    Options::alone(name).with([
+        format!("--receipt-key={}", key.display()),
+        format!("--receipt-sink=file://{}", delivered_to(house).display()),
+    ])
+}
+
+fn delivered_to(house: &House) -> PathBuf {
+    house.post.folder.join("receipts.jsonl")
+}
+
+/// What was delivered, by the uid of the preview: each at least once, and always the same.
+fn delivered(house: &House) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(delivered_to(house)).unwrap_or_default();
+    let keys = Keys::from_iter([PublishedKey::of(&SoftwareSigner::from_pem(KEY).unwrap())]);
+    let mut by_uid: BTreeMap<String, &str> = BTreeMap::new();
+    // Half a line is what an operator leaves that is killed while it writes one.
+    for (line, envelope) in text
+        .lines()
+        .filter_map(|line| Some((line, Envelope::read(line).ok()?)))
+    {
+        let receipt = envelope.verify(&keys).unwrap().predicate.receipt;
+        let first = by_uid.entry(receipt.preview).or_insert(line);
+        assert_eq!(*first, line, "a receipt is delivered again as it was");
+    }
+    by_uid.into_keys().collect()
 }
 
 /// The writes of one whole life, and the points on both sides of each.
 async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
+    // The key of receipts is published once a cluster: that write is `process`' business.
+    drop(Operator::ready(&house.post, &options(house, "first"), Some(proxy)).await);
+    proxy.take_seen();
     forget_link_keys(house).await;
     forget_ceilings(house).await;
     let begun = Instant::now();
     let preview = preview(house, "life").await;
-    let operator = Operator::ready(&house.post, &Options::alone("life"), Some(proxy)).await;
+    let operator = Operator::ready(&house.post, &options(house, "life"), Some(proxy)).await;
     house.until("life", "it ends", LIFE, is_over).await;
     let ended = begun.elapsed();
     // The life's last write: letting go of the preview.
@@ -167,7 +207,7 @@ async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewS
     if of_link_keys && point.label != LINK_KEYS_AGAIN {
         forget_link_keys(house).await;
     }
-    let operator = Operator::start(&house.post, &Options::alone(&name), Some(proxy));
+    let operator = Operator::start(&house.post, &options(house, &name), Some(proxy));
     let mut fires = proxy.arm(Trap {
         label: point.label.clone(),
         nth: point.nth,
@@ -276,7 +316,7 @@ async fn delete_round(
         }
         Deleted::Afterwards => {
             kill_at(house, proxy, point, &preview).await;
-            let next = Operator::start(&house.post, &Options::alone("next"), Some(proxy));
+            let next = Operator::start(&house.post, &options(house, "next"), Some(proxy));
             house.delete(&name).await;
             // This one is killed as well, at a time that nobody chose.
             drop(next);
@@ -300,7 +340,7 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
             delete_round(&house, &proxy, &points, &mut dice, round).await
         );
     }
-    let _last = Operator::ready(&house.post, &Options::alone("last"), Some(&proxy)).await;
+    let _last = Operator::ready(&house.post, &options(&house, "last"), Some(&proxy)).await;
     house.until_empty(LIFE).await;
     for uid in history.previews() {
         let (periods, starts) = history.ready_periods(&uid);
@@ -309,6 +349,14 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
             history.slots(&uid) <= 1,
             "{uid} held more than one slot of a dimension"
         );
+    }
+    let receipts = delivered(&house);
+    for uid in history
+        .previews()
+        .into_iter()
+        .filter(|uid| history.ready_periods(uid).1 > 0)
+    {
+        assert!(receipts.contains(&uid), "the receipt of {uid} is lost");
     }
     println!(
         "crash with deletion: {rounds} cases, {} s",
@@ -349,7 +397,7 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
             .patch_status(names::SEAL, &PatchParams::default(), &more)
             .await
             .unwrap();
-        let _next = Operator::ready(&house.post, &Options::alone("next"), Some(&proxy)).await;
+        let _next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
         let status = house.until(name, "it ends", LIFE, is_over).await.status.unwrap();
         assert_eq!(status.phase, Phase::Ended, "{name}: {status:?}");
         house.delete(name).await;
@@ -374,7 +422,7 @@ async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_kill
             fired = kill_at(&house, &proxy, point, &preview).await;
             if soak() {
                 // Alone: one new operator sees this life to its end before the next case begins.
-                let _next = Operator::ready(&house.post, &Options::alone("next"), Some(&proxy)).await;
+                let _next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
                 judge(&house, &history, &preview).await;
             } else {
                 waiting.push(preview);
@@ -385,8 +433,12 @@ async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_kill
         }
         assert!(fired, "{point:?} was never reached");
     }
-    let _last = Operator::ready(&house.post, &Options::alone("last"), Some(&proxy)).await;
+    let _last = Operator::ready(&house.post, &options(&house, "last"), Some(&proxy)).await;
     join_all(waiting.iter().map(|preview| judge(&house, &history, preview))).await;
     house.until_empty(LIFE).await;
+    let receipts = delivered(&house);
+    for uid in history.previews() {
+        assert!(receipts.contains(&uid), "the receipt of {uid} is lost");
+    }
     println!("crash: {} cases, {} s", points.len(), begun.elapsed().as_secs());
 }

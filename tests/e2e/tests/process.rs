@@ -14,35 +14,28 @@ use vitrine_crds::{Phase, PreviewSandbox, SkuListing};
 use vitrine_e2e::{
     eventually::eventually,
     house::{House, LISTING, PATIENCE},
-    operator::{Operator, Options},
+    operator::{self, Operator, Options},
 };
 use vitrine_kit::install::NAMESPACE;
 
 /// How long the operator may take to end.
 const END: Duration = Duration::from_secs(5);
 
-fn electing(name: &str) -> Options {
-    Options {
-        name: name.to_owned(),
-        leader_elect: true,
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_the_operator_in_time_and_in_order() {
     let house = House::take("sigterm", 1, "24h").await;
-    let operator = Operator::ready(&house.post, &electing("leading"), None).await;
+    let operator = Operator::ready(&house.post, &Options::electing("leading"), None).await;
     house.preview("running", "anna", None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("running", "it is ready", PATIENCE, ready).await;
-    let standby = Operator::ready(&house.post, &electing("standby"), None).await;
+    let standby = Operator::ready(&house.post, &Options::electing("standby"), None).await;
     let status = standby.terminate(END);
     assert_eq!(status.code(), Some(0), "as a standby: {}", standby.last_words());
     let status = operator.terminate(END);
     assert_eq!(status.code(), Some(0), "as the leader: {}", operator.last_words());
     assert_eq!(house.leader().await, None, "leadership is given up");
     // The preview outlives its operator, and the next one ends it.
-    let _next = Operator::ready(&house.post, &electing("next"), None).await;
+    let _next = Operator::ready(&house.post, &Options::electing("next"), None).await;
     house.delete("running").await;
     house.until_empty(PATIENCE).await;
 }
@@ -117,6 +110,57 @@ async fn readiness_names_what_the_installation_lacks() {
     house.until("after", "it is ready", PATIENCE, ready).await;
     house.delete("after").await;
     house.until_empty(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn production_starts_with_a_lasting_receipt_key_only() {
+    let folder = operator::folder("profile");
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        format!("--receipt-key={}", path.display())
+    };
+    // A key as `openssl genpkey -algorithm ed25519` writes it (RFC 8410, section 10.3).
+    let sound = file(
+        "sound.pem",
+        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n",
+    );
+    let broken = file("broken.pem", "no key");
+    let words = |key: Option<&String>, profile: &str| {
+        let output = std::process::Command::new(operator::program())
+            .args(["run", "--image", "vitrine.local/operator@sha256:0", profile])
+            .args(key)
+            // Nothing answers there: who gets so far has accepted the key.
+            .env("KUBECONFIG", folder.join("none"))
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let refused = words(None, "--profile=production");
+    assert!(
+        refused.contains("signs no receipts with a key that is gone"),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("openssl genpkey -algorithm ed25519"),
+        "{refused}"
+    );
+    let refused = words(Some(&broken), "--profile=production");
+    assert!(
+        refused.contains("broken.pem: not an Ed25519 private key"),
+        "{refused}"
+    );
+    for (key, profile) in [
+        (Some(&sound), "--profile=production"),
+        (None, "--profile=development"),
+    ] {
+        let accepted = words(key, profile);
+        assert!(
+            accepted.contains("no Kubernetes cluster is configured"),
+            "{accepted}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,10 +21,7 @@ fn watched() -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ready_preview_causes_no_writes() {
     let house = House::take("steady", 1, "24h").await;
-    let options = Options {
-        name: "steady".to_owned(),
-        leader_elect: true,
-    };
+    let options = Options::electing("steady");
     let begun = Timestamp::now();
     let operator = Operator::ready(&house.post, &options, None).await;
     house.preview("calm", "anna", None).await;

@@ -110,10 +110,7 @@ fn writers(house: &House, after: usize) -> BTreeSet<String> {
 async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
     let house = House::take("leader", 1, "24h").await;
     let before = house.writes().len();
-    let elect = |name: &str| Options {
-        name: name.to_owned(),
-        leader_elect: true,
-    };
+    let elect = Options::electing;
     let first = Operator::ready(&house.post, &elect("leader"), None).await;
     let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
     house.preview("one", "anna", None).await;
@@ -155,10 +152,7 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_loses_leadership_stands_by_and_leads_again() {
     let house = House::take("stands-by", 1, "24h").await;
-    let leads = Options {
-        name: "leads".to_owned(),
-        leader_elect: true,
-    };
+    let leads = Options::electing("leads");
     let operator = Operator::ready(&house.post, &leads, None).await;
     let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
     house.preview("before", "anna", None).await;

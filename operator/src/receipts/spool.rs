@@ -1,0 +1,141 @@
+//! Receipts without a preview: one ConfigMap each, until the sink has it or its retention is over. Writes the spool's namespace.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
+    core::PartialObjectMeta,
+    runtime::reflector::Store,
+};
+use vitrine_crds::PreviewSandbox;
+use vitrine_policies::names::PREVIEW_ANNOTATION;
+use vitrine_receipts::names::{DATA, KEPT, PENDING, PREFIX, STATE_LABEL, UNTIL_ANNOTATION};
+
+use crate::error::{Error, Result, found, status};
+
+/// Why a receipt is kept beyond its preview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Until the sink has it.
+    UntilDelivered,
+    /// Until then: it is all that is left of the preview.
+    Until(Timestamp),
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is in the spool.
+    Spooled,
+    /// It is not, and asking again would not help: why.
+    Dropped(String),
+}
+
+/// The spool.
+#[derive(Clone)]
+pub struct Spool {
+    api: Api<ConfigMap>,
+    entries: Store<PartialObjectMeta<ConfigMap>>,
+    most: usize,
+}
+
+impl Spool {
+    /// A spool in a namespace, with what a watch knows of it.
+    pub fn new(
+        client: &Client,
+        namespace: &str,
+        entries: Store<PartialObjectMeta<ConfigMap>>,
+        most: usize,
+    ) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            entries,
+            most,
+        }
+    }
+
+    /// What is in it, without the receipts themselves.
+    pub fn entries(&self) -> Vec<std::sync::Arc<PartialObjectMeta<ConfigMap>>> {
+        self.entries.state()
+    }
+
+    /// Keeps the receipt of a preview that is about to go. Never in the way of its going: what the spool cannot take is dropped.
+    ///
+    /// # Errors
+    /// If the API server did not answer; worth trying again.
+    pub async fn keep(&self, preview: &PreviewSandbox, envelope: &str, keep: Keep) -> Result<Kept> {
+        let uid = preview.uid().unwrap_or_default();
+        let name = format!("{PREFIX}{uid}");
+        if self.entries.len() >= self.most {
+            return Ok(Kept::Dropped(format!(
+                "the spool holds {} receipts, as many as it may",
+                self.most
+            )));
+        }
+        let (state, until) = match keep {
+            Keep::UntilDelivered => (PENDING, None),
+            Keep::Until(time) => (KEPT, Some((UNTIL_ANNOTATION.to_owned(), time.to_string()))),
+        };
+        let whose = format!(
+            "{}/{}",
+            preview.namespace().unwrap_or_default(),
+            preview.name_any()
+        );
+        let entry = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some(BTreeMap::from([(STATE_LABEL.to_owned(), state.to_owned())])),
+                annotations: Some(
+                    [(PREVIEW_ANNOTATION.to_owned(), whose)]
+                        .into_iter()
+                        .chain(until)
+                        .collect(),
+                ),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([(DATA.to_owned(), envelope.to_owned())])),
+            immutable: Some(true),
+            ..ConfigMap::default()
+        };
+        match self.api.create(&PostParams::default(), &entry).await {
+            Ok(_) => Ok(Kept::Spooled),
+            Err(error) => match status(&error) {
+                // An attempt of ours that was cut off.
+                Some(answer) if answer.is_already_exists() => Ok(Kept::Spooled),
+                // The namespace is gone, or the right to write it: the preview must be able to go.
+                Some(answer) if answer.is_not_found() || answer.is_forbidden() || answer.is_invalid() => {
+                    Ok(Kept::Dropped(answer.message.clone()))
+                }
+                _ => Err(Error::kube("keep the receipt in", "ConfigMap", name)(error)),
+            },
+        }
+    }
+
+    /// The receipt of an entry; `None` if it is gone, or is none.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn read(&self, name: &str) -> Result<Option<String>> {
+        let entry = found(self.api.get(name).await).map_err(Error::kube("get", "ConfigMap", name))?;
+        Ok(entry.and_then(|entry| entry.data?.remove(DATA)))
+    }
+
+    /// Lets an entry go.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn forget(&self, entry: &PartialObjectMeta<ConfigMap>) -> Result<()> {
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: entry.uid(),
+            resource_version: None,
+        });
+        let name = entry.name_any();
+        let deleted = found(self.api.delete(&name, &params).await);
+        deleted
+            .map(drop)
+            .map_err(Error::kube("delete", "ConfigMap", name))
+    }
+}

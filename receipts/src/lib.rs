@@ -1,0 +1,16 @@
+//! Receipts of previews: what they state, how they are signed, who can check them. Pure but for the randomness of a
+//! development key.
+//!
+//! A receipt is an in-toto Statement (about the image that ran) in a DSSE envelope, so that whoever gets one needs nothing of
+//! Vitrine's to read it or to check it (docs/adr/0007).
+
+mod envelope;
+mod keys;
+pub mod names;
+mod signer;
+mod statement;
+
+pub use envelope::{BadReceipt, Envelope, MEDIA_TYPE, PAYLOAD_TYPE, Signature};
+pub use keys::{Keys, PublishedKey};
+pub use signer::{BadKey, Refused, Signer, SoftwareSigner};
+pub use statement::{PREDICATE_TYPE, Predicate, ResourceDescriptor, STATEMENT_TYPE, Statement, statement};
