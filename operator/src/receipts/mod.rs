@@ -17,6 +17,8 @@ use crate::error::Result;
 
 /// Settings of receipts.
 #[derive(Args, Clone, Debug)]
+// By its type's name it would be the group that it is flattened into.
+#[group(id = "receipts")]
 pub struct Arguments {
     /// What may be used to sign: in production no key that is gone with this process.
     #[arg(long, value_enum, default_value = "production")]

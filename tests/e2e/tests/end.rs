@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use tokio::{
     io::AsyncReadExt,
@@ -191,7 +191,28 @@ async fn a_restarted_api_server_neither_ends_nor_leaks_a_preview() {
     .await;
     drop(stream);
     ends_verified(&shop, &live).await;
+    takes_previews(&shop, "talker").await;
     shop.close().await;
+}
+
+/// Waits until the API server takes previews again. Ready, it still refuses everything that a policy with a parameter judges, for as
+/// long as it has not found the parameter's kind: it looks for kinds every half minute.
+async fn takes_previews(shop: &Shop, listing: &str) {
+    let begun = Instant::now();
+    eventually("previews are taken again", Duration::from_secs(60), async || {
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let preview = objects::preview("try", listing, "try", Some("1m"));
+        let made = shop.previews().create(&dry, &preview).await;
+        made.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    println!(
+        "previews were refused for {} ms after the API server was ready",
+        begun.elapsed().as_millis()
+    );
 }
 
 /// A pod that hears nothing of the API server, until this is dropped.
@@ -239,6 +260,7 @@ async fn an_api_server_that_goes_without_a_word_is_noticed_when_it_is_back() {
         shop.vitrine.try_kubectl(&["get", "--raw", "/readyz"]).map(drop)
     })
     .await;
+    takes_previews(&shop, "talker").await;
     drop(deaf);
     // A minute is what a preview may take here; a watch that is not missed comes back after five.
     let live = shop.live("after", TALKER, "2m").await;

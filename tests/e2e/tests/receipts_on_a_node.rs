@@ -18,7 +18,7 @@ use vitrine_e2e::{
 use vitrine_receipts::names;
 
 /// Takes all the processor time that it gets, beside its page.
-const BUSY: &str = "mkdir -p /data/www && echo hello > /data/www/index.html && (while :; do :; done) & \
+const BUSY: &str = "mkdir -p /data/www; echo hello > /data/www/index.html; (while :; do :; done) & \
                     exec httpd -f -p 8090 -h /data/www";
 
 /// Runs a program with an input; its output.
