@@ -3,8 +3,9 @@
 use crate::workspace::{Member, Workspace};
 
 /// Folders that the house has, each named in docs/architecture.md.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "charts",
+    "cli",
     "crds",
     "devcluster",
     "docs",
@@ -18,7 +19,7 @@ const FOLDERS: [&str; 10] = [
 
 /// What a crate may use of this workspace in what it ships; a crate that is not listed may use everything but
 /// [`NOBODY_USES`].
-const ALLOWED: [(&str, &[&str]); 5] = [
+const ALLOWED: [(&str, &[&str]); 6] = [
     ("vitrine-crds", &[]),
     ("vitrine-policies", &["vitrine-crds"]),
     ("vitrine-receipts", &["vitrine-crds"]),
@@ -26,6 +27,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
         "vitrine-operator",
         &["vitrine-crds", "vitrine-policies", "vitrine-receipts"],
     ),
+    ("vitrine-cli", &["vitrine-crds", "vitrine-receipts"]),
     // The launcher brings up any Kubernetes cluster: it knows nothing of what runs in it.
     ("vitrine-devcluster", &[]),
 ];

@@ -30,7 +30,7 @@ use vitrine_e2e::{
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::{names, slots};
-use vitrine_receipts::{Envelope, Keys, PublishedKey, SoftwareSigner};
+use vitrine_receipts::{Envelope, Keys, Signer, SoftwareSigner};
 
 const TTL: &str = "2s";
 /// A key for receipts that lasts (RFC 8410, section 10.3).
@@ -103,7 +103,7 @@ fn delivered_to(house: &House) -> PathBuf {
 /// What was delivered, by the uid of the preview: each at least once, and always the same.
 fn delivered(house: &House) -> BTreeSet<String> {
     let text = std::fs::read_to_string(delivered_to(house)).unwrap_or_default();
-    let keys = Keys::from_iter([PublishedKey::of(&SoftwareSigner::from_pem(KEY).unwrap())]);
+    let keys = Keys::from_iter([SoftwareSigner::from_pem(KEY).unwrap().public_key()]);
     let mut by_uid: BTreeMap<String, &str> = BTreeMap::new();
     // Half a line is what an operator leaves that is killed while it writes one.
     for (line, envelope) in text
