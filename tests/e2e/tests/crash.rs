@@ -30,7 +30,7 @@ use vitrine_e2e::{
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::{names, slots};
-use vitrine_receipts::{Envelope, Keys, PublishedKey, SoftwareSigner};
+use vitrine_receipts::{Envelope, Keys, PublishedKey, Signer, SoftwareSigner, names::KEYS};
 
 const TTL: &str = "2s";
 /// A key for receipts that lasts (RFC 8410, section 10.3).
@@ -119,8 +119,21 @@ fn delivered(house: &House) -> BTreeSet<String> {
 
 /// The writes of one whole life, and the points on both sides of each.
 async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
-    // The key of receipts is published once a cluster: that write is `process`' business.
-    drop(Operator::ready(&house.post, &options(house, "first"), Some(proxy)).await);
+    // The key of receipts is published once a cluster: that write is in no preview's life.
+    let first = Operator::ready(&house.post, &options(house, "first"), Some(proxy)).await;
+    let maps: Api<ConfigMap> = Api::namespaced(house.client.clone(), NAMESPACE);
+    let key = SoftwareSigner::from_pem(KEY).unwrap();
+    eventually("the key of receipts is published", PATIENCE, async || {
+        let published = maps.get(KEYS).await.map_err(|error| error.to_string())?.data;
+        let known = published.is_some_and(|keys| keys.contains_key(key.key_id()));
+        if known {
+            Ok(())
+        } else {
+            Err("it is not".to_owned())
+        }
+    })
+    .await;
+    drop(first);
     proxy.take_seen();
     forget_link_keys(house).await;
     forget_ceilings(house).await;
