@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use vitrine_crds::TimeSpan;
 
 use crate::{
+    api,
     error::{Error, Result, found},
-    run,
 };
 
 const POLL: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ pub struct Arguments {
 /// # Errors
 /// If some remain; names them and why.
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let client = run::client().await?;
+    let client = api::client().await?;
     let resource = kube::core::ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk(vitrine_crds::GROUP, vitrine_crds::VERSION, "PreviewSandbox"),
         "previewsandboxes",

@@ -2,8 +2,10 @@
 //! `nodes/proxy`, which is a way into every container).
 
 use k8s_openapi::api::core::v1::Node;
-use kube::{Client, Config};
+use kube::Config;
 use serde::Deserialize;
+
+use crate::api;
 
 /// The kubelet's default port where the Node does not say.
 const DEFAULT_PORT: i32 = 10250;
@@ -47,7 +49,7 @@ pub async fn pods(node: &Node) -> Result<Vec<String>, String> {
         .parse()
         .map_err(|e| format!("{address}: {e}"))?;
     config.tls_server_name = None;
-    let client = Client::try_from(config).map_err(|e| e.to_string())?;
+    let client = api::connect(config).map_err(|e| e.to_string())?;
     let request = axum::http::Request::get("/stats/summary?only_cpu_and_memory=true")
         .body(vec![])
         .map_err(|e| e.to_string())?;

@@ -14,7 +14,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Result, found};
 
@@ -60,11 +60,13 @@ impl Candidate {
         let mut renewed = Instant::now();
         loop {
             sleep(RETRY).await;
-            match self.attempt().await {
-                Ok(true) => renewed = Instant::now(),
-                Ok(false) => return "another operator holds the lease".to_owned(),
-                Err(error) if renewed.elapsed() > RENEW_DEADLINE => return error.to_string(),
-                Err(error) => tracing::warn!(%error, "failed to renew leadership, will try again"),
+            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+            // An attempt that hangs must not keep a leader in office.
+            match timeout(left, self.attempt()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return "another operator holds the lease".to_owned(),
+                Ok(Err(error)) => tracing::warn!(%error, "failed to renew leadership, will try again"),
+                Err(_) => return format!("the lease was not renewed within {} s", RENEW_DEADLINE.as_secs()),
             }
         }
     }

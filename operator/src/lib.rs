@@ -2,6 +2,7 @@
 
 pub mod activity;
 pub mod admission;
+pub mod api;
 pub mod audit;
 pub mod drain;
 pub mod egress;

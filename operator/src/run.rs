@@ -17,7 +17,7 @@ use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use crate::{
     activity::{self, Watchers},
-    admission,
+    admission, api,
     error::{Error, Result},
     health::{self, Readiness},
     leader::Candidate,
@@ -92,7 +92,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             "--preview-url must contain {label}: every preview has a host of its own".to_owned(),
         ));
     }
-    let client = client().await?;
+    let client = api::client().await?;
     let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
     let readiness = Readiness::default();
     readiness.missing("installation", "not looked at yet");
@@ -306,18 +306,6 @@ async fn look(client: &Client, settings: &Settings, admission_policies: bool) ->
         admission::prove(client, settings).await?;
     }
     Ok(targets::landmarks(client, settings).await?.responder)
-}
-
-/// The client that every program uses.
-///
-/// # Errors
-/// If no cluster is configured.
-pub async fn client() -> Result<Client> {
-    Client::try_default().await.map_err(|error| {
-        Error::Setting(format!(
-            "no Kubernetes cluster is configured ({error}); set KUBECONFIG or run inside a pod"
-        ))
-    })
 }
 
 /// Returns at SIGTERM or SIGINT.

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use vitrine_crds::PreviewPolicySpec;
 
 use crate::{
+    api,
     audit::AuditLog,
     error::{Error, Result},
     follow,
@@ -89,7 +90,7 @@ impl Metrics {
 /// # Errors
 /// If a port cannot be taken, no cluster is configured, or the resolver's configuration cannot be read.
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let client = programs::client().await?;
+    let client = api::client().await?;
     let audit = AuditLog::begin(arguments.audit_log.as_deref())?;
     let metrics = Metrics::new(&audit).map_err(|e| Error::Setting(e.to_string()))?;
     let readiness = Readiness::default();

@@ -26,6 +26,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 use tokio::net::TcpStream;
 
 use crate::{
+    api,
     audit::AuditLog,
     error::{Error, Result},
     health::{self, Readiness},
@@ -102,7 +103,7 @@ impl Metrics {
 /// # Errors
 /// If a port cannot be taken or no cluster is configured.
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let client = programs::client().await?;
+    let client = api::client().await?;
     let audit = AuditLog::begin(arguments.audit_log.as_deref())?;
     let metrics = Metrics::new(&audit).map_err(|e| Error::Setting(e.to_string()))?;
     let readiness = Readiness::default();
