@@ -129,7 +129,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{keys::PublishedKey, signer::SoftwareSigner, statement::Predicate};
+    use crate::{signer::SoftwareSigner, statement::Predicate};
 
     fn a_statement() -> Statement {
         Statement {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn keys(signer: &SoftwareSigner) -> Keys {
-        Keys::from_iter([PublishedKey::of(signer)])
+        Keys::from_iter([signer.public_key()])
     }
 
     #[test]

@@ -3,30 +3,10 @@
 use std::collections::BTreeMap;
 
 use ed25519_dalek::{Signature, VerifyingKey, pkcs8::DecodePublicKey};
-use serde::{Deserialize, Serialize};
 
-use crate::signer::{Signer, key_id};
+use crate::signer::key_id;
 
-/// A public key as it is published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedKey {
-    /// Its id.
-    pub id: String,
-    /// PEM (SPKI).
-    pub pem: String,
-}
-
-impl PublishedKey {
-    /// The public half of a signer.
-    pub fn of(signer: &dyn Signer) -> Self {
-        Self {
-            id: signer.key_id().to_owned(),
-            pem: signer.public_key().to_owned(),
-        }
-    }
-}
-
-/// Public keys by id.
+/// Public keys by id. The id is made from the key, so nothing that is published under another's is taken for it.
 #[derive(Clone, Debug, Default)]
 pub struct Keys(BTreeMap<String, VerifyingKey>);
 
@@ -50,12 +30,12 @@ impl Keys {
     }
 }
 
-impl FromIterator<PublishedKey> for Keys {
-    /// An entry that is no key, or has another key's id, is left out.
-    fn from_iter<I: IntoIterator<Item = PublishedKey>>(published: I) -> Self {
-        let keys = published.into_iter().filter_map(|entry| {
-            let key = VerifyingKey::from_public_key_pem(entry.pem.trim()).ok()?;
-            (key_id(&key) == entry.id).then_some((entry.id, key))
+impl<T: AsRef<str>> FromIterator<T> for Keys {
+    /// Keys in PEM (SPKI); a text that is none is left out.
+    fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Self {
+        let keys = texts.into_iter().filter_map(|text| {
+            let key = VerifyingKey::from_public_key_pem(text.as_ref().trim()).ok()?;
+            Some((key_id(&key), key))
         });
         Self(keys.collect())
     }
@@ -64,20 +44,13 @@ impl FromIterator<PublishedKey> for Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signer::SoftwareSigner;
+    use crate::signer::{Signer, SoftwareSigner};
 
     #[test]
-    fn a_key_under_another_keys_id_is_not_taken() {
-        let (one, other) = (SoftwareSigner::generate(), SoftwareSigner::generate());
-        let passed_off = PublishedKey {
-            id: one.key_id().to_owned(),
-            pem: other.public_key().to_owned(),
-        };
-        let broken = PublishedKey {
-            id: "no".into(),
-            pem: "key".into(),
-        };
-        assert!(Keys::from_iter([passed_off, broken]).is_empty());
-        assert!(Keys::from_iter([PublishedKey::of(&one)]).knows(one.key_id()));
+    fn a_text_that_is_no_key_is_left_out() {
+        let signer = SoftwareSigner::generate();
+        let keys = Keys::from_iter(["no key", signer.public_key()]);
+        assert!(keys.knows(signer.key_id()));
+        assert!(Keys::from_iter(["", "no key"]).is_empty());
     }
 }

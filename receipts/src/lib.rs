@@ -11,6 +11,6 @@ mod signer;
 mod statement;
 
 pub use envelope::{BadReceipt, Envelope, MEDIA_TYPE, PAYLOAD_TYPE, Signature};
-pub use keys::{Keys, PublishedKey};
+pub use keys::Keys;
 pub use signer::{BadKey, Refused, Signer, SoftwareSigner};
 pub use statement::{PREDICATE_TYPE, Predicate, ResourceDescriptor, STATEMENT_TYPE, Statement, statement};

@@ -24,17 +24,15 @@ use vitrine_e2e::{
     eventually::eventually,
     history::History,
     house::{House, LISTING, PATIENCE},
-    operator::{Operator, Options},
+    operator::{KEY, Operator, Options},
     proxy::{Blow, Moment, Proxy, Seen, Trap},
     soak,
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::{names, slots};
-use vitrine_receipts::{Envelope, Keys, PublishedKey, Signer, SoftwareSigner, names::KEYS};
+use vitrine_receipts::{Envelope, Keys, Signer, SoftwareSigner, names::KEYS};
 
 const TTL: &str = "2s";
-/// A key for receipts that lasts (RFC 8410, section 10.3).
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 /// How the writes of the link keys end.
 const LINK_KEYS: &str = " configmaps";
 /// The write of link keys that are there already.
@@ -103,7 +101,7 @@ fn delivered_to(house: &House) -> PathBuf {
 /// What was delivered, by the uid of the preview: each at least once, and always the same.
 fn delivered(house: &House) -> BTreeSet<String> {
     let text = std::fs::read_to_string(delivered_to(house)).unwrap_or_default();
-    let keys = Keys::from_iter([PublishedKey::of(&SoftwareSigner::from_pem(KEY).unwrap())]);
+    let keys = Keys::from_iter([SoftwareSigner::from_pem(KEY).unwrap().public_key()]);
     let mut by_uid: BTreeMap<String, &str> = BTreeMap::new();
     // Half a line is what an operator leaves that is killed while it writes one.
     for (line, envelope) in text

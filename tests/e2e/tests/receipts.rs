@@ -20,7 +20,7 @@ use vitrine_e2e::{
     sink::Sink,
 };
 use vitrine_kit::install::NAMESPACE;
-use vitrine_receipts::{Envelope, Keys, MEDIA_TYPE, PublishedKey, Statement, names};
+use vitrine_receipts::{Envelope, Keys, MEDIA_TYPE, Statement, names};
 
 fn is_over(preview: &PreviewSandbox) -> bool {
     preview.status.as_ref().is_some_and(|s| s.phase.is_terminal())
@@ -50,10 +50,7 @@ async fn over(house: &House, names: &[&str]) -> BTreeMap<String, PreviewSandbox>
 async fn keys(house: &House) -> Keys {
     let maps: Api<ConfigMap> = Api::namespaced(house.client.clone(), NAMESPACE);
     let published = maps.get(names::KEYS).await.unwrap().data.unwrap();
-    published
-        .into_iter()
-        .map(|(id, pem)| PublishedKey { id, pem })
-        .collect()
+    published.into_values().collect()
 }
 
 /// The receipts that are kept without a preview, by their state.
