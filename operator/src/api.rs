@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -18,7 +19,8 @@ use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
 use crate::error::{Error, Result};
 
-/// An API server that is there takes a connection at once; while it is not, its packets may be dropped instead of refused.
+/// An API server that is there takes a connection at once, TLS included; while it is not, packets to it may be dropped instead of
+/// refused, and a load balancer before it may take connections that lead nowhere.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A connection on which nothing was heard for so long is asked whether it is still there, …
 const SILENT: Duration = Duration::from_secs(15);
@@ -34,37 +36,43 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// # Errors
 /// If no cluster is configured.
 pub async fn client() -> Result<Client> {
-    let unconfigured = |error: String| {
+    let config = Config::infer().await.map_err(|error| {
         Error::Setting(format!(
             "no Kubernetes cluster is configured ({error}); set KUBECONFIG or run inside a pod"
         ))
-    };
-    let config = Config::infer()
-        .await
-        .map_err(|error| unconfigured(error.to_string()))?;
-    connect(config).map_err(|error| unconfigured(error.to_string()))
+    })?;
+    connect(config)
 }
 
 /// A client of what a configuration names.
 ///
 /// # Errors
-/// If its certificates or credentials cannot be used.
-pub fn connect(config: Config) -> kube::Result<Client> {
+/// If it names a proxy, which Vitrine's parts cannot go through, or its certificates or credentials cannot be used.
+pub fn connect(config: Config) -> Result<Client> {
+    if let Some(proxy) = &config.proxy_url {
+        return Err(Error::Setting(format!(
+            "the API server is behind the proxy {proxy}, and Vitrine's parts go through none"
+        )));
+    }
+    let unusable = |error: kube::Error| Error::Setting(format!("{}: {error}", config.cluster_url));
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
-    connector.set_connect_timeout(Some(CONNECT));
     connector.set_keepalive(Some(SILENT));
     connector.set_keepalive_interval(Some(ASK_AGAIN));
     connector.set_keepalive_retries(Some(ASKED));
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let https = config.rustls_https_connector_with_connector(connector)?;
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(https);
-    // As kube's own client is put together (`ClientBuilder::try_from`).
+    let https = config
+        .rustls_https_connector_with_connector(connector)
+        .map_err(unusable)?;
+    let mut bounded = TimeoutConnector::new(https);
+    bounded.set_connect_timeout(Some(CONNECT));
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(bounded);
+    // The layers, and their order, of kube's own client (`ClientBuilder::try_from`).
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .layer(RetryLayer::new(RetryPolicy::server_retry()))
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
+        .option_layer(config.auth_layer().map_err(unusable)?)
+        .layer(config.extra_headers_layer().map_err(unusable)?)
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())

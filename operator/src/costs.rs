@@ -18,7 +18,8 @@ use crate::{
     preview::Context,
 };
 
-/// How often nodes are asked. The kubelet counts a pod anew every ten seconds or so; the receipt says when it did.
+/// How often nodes are asked. A kubelet counts a pod anew every 10 to 30 seconds (cAdvisor's housekeeping with its jitter): the
+/// receipt says when it did.
 const PERIOD: Duration = Duration::from_secs(5);
 /// A sample that is older than this at the end misses a good part of the preview.
 const FRESH: SignedDuration = SignedDuration::from_secs(15);

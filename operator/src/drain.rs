@@ -27,9 +27,9 @@ pub struct Arguments {
     /// How long to wait for the ends.
     #[arg(long, default_value = "120s")]
     timeout: TimeSpan,
-    /// The namespace in which receipts outlive their previews.
-    #[arg(long, default_value = "vitrine-receipts")]
-    receipts_namespace: String,
+    /// The namespace in which receipts wait for the sink. Without one nothing is waited for: there is no sink.
+    #[arg(long)]
+    receipts_namespace: Option<String>,
 }
 
 /// Deletes all previews and waits until they are gone, and with them every receipt that the sink has still to get.
@@ -40,11 +40,13 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let client = api::client().await?;
     let deadline = Instant::now() + arguments.timeout.as_duration();
     previews(&client, arguments.timeout, deadline).await?;
-    receipts(&client, &arguments, deadline).await
+    match &arguments.receipts_namespace {
+        Some(namespace) => receipts(&client, namespace, arguments.timeout, deadline).await,
+        None => Ok(()),
+    }
 }
 
-async fn receipts(client: &Client, arguments: &Arguments, deadline: Instant) -> Result<()> {
-    let namespace = &arguments.receipts_namespace;
+async fn receipts(client: &Client, namespace: &str, timeout: TimeSpan, deadline: Instant) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let pending = ListParams::default().labels(&format!("{}={}", names::STATE_LABEL, names::PENDING));
     loop {
@@ -59,10 +61,9 @@ async fn receipts(client: &Client, arguments: &Arguments, deadline: Instant) -> 
                 .map(|entry| format!("\n  {}", entry.name_any()))
                 .collect();
             return Err(Error::Remains(format!(
-                "the sink has not acknowledged {} receipts (timeout {}); the operator's log says why. Where they are not needed, \
+                "the sink has not acknowledged {} receipts (timeout {timeout}); the operator's log says why. Where they are not needed, \
                  delete them from namespace {namespace} as group vitrine:break-glass:{}",
                 left.len(),
-                arguments.timeout,
                 names.concat()
             )));
         }

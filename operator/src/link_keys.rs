@@ -15,7 +15,8 @@ use crate::{
 pub const NAME: &str = "vitrine-link-keys";
 /// How long a key's links may be good after its operator published it last: the longest life of a preview
 /// (`ttl.max` ≤ 24h, by CEL) and a day between two publications.
-const GOOD_FOR_SECONDS: i64 = 2 * 24 * 3600;
+const GOOD_FOR_SECONDS: i64 = 2 * DAY_SECONDS;
+const DAY_SECONDS: i64 = 24 * 3600;
 
 /// Publishes a signer's public key, and drops keys whose links have all expired.
 ///
@@ -27,7 +28,13 @@ pub async fn publish(client: &Client, namespace: &str, signer: &LinkSigner) -> R
 }
 
 fn with_key(mut data: BTreeMap<String, String>, signer: &LinkSigner, now: i64) -> BTreeMap<String, String> {
-    data.retain(|_, entry| serde_json::from_str::<KeyEntry>(entry).is_ok_and(|entry| entry.until > now));
+    let until = |text: &String| serde_json::from_str::<KeyEntry>(text).map_or(0, |entry| entry.until);
+    data.retain(|_, entry| until(entry) > now);
+    // Written again once a day, and looked for more often.
+    let lasts = |text: &String| until(text) - now > GOOD_FOR_SECONDS - DAY_SECONDS;
+    if data.get(signer.id()).is_some_and(lasts) {
+        return data;
+    }
     let entry = KeyEntry {
         key: signer.public(),
         until: now + GOOD_FOR_SECONDS,
@@ -49,6 +56,9 @@ mod tests {
         let data = with_key(BTreeMap::new(), &first, 0);
         let both = with_key(data.clone(), &second, 1000);
         assert!(both.contains_key(first.id()) && both.contains_key(second.id()));
+        let again = with_key(data.clone(), &first, 1000);
+        assert_eq!(again, data, "written once a day");
+        assert_ne!(with_key(data.clone(), &first, DAY_SECONDS), data);
         let later = with_key(data, &second, GOOD_FOR_SECONDS);
         assert_eq!(later.keys().collect::<Vec<_>>(), [second.id()]);
     }

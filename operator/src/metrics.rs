@@ -114,12 +114,13 @@ impl Metrics {
             previews,
             registry,
         };
-        metrics.no_previews();
+        metrics.stands_by();
         Ok(metrics)
     }
 
-    /// Shows a zero for every phase: before previews were counted, and when whoever leads counts them.
-    pub fn no_previews(&self) {
+    /// Shows zeros: before anything was counted, and when whoever leads counts it.
+    pub fn stands_by(&self) {
+        self.receipts_waiting.set(0);
         for phase in Phase::ALL {
             self.previews.with_label_values(&[phase.as_str()]).set(0);
         }

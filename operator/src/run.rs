@@ -40,8 +40,8 @@ const LEASE: &str = "vitrine-operator";
 const RETRY: Duration = Duration::from_secs(2);
 /// How often the admission policies are tried: five dry runs.
 const PROVE: Duration = Duration::from_secs(30);
-/// How often the link key is published anew; see `link_keys`.
-const PUBLISH: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether the public keys are still published, and still as they were.
+const PUBLISH: Duration = Duration::from_secs(300);
 
 /// Settings of the controllers.
 #[derive(Args, Clone, Debug)]
@@ -195,7 +195,7 @@ async fn work(
             // would start it again and again, and wait longer each time.
             why = candidate.keep(), if arguments.leader_elect => {
                 tracing::error!(why, "leadership is lost; standing by");
-                metrics.no_previews();
+                metrics.stands_by();
             }
         }
     }
@@ -221,14 +221,7 @@ async fn lead(
         }
         readiness.present("link-key");
         let office = &context.receipts.office;
-        while let Err(error) = key::publish(
-            &context.client,
-            &arguments.namespace,
-            office.signer.as_ref(),
-            office.passing_key,
-        )
-        .await
-        {
+        while let Err(error) = key::publish(&context.client, &arguments.namespace, office).await {
             readiness.missing("receipt-key", error.to_string());
             tracing::warn!(%error, "failed to publish the receipt key, will try again");
             tokio::time::sleep(RETRY).await;
@@ -260,6 +253,9 @@ async fn background(context: Arc<Context>) {
             let namespace = &context.settings.house.namespace;
             if let Err(error) = link_keys::publish(&context.client, namespace, &context.signer).await {
                 tracing::warn!(%error, "failed to publish the link key anew");
+            }
+            if let Err(error) = key::publish(&context.client, namespace, &context.receipts.office).await {
+                tracing::warn!(%error, "failed to publish the receipt key anew");
             }
         }
     };

@@ -1,6 +1,6 @@
 //! Names of what receipts are kept in, on a cluster.
 
-/// The ConfigMap of Vitrine's own namespace with the public keys: key id → PEM.
+/// The ConfigMap of Vitrine's own namespace with the public keys, PEM. Whose id each is, the key itself says.
 pub const KEYS: &str = "vitrine-receipt-keys";
 /// Before the preview's uid in the name of the ConfigMap that holds a receipt.
 pub const PREFIX: &str = "receipt-";

@@ -139,6 +139,12 @@ What the schema cannot say, because it does not see the namespace of the release
 {{- if and (hasPrefix "http" .Values.receipts.sink.url) (not .Values.receipts.sink.egress) -}}
 {{- fail "receipts.sink.egress is required with an HTTP sink: the operator's NetworkPolicy lets it reach nothing that is not named; give the rules by which it reaches the sink" -}}
 {{- end -}}
+{{- if and .Values.receipts.sink.tokenSecret (not (hasPrefix "https" .Values.receipts.sink.url)) -}}
+{{- fail "receipts.sink.tokenSecret is for an https sink: a token is sent over https only" -}}
+{{- end -}}
+{{- if and (hasPrefix "file:" .Values.receipts.sink.url) (gt (int .Values.operator.replicas) 1) -}}
+{{- fail "a file sink needs operator.replicas=1: its volume is on one node at a time; use an HTTP sink for more" -}}
+{{- end -}}
 {{- if and (hasPrefix "https" .Values.receipts.sink.url) (not .Values.receipts.sink.caConfigMap) -}}
 {{- fail "receipts.sink.caConfigMap is required with an https sink: Vitrine's image holds no certificate authorities; give a ConfigMap with the sink's as ca.crt" -}}
 {{- end -}}

@@ -16,7 +16,7 @@ use kube::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::PodIdentity};
+use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::{PodIdentity, Receipt}};
 use vitrine_policies::{
     Envelope,
     cell::{Tenant, boundary, network, pod},
@@ -43,6 +43,8 @@ use crate::{
 const SAFETY: Duration = Duration::from_secs(30);
 /// A preview whose turn it was and who found nothing looks again after this, beside being woken by a freed slot.
 const QUEUE: Duration = Duration::from_secs(5);
+/// How long a preview that is to go may be kept by a spool that does not take its receipt: a shop's namespace waits for it.
+const RECEIPT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a quota may be without a status before the preview says so.
 const QUOTA_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -641,33 +643,52 @@ pub async fn delete_namespace(context: &Context, namespace: &Namespace) -> Resul
 async fn conclude(context: &Context, preview: &PreviewSandbox, mut report: Report) -> Result<Action> {
     let mut ended = preview.clone();
     ended.status = Some(report.status.clone());
-    let statement = vitrine_receipts::statement(&ended);
-    if let (Some(statement), Some(receipt)) = (statement, &mut report.status.receipt) {
-        let envelope = vitrine_receipts::Envelope::sign(&statement, context.receipts.office.signer.as_ref())?;
-        receipt.signed = serde_json::to_string(&envelope).ok();
+    let signed = signed(context, &ended)?;
+    if let Some(receipt) = &mut report.status.receipt {
+        receipt.signed = signed;
     }
-    status::write(context, preview, report).await?;
+    let written = status::write(context, preview, report).await?;
+    if receipt_of(&written).is_none_or(|receipt| receipt.signed.is_none()) {
+        tracing::error!(
+            preview = preview.name_any(),
+            "the API server does not keep signed receipts: upgrade the chart vitrine-crds"
+        );
+    }
     context.receipts.news.notify_one();
     Ok(Action::requeue(Duration::ZERO))
 }
 
+fn receipt_of(preview: &PreviewSandbox) -> Option<&Receipt> {
+    preview.status.as_ref()?.receipt.as_ref()
+}
+
+/// The signed receipt of a preview whose end is recorded.
+fn signed(context: &Context, preview: &PreviewSandbox) -> Result<Option<String>> {
+    let Some(statement) = vitrine_receipts::statement(preview) else {
+        return Ok(None);
+    };
+    let signer = context.receipts.office.signer.as_ref();
+    let envelope = vitrine_receipts::Envelope::sign(&statement, signer)?;
+    Ok(serde_json::to_string(&envelope).ok())
+}
+
 /// Puts the receipt of a preview that is about to go into the spool.
 async fn keep_receipt(context: &Context, preview: &PreviewSandbox, keep: Keep) -> Result<()> {
-    let receipt = preview.status.as_ref().and_then(|status| status.receipt.as_ref());
-    let Some(envelope) = receipt.and_then(|receipt| receipt.signed.as_deref()) else {
-        return Ok(());
+    let envelope = match receipt_of(preview).and_then(|receipt| receipt.signed.clone()) {
+        Some(envelope) => envelope,
+        // It ended under an operator that did not sign yet. Two of them may sign now: what the spool takes first, counts.
+        None => signed(context, preview)?.unwrap_or_default(),
     };
-    match context.receipts.spool.keep(preview, envelope, keep).await? {
+    let asked = preview.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+    let is_last_try = asked
+        .is_some_and(|asked| decide::remaining(asked, RECEIPT_PATIENCE, Timestamp::now()).is_none());
+    match context.receipts.spool.keep(preview, &envelope, keep, is_last_try).await? {
         Kept::Spooled => context.receipts.news.notify_one(),
         Kept::Dropped(why) => {
             context.metrics.receipts_dropped.inc();
             // The log is the last that holds it.
             tracing::error!(
-                preview = format!(
-                    "{}/{}",
-                    preview.namespace().unwrap_or_default(),
-                    preview.name_any()
-                ),
+                preview = format!("{}/{}", preview.namespace().unwrap_or_default(), preview.name_any()),
                 why,
                 receipt = envelope,
                 "a receipt is dropped"

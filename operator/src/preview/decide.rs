@@ -51,7 +51,7 @@ const FRONT: Duration = Duration::from_secs(5);
 /// An end takes one to three seconds (attacks, 6); one that takes longer is worth a word.
 const SLOW_END: Duration = Duration::from_secs(10);
 /// How long a receipt outlives its preview where no policy says it: as long as PreviewPolicy has it by default.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
+pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 

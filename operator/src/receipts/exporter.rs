@@ -14,17 +14,17 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{Api, ResourceExt, api::PostParams, core::PartialObjectMeta};
 use tokio::time::Instant;
 use vitrine_crds::PreviewSandbox;
 use vitrine_receipts::names;
 
-use super::sink::{Sink, Undelivered};
+use super::sink::Undelivered;
 use crate::{
     error::{Error, Result, found},
-    preview::Context,
+    preview::{Context, decide},
 };
 
 /// How often it is looked for what nobody told of: what an operator before this one has left.
@@ -34,16 +34,43 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long a receipt is set aside that the sink did not take for what it is.
 const SET_ASIDE: Duration = Duration::from_secs(600);
+/// One receipt that takes longer is tried again: the sink has ten seconds of its own.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Receipts on their way at once.
 const AT_ONCE: usize = 8;
 
-/// What was sent and refused, by preview uid.
+/// What was tried, by preview uid.
 #[derive(Default)]
 struct Memory {
     /// Acknowledged, but perhaps not yet marked.
     acknowledged: Mutex<HashSet<String>>,
-    /// Not taken, and when to try again.
-    refused: Mutex<HashMap<String, Instant>>,
+    /// Failed: when, and until when it is set aside because the sink did not take it for what it is.
+    failed: Mutex<HashMap<String, (Instant, Option<Instant>)>>,
+}
+
+impl Memory {
+    /// Forgets all but these.
+    fn retain(&self, known: &HashSet<&str>) {
+        lock(&self.acknowledged).retain(|uid| known.contains(uid.as_str()));
+        lock(&self.failed).retain(|uid, _| known.contains(uid.as_str()));
+    }
+
+    fn fails(&self, uid: &str, is_about_it: bool, now: Instant) {
+        let aside = is_about_it.then(|| now + SET_ASIDE);
+        lock(&self.failed).insert(uid.to_owned(), (now, aside));
+    }
+
+    /// What is to be tried now: first what did not fail yet, then what failed longest ago, so that nothing that always fails holds up
+    /// what does not.
+    fn turns(&self, waiting: Vec<(String, Item)>, now: Instant) -> Vec<(String, Item)> {
+        let failed = lock(&self.failed);
+        let mut turns: Vec<_> = waiting
+            .into_iter()
+            .filter(|(uid, _)| failed.get(uid).and_then(|(_, aside)| *aside).is_none_or(|aside| aside <= now))
+            .collect();
+        turns.sort_by_key(|(uid, _)| failed.get(uid).map(|(at, _)| *at));
+        turns
+    }
 }
 
 /// One receipt that has to go.
@@ -60,10 +87,7 @@ enum Item {
 type Entry = Arc<PartialObjectMeta<ConfigMap>>;
 
 fn is_pending(entry: &Entry) -> bool {
-    entry
-        .labels()
-        .get(names::STATE_LABEL)
-        .is_some_and(|state| state == names::PENDING)
+    entry.labels().get(names::STATE_LABEL).is_some_and(|state| state == names::PENDING)
 }
 
 /// Sends for ever.
@@ -85,14 +109,20 @@ pub async fn run(context: &Context) {
     }
 }
 
-/// One look at everything; whether the sink, or the API server, is down.
+/// One look at everything; whether the sink is down.
 async fn round(context: &Context, memory: &Memory) -> bool {
-    let due = due(context, memory);
     let metrics = &context.metrics;
-    let waiting = &metrics.receipts_waiting;
-    waiting.set(i64::try_from(due.len()).unwrap_or(i64::MAX));
+    for entry in outlived(context) {
+        if let Err(error) = let_go(context, &entry).await {
+            metrics.errors.with_label_values(&[error.category()]).inc();
+            tracing::warn!(%error, "a receipt is kept for longer than it has to be");
+        }
+    }
+    let waiting = waiting(context);
+    memory.retain(&waiting.iter().map(|(uid, _)| uid.as_str()).collect());
+    metrics.receipts_waiting.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
     let down = AtomicBool::new(false);
-    stream::iter(due)
+    stream::iter(memory.turns(waiting, Instant::now()))
         .for_each_concurrent(AT_ONCE, |(uid, item)| {
             let down = &down;
             async move {
@@ -100,13 +130,16 @@ async fn round(context: &Context, memory: &Memory) -> bool {
                 if down.load(Ordering::Relaxed) {
                     return;
                 }
-                match settle(context, memory, &uid, item).await {
-                    Ok(()) => waiting.dec(),
+                match settled(context, memory, &uid, item).await {
+                    Ok(()) => metrics.receipts_waiting.dec(),
                     Err(error) => {
+                        let is_about_it = matches!(error, Error::Receipt { lasting: true, .. });
+                        memory.fails(&uid, is_about_it, Instant::now());
+                        // That the API server does not take one mark says nothing of the sink.
+                        let is_down = matches!(error, Error::Receipt { lasting: false, .. });
+                        down.fetch_or(is_down, Ordering::Relaxed);
                         metrics.errors.with_label_values(&[error.category()]).inc();
                         tracing::warn!(preview_uid = uid, %error, "a receipt is not settled, will try again");
-                        let about_it = matches!(error, Error::Receipt { lasting: true, .. });
-                        down.fetch_or(!about_it, Ordering::Relaxed);
                     }
                 }
             }
@@ -115,59 +148,58 @@ async fn round(context: &Context, memory: &Memory) -> bool {
     down.into_inner()
 }
 
-/// What there is to do, by preview uid.
-fn due(context: &Context, memory: &Memory) -> BTreeMap<String, Item> {
-    let now = Instant::now();
-    let mut refused = lock(&memory.refused);
-    refused.retain(|_, again| *again > now);
-    let mut due = BTreeMap::new();
-    let mut known = HashSet::new();
-    if context.receipts.office.sink.is_some() {
-        for guarded in context.watched.previews.state() {
-            let Ok(preview) = &guarded.0 else { continue };
-            let Some((uid, envelope)) = undelivered(preview) else {
-                continue;
+/// Every receipt that the sink has still to get, by preview uid.
+fn waiting(context: &Context) -> Vec<(String, Item)> {
+    if context.receipts.office.sink.is_none() {
+        return vec![];
+    }
+    let mut waiting = BTreeMap::new();
+    for guarded in context.watched.previews.state() {
+        let Ok(preview) = &guarded.0 else { continue };
+        if let Some((uid, envelope)) = undelivered(preview) {
+            let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
+            let item = Item::Preview {
+                namespace,
+                name,
+                envelope,
             };
-            known.insert(uid.clone());
-            if !refused.contains_key(&uid) {
-                let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
-                due.insert(
-                    uid,
-                    Item::Preview {
-                        namespace,
-                        name,
-                        envelope,
-                    },
-                );
-            }
+            waiting.insert(uid, item);
         }
     }
-    for entry in context.receipts.spool.entries() {
-        let name = entry.name_any();
-        let Some(uid) = name.strip_prefix(names::PREFIX) else {
-            continue;
-        };
-        known.insert(uid.to_owned());
-        let over = || {
-            let until = entry.annotations().get(names::UNTIL_ANNOTATION);
-            until.is_some_and(|until| {
-                until
-                    .parse::<Timestamp>()
-                    .is_ok_and(|until| until <= Timestamp::now())
-            })
-        };
-        // Without a sink, what was meant for one waits for the next.
-        let is_due = if is_pending(&entry) {
-            context.receipts.office.sink.is_some() && !refused.contains_key(uid)
-        } else {
-            over()
-        };
-        if is_due {
-            due.insert(uid.to_owned(), Item::Spooled(entry));
+    for entry in context.receipts.spool.entries().into_iter().filter(is_pending) {
+        if let Some(uid) = entry.name_any().strip_prefix(names::PREFIX) {
+            waiting.insert(uid.to_owned(), Item::Spooled(entry.clone()));
         }
     }
-    lock(&memory.acknowledged).retain(|uid| known.contains(uid));
-    due
+    waiting.into_iter().collect()
+}
+
+/// What the spool need not hold any more: what was kept for its retention, and what was meant for a sink that there is none of any more,
+/// after the same time.
+fn outlived(context: &Context) -> Vec<Entry> {
+    let policy = context.watched.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let retention = policy.map_or(decide::RETENTION, |policy| policy.retention.as_duration());
+    let now = Timestamp::now();
+    let until = |entry: &Entry| match entry.annotations().get(names::UNTIL_ANNOTATION) {
+        Some(text) => text.parse::<Timestamp>().ok(),
+        None => {
+            let made = entry.metadata.creation_timestamp.as_ref()?.0;
+            made.checked_add(SignedDuration::try_from(retention).ok()?).ok()
+        }
+    };
+    let has_sink = context.receipts.office.sink.is_some();
+    let is_over = |entry: &Entry| !(has_sink && is_pending(entry)) && until(entry).is_some_and(|until| until <= now);
+    context.receipts.spool.entries().into_iter().filter(is_over).collect()
+}
+
+async fn let_go(context: &Context, entry: &Entry) -> Result<()> {
+    if is_pending(entry) {
+        let receipt = context.receipts.spool.read(&entry.name_any()).await?;
+        context.metrics.receipts_dropped.inc();
+        // The log is the last that holds it.
+        tracing::error!(receipt, "a receipt is dropped that was meant for a sink, and there is none any more");
+    }
+    context.receipts.spool.forget(entry).await
 }
 
 /// The receipt of a preview that is over and was not acknowledged.
@@ -177,6 +209,16 @@ fn undelivered(preview: &PreviewSandbox) -> Option<(String, String)> {
         (Some(envelope), None) => Some((preview.uid()?, envelope.clone())),
         _ => None,
     }
+}
+
+async fn settled(context: &Context, memory: &Memory, uid: &str, item: Item) -> Result<()> {
+    let settled = tokio::time::timeout(PATIENCE, settle(context, memory, uid, item)).await;
+    settled.unwrap_or_else(|_| {
+        Err(Error::Installation(format!(
+            "sink and API server together took longer than {} s for the receipt of {uid}",
+            PATIENCE.as_secs()
+        )))
+    })
 }
 
 async fn settle(context: &Context, memory: &Memory, uid: &str, item: Item) -> Result<()> {
@@ -191,9 +233,7 @@ async fn settle(context: &Context, memory: &Memory, uid: &str, item: Item) -> Re
         }
         Item::Spooled(entry) => {
             let spool = &context.receipts.spool;
-            if is_pending(&entry)
-                && let Some(envelope) = spool.read(&entry.name_any()).await?
-            {
+            if let Some(envelope) = spool.read(&entry.name_any()).await? {
                 deliver(context, memory, uid, &envelope).await?;
             }
             spool.forget(&entry).await
@@ -208,7 +248,6 @@ async fn deliver(context: &Context, memory: &Memory, uid: &str, envelope: &str) 
     if lock(&memory.acknowledged).contains(uid) {
         return Ok(());
     }
-    let sink: &Sink = sink;
     match sink.deliver(uid, envelope).await {
         Ok(()) => {
             lock(&memory.acknowledged).insert(uid.to_owned());
@@ -216,19 +255,12 @@ async fn deliver(context: &Context, memory: &Memory, uid: &str, envelope: &str) 
             Ok(())
         }
         Err(error) => {
-            context
-                .metrics
-                .receipt_failures
-                .with_label_values(&[error.category()])
-                .inc();
-            let lasting = matches!(error, Undelivered::Refused(_));
-            if lasting {
-                lock(&memory.refused).insert(uid.to_owned(), Instant::now() + SET_ASIDE);
-            }
+            let failures = &context.metrics.receipt_failures;
+            failures.with_label_values(&[error.category()]).inc();
             Err(Error::Receipt {
                 uid: uid.to_owned(),
                 message: error.to_string(),
-                lasting,
+                lasting: matches!(error, Undelivered::Refused(_)),
             })
         }
     }
@@ -261,4 +293,36 @@ async fn mark(context: &Context, namespace: &str, name: &str, uid: &str) -> Resu
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item() -> Item {
+        Item::Preview {
+            namespace: String::new(),
+            name: String::new(),
+            envelope: String::new(),
+        }
+    }
+
+    fn turns(memory: &Memory, uids: &[&str], now: Instant) -> Vec<String> {
+        let waiting = uids.iter().map(|uid| ((*uid).to_owned(), item())).collect();
+        memory.turns(waiting, now).into_iter().map(|(uid, _)| uid).collect()
+    }
+
+    #[test]
+    fn what_fails_goes_behind_what_did_not_and_what_is_refused_is_set_aside() {
+        let (memory, begun) = (Memory::default(), Instant::now());
+        let later = begun + Duration::from_secs(1);
+        memory.fails("a", false, begun);
+        memory.fails("b", false, later);
+        memory.fails("c", true, later);
+        assert_eq!(turns(&memory, &["a", "b", "c", "d"], later), ["d", "a", "b"]);
+        let again = turns(&memory, &["a", "b", "c", "d"], later + SET_ASIDE);
+        assert_eq!((again[0].as_str(), again.len()), ("d", 4));
+        memory.retain(&HashSet::from(["b"]));
+        assert_eq!(turns(&memory, &["b", "c"], later), ["c", "b"]);
+    }
 }

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use kube::Client;
 use vitrine_receipts::{Signer, SoftwareSigner, names};
 
+use super::Office;
 use crate::{
     error::{Error, Result},
     published,
@@ -14,6 +16,8 @@ use crate::{
 /// How many keys that were gone with their process are remembered: a ConfigMap holds a megabyte, and an operator that is started
 /// again and again must not fill it.
 const PASSING_KEYS: usize = 100;
+/// What the names of such keys begin with; the time follows, so that they stand in the order of their age.
+const PASSING: &str = "development-";
 
 /// What an installation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,23 +57,36 @@ pub fn signer(profile: Profile, file: Option<&Path>) -> Result<Arc<dyn Signer>> 
 ///
 /// # Errors
 /// If the API server refuses; a conflict is tried again by the caller.
-pub async fn publish(client: &Client, namespace: &str, signer: &dyn Signer, passing: bool) -> Result<()> {
-    published::change(client, namespace, names::KEYS, |data| {
-        with_key(data, signer, passing)
-    })
-    .await
+pub async fn publish(client: &Client, namespace: &str, office: &Office) -> Result<()> {
+    let passing = office.passing_key.then(Timestamp::now);
+    let signer = office.signer.as_ref();
+    published::change(client, namespace, names::KEYS, |data| with_key(data, signer, passing)).await
 }
 
 fn with_key(
     mut data: BTreeMap<String, String>,
     signer: &dyn Signer,
-    passing: bool,
+    passing: Option<Timestamp>,
 ) -> BTreeMap<String, String> {
-    // What a lasting key has signed may be shown years later: those are never dropped.
-    while passing && data.len() >= PASSING_KEYS && !data.contains_key(signer.key_id()) {
-        data.pop_first();
+    let known = data.values().any(|pem| pem == signer.public_key());
+    if known {
+        return data;
     }
-    data.insert(signer.key_id().to_owned(), signer.public_key().to_owned());
+    let name = match passing {
+        // What a lasting key has signed may be shown years later: those are never dropped.
+        None => signer.key_id().to_owned(),
+        Some(now) => {
+            let oldest = |data: &BTreeMap<String, String>| {
+                let passing: Vec<_> = data.keys().filter(|name| name.starts_with(PASSING)).cloned().collect();
+                (passing.len() >= PASSING_KEYS).then(|| passing[0].clone())
+            };
+            while let Some(oldest) = oldest(&data) {
+                data.remove(&oldest);
+            }
+            format!("{PASSING}{:012}-{}", now.as_second(), signer.key_id())
+        }
+    };
+    data.insert(name, signer.public_key().to_owned());
     data
 }
 
@@ -92,15 +109,19 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_kept_and_passing_ones_within_a_bound() {
+    fn lasting_keys_are_kept_for_good_and_passing_ones_within_a_bound() {
         let lasting = SoftwareSigner::generate();
-        let mut data = BTreeMap::new();
-        for _ in 0..PASSING_KEYS + 10 {
-            data = with_key(data, &SoftwareSigner::generate(), true);
-        }
-        assert_eq!(data.len(), PASSING_KEYS);
-        data = with_key(data, &lasting, false);
-        assert_eq!(data.len(), PASSING_KEYS + 1);
+        let mut data = with_key(BTreeMap::new(), &lasting, None);
         assert_eq!(data[lasting.key_id()], lasting.public_key());
+        let passing: Vec<_> = (0..PASSING_KEYS + 10).map(|_| SoftwareSigner::generate()).collect();
+        for (second, signer) in (1_800_000_000..).zip(&passing) {
+            data = with_key(data, signer, Some(Timestamp::from_second(second).unwrap()));
+        }
+        assert_eq!(data.len(), PASSING_KEYS + 1);
+        let keys: Vec<_> = data.values().collect();
+        let has = |signer: &SoftwareSigner| keys.iter().any(|pem| *pem == signer.public_key());
+        assert!(has(&lasting) && !has(&passing[9]) && passing[10..].iter().all(has), "the oldest go");
+        let again = with_key(data.clone(), &passing[50], Some(Timestamp::now()));
+        assert_eq!(again, data, "published once");
     }
 }

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, StatusCode, Uri,
-    body::Bytes,
+    body::{Bytes, Incoming},
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -87,12 +87,20 @@ impl Sink {
                 ))
             };
         }
+        // Credentials in an address end up in logs and in the pod's arguments.
+        if address.contains(['@', '?']) {
+            let advice = "it is scheme, host and path; credentials go into --receipt-sink-token";
+            return Err(unusable("…", advice));
+        }
         let uri: Uri = address.parse().map_err(|e| unusable(address, &format!("{e}")))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
             return Err(unusable(
                 address,
                 "it is none of https://…, http://… and file:///…",
             ));
+        }
+        if token.is_some() && uri.scheme_str() == Some("http") {
+            return Err(unusable(address, "a token is sent over https only"));
         }
         let builder = HttpsConnectorBuilder::new();
         let builder = match ca {
@@ -192,16 +200,12 @@ impl HttpSink {
         let answer = self.client.request(request).await;
         let answer = answer.map_err(|error| unavailable(words(&error)))?;
         let status = answer.status();
-        if status.is_success() {
+        // A conflict is how many say that they have something of this id already.
+        if status.is_success() || status == StatusCode::CONFLICT {
             return Ok(());
         }
-        let body = Limited::new(answer.into_body(), WORDS_BYTES).collect().await;
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        let why = format!(
-            "{}: it answered {status} {}",
-            self.address,
-            String::from_utf8_lossy(&body).trim()
-        );
+        let said = first_words(answer.into_body()).await;
+        let why = format!("{}: it answered {status} {said}", self.address);
         Err(if is_about_this_one(status) {
             Undelivered::Refused(why)
         } else {
@@ -210,12 +214,24 @@ impl HttpSink {
     }
 }
 
+/// What a body begins with.
+async fn first_words(mut body: Incoming) -> String {
+    let mut words = vec![];
+    while words.len() < WORDS_BYTES {
+        match body.frame().await {
+            Some(Ok(frame)) => words.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            _ => break,
+        }
+    }
+    words.truncate(WORDS_BYTES);
+    String::from_utf8_lossy(&words).trim().to_owned()
+}
+
 /// Whether an answer speaks of what was sent, and not of who sent it, or where to, or when.
 fn is_about_this_one(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::BAD_REQUEST
-            | StatusCode::CONFLICT
             | StatusCode::GONE
             | StatusCode::PAYLOAD_TOO_LARGE
             | StatusCode::UNSUPPORTED_MEDIA_TYPE
@@ -271,10 +287,21 @@ mod tests {
 
     #[test]
     fn an_address_that_is_none_says_which_are() {
-        for address in ["", "receipts", "ftp://x/", "file://relative", "https:///nowhere"] {
+        for address in [
+            "",
+            "receipts",
+            "ftp://x/",
+            "file://relative",
+            "https:///nowhere",
+            "http://user:secret@sink/",
+            "http://sink/?key=secret",
+        ] {
             let error = Sink::open(address, None, None).unwrap_err().to_string();
-            assert!(error.contains("cannot be used"), "{address}: {error}");
+            assert!(error.contains("cannot be used") && !error.contains("secret"), "{address}: {error}");
         }
+        let token = Some(PathBuf::from("/token"));
+        let error = Sink::open("http://sink/", token, None).unwrap_err().to_string();
+        assert!(error.contains("over https only"), "{error}");
     }
 
     #[tokio::test]
@@ -304,7 +331,7 @@ mod tests {
 
     #[test]
     fn only_what_speaks_of_the_receipt_sets_it_aside() {
-        for status in [400, 409, 413, 422] {
+        for status in [400, 413, 422] {
             assert!(
                 is_about_this_one(StatusCode::from_u16(status).unwrap()),
                 "{status}"

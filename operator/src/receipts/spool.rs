@@ -8,7 +8,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
     core::PartialObjectMeta,
-    runtime::reflector::Store,
+    runtime::reflector::{ObjectRef, Store},
 };
 use vitrine_crds::PreviewSandbox;
 use vitrine_policies::names::PREVIEW_ANNOTATION;
@@ -30,7 +30,7 @@ pub enum Keep {
 pub enum Kept {
     /// It is in the spool.
     Spooled,
-    /// It is not, and asking again would not help: why.
+    /// It is not: why.
     Dropped(String),
 }
 
@@ -38,6 +38,7 @@ pub enum Kept {
 #[derive(Clone)]
 pub struct Spool {
     api: Api<ConfigMap>,
+    namespace: String,
     entries: Store<PartialObjectMeta<ConfigMap>>,
     most: usize,
 }
@@ -52,6 +53,7 @@ impl Spool {
     ) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.to_owned(),
             entries,
             most,
         }
@@ -65,10 +67,21 @@ impl Spool {
     /// Keeps the receipt of a preview that is about to go. Never in the way of its going: what the spool cannot take is dropped.
     ///
     /// # Errors
-    /// If the API server did not answer; worth trying again.
-    pub async fn keep(&self, preview: &PreviewSandbox, envelope: &str, keep: Keep) -> Result<Kept> {
+    /// If the API server did not take it, unless this is the last try: then it is dropped. What is refused now need not be refused in a
+    /// minute, as while an API server starts.
+    pub async fn keep(
+        &self,
+        preview: &PreviewSandbox,
+        envelope: &str,
+        keep: Keep,
+        is_last_try: bool,
+    ) -> Result<Kept> {
         let uid = preview.uid().unwrap_or_default();
         let name = format!("{PREFIX}{uid}");
+        let reference = ObjectRef::new(&name).within(&self.namespace);
+        if self.entries.get(&reference).is_some() {
+            return Ok(Kept::Spooled);
+        }
         if self.entries.len() >= self.most {
             return Ok(Kept::Dropped(format!(
                 "the spool holds {} receipts, as many as it may",
@@ -102,15 +115,12 @@ impl Spool {
         };
         match self.api.create(&PostParams::default(), &entry).await {
             Ok(_) => Ok(Kept::Spooled),
-            Err(error) => match status(&error) {
-                // An attempt of ours that was cut off.
-                Some(answer) if answer.is_already_exists() => Ok(Kept::Spooled),
-                // The namespace is gone, or the right to write it: the preview must be able to go.
-                Some(answer) if answer.is_not_found() || answer.is_forbidden() || answer.is_invalid() => {
-                    Ok(Kept::Dropped(answer.message.clone()))
-                }
-                _ => Err(Error::kube("keep the receipt in", "ConfigMap", name)(error)),
-            },
+            // An attempt of ours that was cut off.
+            Err(error) if status(&error).is_some_and(kube::core::Status::is_already_exists) => Ok(Kept::Spooled),
+            Err(error) => {
+                let error = Error::kube("keep the receipt in", "ConfigMap", name)(error);
+                if is_last_try { Ok(Kept::Dropped(error.to_string())) } else { Err(error) }
+            }
         }
     }
 

@@ -9,14 +9,14 @@ use std::{
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Namespace, Pod, Service},
+        core::v1::{Namespace, Pod, Secret, Service},
         events::v1::Event,
     },
     jiff::Timestamp,
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
 };
 use serde_json::json;
 use tokio::{
@@ -34,7 +34,11 @@ use vitrine_kit::{
 };
 use vitrine_policies::names;
 
-use crate::{clusters, eventually::eventually, operator::SLOTS};
+use crate::{
+    clusters,
+    eventually::eventually,
+    operator::{KEY, SLOTS},
+};
 
 /// Far longer than a preview takes to be ready on two busy cores.
 pub const READY: Duration = Duration::from_secs(60);
@@ -42,6 +46,9 @@ pub const READY: Duration = Duration::from_secs(60);
 pub const BREAK_GLASS: &str = "vitrine:break-glass";
 /// Far longer than an end takes.
 pub const END: Duration = Duration::from_secs(60);
+
+/// The Secret with the key that signs receipts.
+const RECEIPT_KEY: &str = "vitrine-receipt-key";
 
 static INSTALLED: OnceCell<Installed> = OnceCell::const_new();
 // Tests of one binary run side by side, but for those that break something which all share.
@@ -100,6 +107,7 @@ async fn bring() -> Installed {
         operator,
         port,
     };
+    receipt_key(&client).await;
     installed.install();
     let gateway = gateway(&client)
         .await
@@ -111,6 +119,26 @@ async fn bring() -> Installed {
             .unwrap_or_else(|error| panic!("lead port {port} to the gateway: {error}"));
     }
     installed
+}
+
+/// The Secret with the key of receipts, as a platform engineer makes it.
+async fn receipt_key(client: &Client) {
+    let made = objects::shop(client, NAMESPACE).await;
+    made.unwrap_or_else(|error| panic!("{NAMESPACE}: {error}"));
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(RECEIPT_KEY.to_owned()),
+            ..ObjectMeta::default()
+        },
+        string_data: Some([("key.pem".to_owned(), KEY.to_owned())].into()),
+        ..Secret::default()
+    };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    match secrets.create(&PostParams::default(), &secret).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => panic!("the receipt key: {error}"),
+    }
 }
 
 async fn client(target: &Target) -> Client {
@@ -157,7 +185,10 @@ impl Installed {
 
     /// Installs or upgrades; changes nothing where all is as it should be.
     pub fn install(&self) {
-        let options = Options::for_devcluster(&self.operator, &self.url());
+        let mut options = Options::for_devcluster(&self.operator, &self.url());
+        // As in production: with a key that lasts.
+        options.set.push("profile=Production".to_owned());
+        options.set.push(format!("receipts.keySecret={RECEIPT_KEY}"));
         let done = install::install(&self.target, &options, &*progress::for_stderr(true));
         done.unwrap_or_else(|error| panic!("install: {error}"));
     }

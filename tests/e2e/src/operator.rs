@@ -30,6 +30,9 @@ pub const SLOTS: &str = "vitrine-slots";
 /// The namespace of receipts without a preview, as the chart has it.
 pub const RECEIPTS: &str = "vitrine-receipts";
 
+/// A key for receipts that lasts, as `openssl genpkey -algorithm ed25519` writes it (RFC 8410, section 10.3).
+pub const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+
 /// Where an operator works, and as whom.
 #[derive(Clone, Debug)]
 pub struct Post {

@@ -369,6 +369,14 @@ async fn receipts_are_kept_and_let_go_by_the_operator_alone() {
     admin.refused(policy, &annotate);
     As(shop.vitrine, SRE).allowed(&delete);
     operator.try_it(&delete).unwrap();
+    for keys in ["vitrine-link-keys", "vitrine-receipt-keys"] {
+        let policy = "vitrine-keys";
+        let planted = ["-n", NAMESPACE, "patch", "configmap", keys, "-p", r#"{"data":{"mine":"a key"}}"#];
+        admin.refused(policy, &planted);
+        admin.refused(policy, &["-n", NAMESPACE, "delete", "configmap", keys]);
+        operator.allowed(&["-n", NAMESPACE, "annotate", "configmap", keys, "a=b"]);
+        As(shop.vitrine, SRE).allowed(&planted);
+    }
     shop.close().await;
 }
 
@@ -416,6 +424,7 @@ async fn with_every_policy_in_force_a_preview_comes_lives_and_goes() {
         "operator",
         "slots",
         "receipts",
+        "keys",
         "trust",
         "envelope",
     ] {

@@ -24,17 +24,15 @@ use vitrine_e2e::{
     eventually::eventually,
     history::History,
     house::{House, LISTING, PATIENCE},
-    operator::{Operator, Options},
+    operator::{KEY, Operator, Options},
     proxy::{Blow, Moment, Proxy, Seen, Trap},
     soak,
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::{names, slots};
-use vitrine_receipts::{Envelope, Keys, Signer, SoftwareSigner};
+use vitrine_receipts::{Envelope, Keys, Signer, SoftwareSigner, names::KEYS};
 
 const TTL: &str = "2s";
-/// A key for receipts that lasts (RFC 8410, section 10.3).
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 /// How the writes of the link keys end.
 const LINK_KEYS: &str = " configmaps";
 /// The write of link keys that are there already.
@@ -119,8 +117,21 @@ fn delivered(house: &House) -> BTreeSet<String> {
 
 /// The writes of one whole life, and the points on both sides of each.
 async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
-    // The key of receipts is published once a cluster: that write is `process`' business.
-    drop(Operator::ready(&house.post, &options(house, "first"), Some(proxy)).await);
+    // The key of receipts is published once a cluster: that write is in no preview's life.
+    let first = Operator::ready(&house.post, &options(house, "first"), Some(proxy)).await;
+    let maps: Api<ConfigMap> = Api::namespaced(house.client.clone(), NAMESPACE);
+    let key = SoftwareSigner::from_pem(KEY).unwrap();
+    eventually("the key of receipts is published", PATIENCE, async || {
+        let published = maps.get(KEYS).await.map_err(|error| error.to_string())?.data;
+        let known = published.is_some_and(|keys| keys.contains_key(key.key_id()));
+        if known {
+            Ok(())
+        } else {
+            Err("it is not".to_owned())
+        }
+    })
+    .await;
+    drop(first);
     proxy.take_seen();
     forget_link_keys(house).await;
     forget_ceilings(house).await;

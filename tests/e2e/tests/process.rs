@@ -120,11 +120,7 @@ async fn production_starts_with_a_lasting_receipt_key_only() {
         std::fs::write(&path, text).unwrap();
         format!("--receipt-key={}", path.display())
     };
-    // A key as `openssl genpkey -algorithm ed25519` writes it (RFC 8410, section 10.3).
-    let sound = file(
-        "sound.pem",
-        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n",
-    );
+    let sound = file("sound.pem", operator::KEY);
     let broken = file("broken.pem", "no key");
     let words = |key: Option<&String>, profile: &str| {
         let output = std::process::Command::new(operator::program())

@@ -50,7 +50,7 @@ async fn a_receipt_says_what_was_used_and_openssl_verifies_it() {
     host::ensure(host::OPENSSL, progress::for_stderr(true).as_ref()).unwrap();
     let shop = Shop::open("receipt").await;
     // Longer than two of the kubelet's own samples are apart.
-    let live = shop.live("page", BUSY, "30s").await;
+    let live = shop.live("page", BUSY, "45s").await;
     assert_eq!(live.page(shop.vitrine, "/").await.body, "hello\n");
     let over = shop.over("page").await;
     assert_verified(&over, StatusReason::TimeOver);
@@ -58,10 +58,13 @@ async fn a_receipt_says_what_was_used_and_openssl_verifies_it() {
 
     let cost = receipt.cost.clone().unwrap();
     println!("{cost:?}, it ended at {}", receipt.ended_at.0);
-    assert!(!cost.partial);
-    // 50 thousandths of a core for 30 s are 1,500 ms; what came after the last sample is missing, and Vitrine's sidecar has its
+    let age = receipt.ended_at.0.duration_since(cost.sampled_at.0);
+    assert!(age.as_secs() < 45, "a kubelet counts every half minute at the latest: {age:#}");
+    // Times in a status are whole seconds, cut off.
+    assert!(age.as_secs().abs_diff(15) <= 1 || cost.partial == (age.as_secs() > 15), "{age:#}, {cost:?}");
+    // 50 thousandths of a core for 45 s are 2,250 ms; what came after the last sample is missing, and Vitrine's sidecar has its
     // own limit beside.
-    assert!((400..3000).contains(&cost.cpu_milliseconds), "{cost:?}");
+    assert!((200..5000).contains(&cost.cpu_milliseconds), "{cost:?}");
     assert!(cost.memory_peak_bytes > 100_000, "{cost:?}");
 
     // As an auditor would: with the published key and nothing of Vitrine's.
