@@ -79,16 +79,14 @@ pub fn rank(levels: &[Level]) -> usize {
 /// The clusters that run now.
 pub struct Clusters {
     running: Vec<(Level, Cluster)>,
-    lane: &'static str,
     logs: PathBuf,
 }
 
 impl Clusters {
-    /// None yet, for one lane of several. The clusters' own logs are kept below `logs`.
-    pub fn none(lane: &'static str, logs: PathBuf) -> Self {
+    /// None yet. The clusters' own logs are kept below `logs`.
+    pub fn none(logs: PathBuf) -> Self {
         Self {
             running: Vec::new(),
-            lane,
             logs,
         }
     }
@@ -98,9 +96,9 @@ impl Clusters {
         for level in levels {
             if !self.running.iter().any(|(running, _)| running == level) {
                 // The process id: two checkouts can run their tests at once.
-                let name = format!("test-{level}-{}-{}", self.lane, std::process::id());
+                let name = format!("test-{level}-{}", std::process::id());
                 let mut config = ClusterConfig::new(name, *level);
-                config.keep_logs = Some(self.logs.join(format!("cluster-{level}-{}", self.lane)));
+                config.keep_logs = Some(self.logs.join(format!("cluster-{level}")));
                 let cluster = Cluster::up(&config, Lifetime::Owned, &*progress::for_stderr(false))?;
                 self.running.push((*level, cluster));
             }

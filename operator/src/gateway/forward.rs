@@ -142,6 +142,10 @@ impl Gateway {
         source: IpAddr,
         lifeline: &Lifeline,
     ) -> Result<Response<Body>, Infallible> {
+        let asked = (request.uri().path() == OPEN_PATH).then(|| (label(&request), token(request.uri())));
+        if let Some((Some(label), Some(token))) = asked {
+            self.catch_up(&label, &token).await;
+        }
         let (method, path) = (request.method().as_str(), request.uri().path());
         let mut visit = Visit::begin(source, method, path, &self.audit, &self.metrics);
         let going = match self.route(&request, &mut visit) {
@@ -163,6 +167,15 @@ impl Gateway {
                 self.carry(request, &upstream, found, visit).await
             }
         })
+    }
+
+    /// A link is signed when its preview is ready: who comes with a good one waits for a gateway that has not heard of it yet.
+    async fn catch_up(&self, label: &str, token: &str) {
+        let good = self.routes.keys().check(token, label, Timestamp::now()).is_ok();
+        let found = self.routes.find(label).filter(|_| good);
+        if let Some(found) = found {
+            routes::opens(found.route).await;
+        }
     }
 
     /// Who asks, for which preview, and whether that may be.

@@ -28,6 +28,9 @@ use crate::{
     link_keys,
 };
 
+/// How long a watch may be behind an operator on a busy API server, and a visitor wait for it.
+const BEHIND: Duration = Duration::from_secs(5);
+
 /// Where a preview is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Upstream {
@@ -289,6 +292,18 @@ impl Lifeline {
     }
 }
 
+/// Returns once a route is open or over, or after the time that a watch may be behind.
+pub(super) async fn opens(mut route: watch::Receiver<Route>) {
+    let is_decided = |route: &Route| {
+        !matches!(
+            route,
+            Route::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving)
+        )
+    };
+    // Whichever it comes to, the request is judged by what the route is then.
+    let _ = tokio::time::timeout(BEHIND, route.wait_for(is_decided)).await;
+}
+
 /// Returns when a route ends: by the gateway's own clock, by the preview's status, or because it is forgotten.
 pub(super) async fn end(mut route: watch::Receiver<Route>) {
     loop {
@@ -349,6 +364,24 @@ mod tests {
             .await
             .unwrap();
         assert!(Timestamp::now() >= soon(-5000));
+    }
+
+    #[tokio::test]
+    async fn who_comes_before_the_gateway_has_heard_of_a_preview_waits_until_it_has() {
+        for (then, open) in [("Ready", true), ("Ended", false)] {
+            let routes = Arc::new(Routes::default());
+            routes.set(&preview("Proving", soon(60_000)));
+            let found = routes.find(&names::host_label("u")).unwrap();
+            let waits = tokio::spawn(opens(found.route.clone()));
+            tokio::task::yield_now().await;
+            assert!(!waits.is_finished());
+            routes.set(&preview(then, soon(60_000)));
+            tokio::time::timeout(Duration::from_secs(1), waits)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(matches!(&*found.route.borrow(), Route::Open(_)), open);
+        }
     }
 
     #[tokio::test]
