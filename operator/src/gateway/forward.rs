@@ -171,9 +171,12 @@ impl Gateway {
 
     /// A link is signed when its preview is ready: who comes with a good one waits for a gateway that has not heard of it yet.
     async fn catch_up(&self, label: &str, token: &str) {
-        let good = self.routes.keys().check(token, label, Timestamp::now()).is_ok();
-        let found = self.routes.find(label).filter(|_| good);
-        if let Some(found) = found {
+        let Some(found) = self.routes.find(label) else {
+            return;
+        };
+        // Only then is the link judged here as well: anybody may ask for anything.
+        let is_early = !routes::is_decided(&found.route.borrow());
+        if is_early && self.routes.keys().check(token, label, Timestamp::now()).is_ok() {
             routes::opens(found.route).await;
         }
     }

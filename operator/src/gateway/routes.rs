@@ -292,14 +292,16 @@ impl Lifeline {
     }
 }
 
+/// Whether a preview is open or over, and not on its way.
+pub(super) const fn is_decided(route: &Route) -> bool {
+    !matches!(
+        route,
+        Route::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving)
+    )
+}
+
 /// Returns once a route is open or over, or after the time that a watch may be behind.
 pub(super) async fn opens(mut route: watch::Receiver<Route>) {
-    let is_decided = |route: &Route| {
-        !matches!(
-            route,
-            Route::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving)
-        )
-    };
     // Whichever it comes to, the request is judged by what the route is then.
     let _ = tokio::time::timeout(BEHIND, route.wait_for(is_decided)).await;
 }

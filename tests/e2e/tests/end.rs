@@ -185,14 +185,18 @@ async fn a_restarted_api_server_neither_ends_nor_leaks_a_preview() {
         .unwrap();
     // The gateway goes on with what it knows.
     let stream = listen(&shop, &live).await;
-    eventually("the API server is back", Duration::from_secs(60), async || {
-        shop.vitrine.try_kubectl(&["get", "--raw", "/readyz"]).map(drop)
-    })
-    .await;
+    api_server_is_back(&shop).await;
     drop(stream);
     ends_verified(&shop, &live).await;
     takes_previews(&shop, "talker").await;
     shop.close().await;
+}
+
+async fn api_server_is_back(shop: &Shop) {
+    eventually("the API server is back", Duration::from_secs(60), async || {
+        shop.vitrine.try_kubectl(&["get", "--raw", "/readyz"]).map(drop)
+    })
+    .await;
 }
 
 /// Waits until the API server takes previews again. Ready, it still refuses everything that a policy with a parameter judges, for as
@@ -260,10 +264,7 @@ async fn an_api_server_that_goes_without_a_word_is_noticed_when_it_is_back() {
     let (ip, before) = (pod.status.clone().unwrap().pod_ip.unwrap(), started(&pod));
     let deaf = Deaf::to_the_api_server(cluster, ip);
     cluster.component("apiserver", Action::Restart).unwrap();
-    eventually("the API server is back", Duration::from_secs(60), async || {
-        shop.vitrine.try_kubectl(&["get", "--raw", "/readyz"]).map(drop)
-    })
-    .await;
+    api_server_is_back(&shop).await;
     takes_previews(&shop, "talker").await;
     drop(deaf);
     // A minute is what a preview may take here; a watch that is not missed comes back after five.
