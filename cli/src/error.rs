@@ -36,7 +36,11 @@ pub enum Error {
 
 impl Error {
     /// Wraps an error of the API server.
-    pub fn kube(verb: &'static str, kind: &'static str, name: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+    pub fn kube(
+        verb: &'static str,
+        kind: &'static str,
+        name: impl Into<String>,
+    ) -> impl FnOnce(kube::Error) -> Self {
         let name = name.into();
         move |source| Self::Kube {
             verb,

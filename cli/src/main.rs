@@ -17,7 +17,11 @@ use kube::{
 use crate::error::{Error, Result};
 
 #[derive(Parser)]
-#[command(name = "vitrine", version, about = "Previews of a software marketplace: look at them, end them, prove what they were")]
+#[command(
+    name = "vitrine",
+    version,
+    about = "Previews of a software marketplace: look at them, end them, prove what they were"
+)]
 struct Arguments {
     #[command(flatten)]
     cluster: Cluster,
@@ -67,7 +71,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         eprintln!("a TLS provider is already installed: this is a defect");
         return ExitCode::FAILURE;
     }
@@ -122,9 +129,13 @@ async fn connect(cluster: &Cluster) -> Result<Client> {
     let mut config = match &cluster.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).map_err(|error| unusable(error.to_string()))?;
-            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unusable(error.to_string()))?
+            Config::from_custom_kubeconfig(file, &options)
+                .await
+                .map_err(|error| unusable(error.to_string()))?
         }
-        None => Config::from_kubeconfig(&options).await.map_err(|error| unusable(error.to_string()))?,
+        None => Config::from_kubeconfig(&options)
+            .await
+            .map_err(|error| unusable(error.to_string()))?,
     };
     if let Some(namespace) = &cluster.namespace {
         config.default_namespace.clone_from(namespace);

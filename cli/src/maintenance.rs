@@ -35,7 +35,10 @@ pub struct DrainNode {
 /// If the API server refuses.
 pub async fn pause(client: &Client, _: &Switch) -> Result<String> {
     admission(client, "Suspended").await?;
-    Ok("no new previews are let in; those that live are not touched. `resume` lets them in again\n".to_owned())
+    Ok(
+        "no new previews are let in; those that live are not touched. `resume` lets them in again\n"
+            .to_owned(),
+    )
 }
 
 /// Lets them in again.
@@ -51,7 +54,9 @@ async fn admission(client: &Client, admission: &str) -> Result<()> {
     let api: Api<PreviewPolicy> = Api::all(client.clone());
     let patch = Patch::Merge(json!({"spec": {"maintenance": {"admission": admission}}}));
     let patched = api.patch(POLICY_NAME, &PatchParams::default(), &patch).await;
-    patched.map(drop).map_err(Error::kube("change", "PreviewPolicy", POLICY_NAME))
+    patched
+        .map(drop)
+        .map_err(Error::kube("change", "PreviewPolicy", POLICY_NAME))
 }
 
 /// Makes a node take no new pods, and ends the previews on it.
@@ -60,16 +65,23 @@ async fn admission(client: &Client, admission: &str) -> Result<()> {
 /// If there is no such node, or an end is not proven in time.
 pub async fn drain_node(client: &Client, drain: &DrainNode) -> Result<String> {
     let nodes: Api<Node> = Api::all(client.clone());
-    nodes.cordon(&drain.node).await.map_err(Error::kube("cordon", "Node", &drain.node))?;
+    nodes
+        .cordon(&drain.node)
+        .await
+        .map_err(Error::kube("cordon", "Node", &drain.node))?;
     let all: Api<PreviewSandbox> = Api::all(client.clone());
-    let previews = all.list(&ListParams::default()).await.map_err(Error::kube("list", "PreviewSandbox", "all"))?;
+    let previews =
+        all.list(&ListParams::default())
+            .await
+            .map_err(Error::kube("list", "PreviewSandbox", "all"))?;
     let there = |preview: &PreviewSandbox| {
         let status = preview.status.as_ref();
         status.is_some_and(|status| !status.phase.is_terminal() && status.node.as_ref() == Some(&drain.node))
     };
     let ending = previews.items.iter().filter(|preview| there(preview));
     let ended = try_join_all(ending.map(|preview| async {
-        let api: Api<PreviewSandbox> = Api::namespaced(client.clone(), &preview.namespace().unwrap_or_default());
+        let api: Api<PreviewSandbox> =
+            Api::namespaced(client.clone(), &preview.namespace().unwrap_or_default());
         previews::delete(&api, preview).await?;
         previews::gone(&api, preview, drain.timeout).await
     }))

@@ -74,7 +74,10 @@ pub async fn list(client: &Client, list: &List) -> Result<String> {
     if let Some(subject) = &list.subject {
         params = params.fields(&format!("spec.subject={subject}"));
     }
-    let previews = api.list(&params).await.map_err(Error::kube("list", "PreviewSandbox", "all"))?;
+    let previews = api
+        .list(&params)
+        .await
+        .map_err(Error::kube("list", "PreviewSandbox", "all"))?;
     let on_node = |preview: &&PreviewSandbox| {
         let node = preview.status.as_ref().and_then(|status| status.node.as_ref());
         list.node.is_none() || node == list.node.as_ref()
@@ -84,7 +87,16 @@ pub async fn list(client: &Client, list: &List) -> Result<String> {
         return Ok("no previews\n".to_owned());
     }
     Ok(table(
-        &["NAMESPACE", "NAME", "PHASE", "REASON", "LISTING", "NODE", "UNTIL", "MESSAGE"],
+        &[
+            "NAMESPACE",
+            "NAME",
+            "PHASE",
+            "REASON",
+            "LISTING",
+            "NODE",
+            "UNTIL",
+            "MESSAGE",
+        ],
         &rows,
     ))
 }
@@ -92,12 +104,18 @@ pub async fn list(client: &Client, list: &List) -> Result<String> {
 fn row(preview: &PreviewSandbox) -> Vec<String> {
     let status = preview.status.clone().unwrap_or_default();
     let place = status.queue_position.map(|place| format!("place {place}"));
-    let until = status.expires_at.as_ref().map(|time| left(time.0, Timestamp::now()));
+    let until = status
+        .expires_at
+        .as_ref()
+        .map(|time| left(time.0, Timestamp::now()));
     vec![
         preview.namespace().unwrap_or_default(),
         preview.name_any(),
         status.phase.as_str().to_owned(),
-        status.reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+        status
+            .reason
+            .map(|reason| reason.as_str().to_owned())
+            .unwrap_or_default(),
         preview.spec.listing_ref.name.clone(),
         status.node.unwrap_or_default(),
         until.or(place).unwrap_or_default(),
@@ -115,7 +133,10 @@ fn left(until: Timestamp, now: Timestamp) -> String {
 
 async fn get(client: &Client, name: &str) -> Result<(Api<PreviewSandbox>, PreviewSandbox)> {
     let api: Api<PreviewSandbox> = Api::default_namespaced(client.clone());
-    let preview = api.get(name).await.map_err(Error::kube("get", "PreviewSandbox", name))?;
+    let preview = api
+        .get(name)
+        .await
+        .map_err(Error::kube("get", "PreviewSandbox", name))?;
     Ok((api, preview))
 }
 
@@ -145,13 +166,19 @@ pub async fn why(client: &Client, named: &Named) -> Result<String> {
     let (_, preview) = get(client, &named.name).await?;
     let events: Api<Event> = Api::default_namespaced(client.clone());
     let about = ListParams::default().fields(&format!("regarding.name={}", named.name));
-    let events = events.list(&about).await.map_err(Error::kube("list", "Event", &named.name))?;
+    let events = events
+        .list(&about)
+        .await
+        .map_err(Error::kube("list", "Event", &named.name))?;
     Ok(explained(&preview, &events.items, Timestamp::now()))
 }
 
 fn explained(preview: &PreviewSandbox, events: &[Event], now: Timestamp) -> String {
     let status = preview.status.clone().unwrap_or_default();
-    let reason = status.reason.map(|reason| reason.as_str()).unwrap_or("no operator has looked at it yet");
+    let reason = status
+        .reason
+        .map(|reason| reason.as_str())
+        .unwrap_or("no operator has looked at it yet");
     let mut text = format!("{} is {}: {reason}\n", preview.name_any(), status.phase.as_str());
     let mut say = |what: &str, words: Option<String>| {
         if let Some(words) = words.filter(|words| !words.is_empty()) {
@@ -159,31 +186,69 @@ fn explained(preview: &PreviewSandbox, events: &[Event], now: Timestamp) -> Stri
         }
     };
     say("message", status.message.clone());
-    say("queue", status.queue_position.map(|place| {
-        let estimate = status.queue_estimate.as_ref();
-        let estimate = estimate.map(|time| format!(", its turn comes in {} at the latest", left(time.0, now)));
-        format!("place {place}{}", estimate.unwrap_or_default())
-    }));
+    say(
+        "queue",
+        status.queue_position.map(|place| {
+            let estimate = status.queue_estimate.as_ref();
+            let estimate =
+                estimate.map(|time| format!(", its turn comes in {} at the latest", left(time.0, now)));
+            format!("place {place}{}", estimate.unwrap_or_default())
+        }),
+    );
     say("cell", status.cell.clone());
     say("node", status.node.clone());
-    say("ends", status.expires_at.as_ref().map(|time| format!("{} ({})", time.0, left(time.0, now))));
+    say(
+        "ends",
+        status
+            .expires_at
+            .as_ref()
+            .map(|time| format!("{} ({})", time.0, left(time.0, now))),
+    );
     let isolation = status.isolation.as_ref();
     let unproven = isolation.map(|isolation| {
-        let open = isolation.targets.iter().filter(|target| !target.required && !target.inside.starts_with("shut"));
+        let open = isolation
+            .targets
+            .iter()
+            .filter(|target| !target.required && !target.inside.starts_with("shut"));
         let open: Vec<_> = open.map(|target| target.name.as_str()).collect();
-        let not_shut = if open.is_empty() { String::new() } else { format!("; not shut, only reported: {}", open.join(", ")) };
-        format!("seen from inside at {}, {} targets{not_shut}", isolation.proven_at.0, isolation.targets.len())
+        let not_shut = if open.is_empty() {
+            String::new()
+        } else {
+            format!("; not shut, only reported: {}", open.join(", "))
+        };
+        format!(
+            "seen from inside at {}, {} targets{not_shut}",
+            isolation.proven_at.0,
+            isolation.targets.len()
+        )
     });
     say("isolation", unproven);
-    say("receipt", status.receipt.as_ref().map(|receipt| {
-        let signed = if receipt.signed.is_some() { "signed" } else { "not signed yet" };
-        let delivered = receipt.delivered_at.as_ref().map(|time| format!(", the sink has it since {}", time.0));
-        format!("{signed}{}", delivered.unwrap_or_default())
-    }));
+    say(
+        "receipt",
+        status.receipt.as_ref().map(|receipt| {
+            let signed = if receipt.signed.is_some() {
+                "signed"
+            } else {
+                "not signed yet"
+            };
+            let delivered = receipt
+                .delivered_at
+                .as_ref()
+                .map(|time| format!(", the sink has it since {}", time.0));
+            format!("{signed}{}", delivered.unwrap_or_default())
+        }),
+    );
     let rows: Vec<Vec<String>> = status
         .conditions
         .iter()
-        .map(|c| vec![c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone()])
+        .map(|c| {
+            vec![
+                c.type_.clone(),
+                c.status.clone(),
+                c.reason.clone(),
+                c.message.clone(),
+            ]
+        })
         .collect();
     text += &table(&["CONDITION", "STATUS", "REASON", "MESSAGE"], &rows);
     let mut told: Vec<_> = events.iter().collect();
@@ -214,7 +279,10 @@ pub async fn extend(client: &Client, extend: &Extend) -> Result<String> {
     let patch = Patch::Merge(json!({"spec": {"ttl": extend.ttl.to_string()}}));
     let patched = api.patch(&extend.name, &PatchParams::default(), &patch).await;
     patched.map_err(Error::kube("extend", "PreviewSandbox", &extend.name))?;
-    Ok(format!("asked for {} for preview {}; `why` says what came of it\n", extend.ttl, extend.name))
+    Ok(format!(
+        "asked for {} for preview {}; `why` says what came of it\n",
+        extend.ttl, extend.name
+    ))
 }
 
 /// Ends it.
@@ -225,7 +293,10 @@ pub async fn end(client: &Client, end: &End) -> Result<String> {
     let (api, preview) = get(client, &end.name).await?;
     delete(&api, &preview).await?;
     gone(&api, &preview, end.timeout).await?;
-    Ok(format!("preview {} has ended, and nothing of it is left\n", end.name))
+    Ok(format!(
+        "preview {} has ended, and nothing of it is left\n",
+        end.name
+    ))
 }
 
 /// Asks for the end of a preview.
@@ -249,7 +320,10 @@ pub async fn gone(api: &Api<PreviewSandbox>, preview: &PreviewSandbox, timeout: 
     let name = preview.name_any();
     let deadline = tokio::time::Instant::now() + timeout.as_duration();
     loop {
-        let now = api.get_opt(&name).await.map_err(Error::kube("get", "PreviewSandbox", &name))?;
+        let now = api
+            .get_opt(&name)
+            .await
+            .map_err(Error::kube("get", "PreviewSandbox", &name))?;
         // Another one under the same name is not this one.
         let Some(now) = now.filter(|now| now.uid() == preview.uid()) else {
             return Ok(());

@@ -1,13 +1,13 @@
 //! Receipts: those that the cluster still holds, and whether one is true. Reads previews and ConfigMaps, and files.
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, Client, ResourceExt,
-    api::ListParams,
-};
+use kube::{Api, Client, ResourceExt, api::ListParams};
 use vitrine_crds::PreviewSandbox;
 use vitrine_receipts::{Envelope, Keys, Statement, names};
 
@@ -75,9 +75,18 @@ pub async fn list(client: &Client, list: &List) -> Result<String> {
             vec![
                 uid,
                 receipt.map(|r| r.name.clone()).unwrap_or_default(),
-                receipt.map(|r| r.receipt.ended_at.0.to_string()).unwrap_or_default(),
-                receipt.map(|r| r.receipt.cause.as_str().to_owned()).unwrap_or_default(),
-                if held.statement.is_some() { "valid" } else { "NOT VALID" }.to_owned(),
+                receipt
+                    .map(|r| r.receipt.ended_at.0.to_string())
+                    .unwrap_or_default(),
+                receipt
+                    .map(|r| r.receipt.cause.as_str().to_owned())
+                    .unwrap_or_default(),
+                if held.statement.is_some() {
+                    "valid"
+                } else {
+                    "NOT VALID"
+                }
+                .to_owned(),
                 held.place,
             ]
         })
@@ -85,7 +94,10 @@ pub async fn list(client: &Client, list: &List) -> Result<String> {
     if rows.is_empty() {
         return Ok("no receipts\n".to_owned());
     }
-    Ok(table(&["PREVIEW", "NAME", "ENDED", "CAUSE", "SIGNATURE", "WHERE"], &rows))
+    Ok(table(
+        &["PREVIEW", "NAME", "ENDED", "CAUSE", "SIGNATURE", "WHERE"],
+        &rows,
+    ))
 }
 
 /// Prints one.
@@ -109,7 +121,9 @@ async fn held(client: &Client, places: &Places) -> Result<BTreeMap<String, Held>
     let previews = previews.list(&ListParams::default()).await;
     let previews = previews.map_err(Error::kube("list", "PreviewSandbox", "all"))?;
     let spool: Api<ConfigMap> = Api::namespaced(client.clone(), &places.receipts_namespace);
-    let spooled = spool.list(&ListParams::default().labels(names::STATE_LABEL)).await;
+    let spooled = spool
+        .list(&ListParams::default().labels(names::STATE_LABEL))
+        .await;
     let spooled = spooled.map_err(Error::kube("list", "ConfigMap", &places.receipts_namespace))?;
     let of_previews = previews.items.into_iter().filter_map(|preview| {
         let place = format!("preview {}/{}", preview.namespace()?, preview.name_any());
@@ -120,20 +134,36 @@ async fn held(client: &Client, places: &Places) -> Result<BTreeMap<String, Held>
         let name = map.name_any();
         let state = map.labels().get(names::STATE_LABEL).cloned().unwrap_or_default();
         let envelope = map.data?.remove(names::DATA)?;
-        Some((name.strip_prefix(names::PREFIX)?.to_owned(), envelope, format!("spool, {state}")))
+        Some((
+            name.strip_prefix(names::PREFIX)?.to_owned(),
+            envelope,
+            format!("spool, {state}"),
+        ))
     });
     let all = of_previews.chain(of_spool).map(|(uid, envelope, place)| {
-        let statement = Envelope::read(&envelope).and_then(|envelope| envelope.verify(&keys)).ok();
+        let statement = Envelope::read(&envelope)
+            .and_then(|envelope| envelope.verify(&keys))
+            .ok();
         // One that was moved to another preview's place is not that preview's.
         let statement = statement.filter(|statement| statement.predicate.receipt.preview == uid);
-        (uid, Held { statement, envelope, place })
+        (
+            uid,
+            Held {
+                statement,
+                envelope,
+                place,
+            },
+        )
     });
     Ok(all.collect())
 }
 
 async fn published(client: &Client, places: &Places) -> Result<Keys> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &places.system_namespace);
-    let keys = maps.get(names::KEYS).await.map_err(Error::kube("get", "ConfigMap", names::KEYS))?;
+    let keys = maps
+        .get(names::KEYS)
+        .await
+        .map_err(Error::kube("get", "ConfigMap", names::KEYS))?;
     Ok(keys.data.unwrap_or_default().into_values().collect())
 }
 
@@ -150,7 +180,11 @@ pub async fn verify(client: &Client, verify: &Verify) -> Result<String> {
 /// # Errors
 /// Why it proves nothing.
 pub fn verify_offline(verify: &Verify) -> Result<String> {
-    let keys = verify.keys.iter().map(|path| read(path)).collect::<Result<Keys>>()?;
+    let keys = verify
+        .keys
+        .iter()
+        .map(|path| read(path))
+        .collect::<Result<Keys>>()?;
     judged(&read(&verify.receipt)?, &keys)
 }
 
@@ -160,7 +194,10 @@ fn read(path: &Path) -> Result<String> {
     } else {
         std::fs::read_to_string(path)
     };
-    text.map_err(|source| Error::File { path: path.display().to_string(), source })
+    text.map_err(|source| Error::File {
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 fn judged(text: &str, keys: &Keys) -> Result<String> {
@@ -171,15 +208,31 @@ fn judged(text: &str, keys: &Keys) -> Result<String> {
     let receipt = &statement.predicate.receipt;
     let mut said = format!(
         "valid: preview {} ({}) of {}\n  it ended {} by {}\n",
-        statement.predicate.name, receipt.preview, receipt.image, receipt.ended_at.0, receipt.cause.as_str()
+        statement.predicate.name,
+        receipt.preview,
+        receipt.image,
+        receipt.ended_at.0,
+        receipt.cause.as_str()
     );
     if let Some(cost) = &receipt.cost {
-        let partial = if cost.partial { ", and more after the last sample" } else { "" };
+        let partial = if cost.partial {
+            ", and more after the last sample"
+        } else {
+            ""
+        };
         said += &format!("  it used {} ms of a core{partial}\n", cost.cpu_milliseconds);
     }
-    for target in statement.predicate.isolation.iter().flat_map(|isolation| &isolation.targets) {
+    for target in statement
+        .predicate
+        .isolation
+        .iter()
+        .flat_map(|isolation| &isolation.targets)
+    {
         let weight = if target.required { "" } else { " (only reported)" };
-        said += &format!("  {} at {}: {}{weight}\n", target.name, target.address, target.inside);
+        said += &format!(
+            "  {} at {}: {}{weight}\n",
+            target.name, target.address, target.inside
+        );
     }
     Ok(said)
 }

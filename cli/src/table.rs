@@ -2,11 +2,20 @@
 
 /// Columns as wide as their widest cell, three spaces apart; the last is not padded.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count());
+    let cells = |column: usize| {
+        rows.iter()
+            .filter_map(move |row| row.get(column))
+            .map(|cell| cell.chars().count())
+    };
     let widths: Vec<usize> = head
         .iter()
         .enumerate()
-        .map(|(column, name)| cells(column).chain([name.chars().count()]).max().unwrap_or_default())
+        .map(|(column, name)| {
+            cells(column)
+                .chain([name.chars().count()])
+                .max()
+                .unwrap_or_default()
+        })
         .collect();
     let line = |row: &[String]| {
         let mut text = String::new();
@@ -29,7 +38,13 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [vec!["a".to_owned(), "ready".to_owned()], vec!["longer".to_owned(), String::new()]];
-        assert_eq!(table(&["NAME", "PHASE"], &rows), "NAME     PHASE\na        ready\nlonger\n");
+        let rows = [
+            vec!["a".to_owned(), "ready".to_owned()],
+            vec!["longer".to_owned(), String::new()],
+        ];
+        assert_eq!(
+            table(&["NAME", "PHASE"], &rows),
+            "NAME     PHASE\na        ready\nlonger\n"
+        );
     }
 }

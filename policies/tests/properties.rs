@@ -1,5 +1,9 @@
 //! What holds for every policy, listing and preview, also for those that the API server would never store.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test panics when what it needs is missing")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test panics when what it needs is missing"
+)]
 
 mod arbitrary;
 
@@ -34,7 +38,13 @@ fn build(asked: &Asked, envelope: &Envelope) -> Pod {
         deadline_seconds: 30,
     };
     let proxy = (!envelope.egress.is_empty()).then_some("10.96.8.8:3128");
-    pod::pod(&Tenant::of(&asked.preview).unwrap(), envelope, &image, &orders, proxy)
+    pod::pod(
+        &Tenant::of(&asked.preview).unwrap(),
+        envelope,
+        &image,
+        &orders,
+        proxy,
+    )
 }
 
 /// Each amount of a size, or nothing if one is none.
@@ -53,34 +63,92 @@ fn no_wider(envelope: &Envelope, size: &Size) -> bool {
 fn is_hardened(pod: &Pod) -> Result<(), String> {
     let spec = pod.spec.as_ref().unwrap();
     let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-    must(spec.host_network.is_none() && spec.host_pid.is_none() && spec.host_ipc.is_none(), "no host namespaces")?;
+    must(
+        spec.host_network.is_none() && spec.host_pid.is_none() && spec.host_ipc.is_none(),
+        "no host namespaces",
+    )?;
     must(spec.automount_service_account_token == Some(false), "no token")?;
-    must(spec.service_account_name.as_deref() == Some(names::SERVICE_ACCOUNT), "its own account")?;
+    must(
+        spec.service_account_name.as_deref() == Some(names::SERVICE_ACCOUNT),
+        "its own account",
+    )?;
     must(spec.enable_service_links == Some(false), "no service links")?;
-    must(spec.restart_policy.as_deref() == Some("Never"), "it ends for good")?;
-    must(spec.termination_grace_period_seconds == Some(1), "a grace of a second")?;
-    must(spec.active_deadline_seconds.is_some_and(|seconds| seconds > 0), "a deadline")?;
-    must(spec.priority_class_name.as_deref() == Some(names::PRIORITY_CLASS), "the lowest priority")?;
-    must(spec.node_name.is_none() && spec.tolerations.is_none(), "it chooses no node")?;
+    must(
+        spec.restart_policy.as_deref() == Some("Never"),
+        "it ends for good",
+    )?;
+    must(
+        spec.termination_grace_period_seconds == Some(1),
+        "a grace of a second",
+    )?;
+    must(
+        spec.active_deadline_seconds.is_some_and(|seconds| seconds > 0),
+        "a deadline",
+    )?;
+    must(
+        spec.priority_class_name.as_deref() == Some(names::PRIORITY_CLASS),
+        "the lowest priority",
+    )?;
+    must(
+        spec.node_name.is_none() && spec.tolerations.is_none(),
+        "it chooses no node",
+    )?;
     for volume in spec.volumes.iter().flatten() {
         let folder = volume.empty_dir.as_ref().ok_or("memory only")?;
-        must(folder.medium.as_deref() == Some("Memory") && folder.size_limit.is_some(), "sized memory")?;
+        must(
+            folder.medium.as_deref() == Some("Memory") && folder.size_limit.is_some(),
+            "sized memory",
+        )?;
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let order: Vec<_> = init.iter().map(|container| container.name.as_str()).collect();
-    must(order == [names::PROVE, names::WATCH] && spec.containers.len() == 1, "the probe first")?;
+    must(
+        order == [names::PROVE, names::WATCH] && spec.containers.len() == 1,
+        "the probe first",
+    )?;
     for container in init.iter().chain(&spec.containers) {
         let context = container.security_context.as_ref().ok_or("a security context")?;
-        must(context.privileged != Some(true) && context.allow_privilege_escalation == Some(false), "no privileges")?;
-        must(context.run_as_non_root == Some(true) && context.run_as_user.is_some_and(|uid| uid > 0), "no root")?;
+        must(
+            context.privileged != Some(true) && context.allow_privilege_escalation == Some(false),
+            "no privileges",
+        )?;
+        must(
+            context.run_as_non_root == Some(true) && context.run_as_user.is_some_and(|uid| uid > 0),
+            "no root",
+        )?;
         must(context.read_only_root_filesystem == Some(true), "read-only")?;
-        let dropped = context.capabilities.as_ref().is_some_and(|c| c.drop.as_deref() == Some(&["ALL".to_owned()]) && c.add.is_none());
+        let dropped = context
+            .capabilities
+            .as_ref()
+            .is_some_and(|c| c.drop.as_deref() == Some(&["ALL".to_owned()]) && c.add.is_none());
         must(dropped, "no capabilities")?;
-        must(context.seccomp_profile.as_ref().is_some_and(|p| p.type_ == "RuntimeDefault"), "seccomp")?;
-        must(container.ports.iter().flatten().all(|port| port.host_port.is_none()), "no host ports")?;
-        must(container.image.as_ref().is_some_and(|image| image.contains("@sha256:")), "by digest")?;
+        must(
+            context
+                .seccomp_profile
+                .as_ref()
+                .is_some_and(|p| p.type_ == "RuntimeDefault"),
+            "seccomp",
+        )?;
+        must(
+            container
+                .ports
+                .iter()
+                .flatten()
+                .all(|port| port.host_port.is_none()),
+            "no host ports",
+        )?;
+        must(
+            container
+                .image
+                .as_ref()
+                .is_some_and(|image| image.contains("@sha256:")),
+            "by digest",
+        )?;
         for name in ["cpu", "memory", "ephemeral-storage"] {
-            must(quantity(container, |r| r.limits.as_ref(), name) > Amount::whole(0) || is_product(container), name)?;
+            must(
+                quantity(container, |r| r.limits.as_ref(), name) > Amount::whole(0) || is_product(container),
+                name,
+            )?;
         }
     }
     Ok(())
@@ -93,12 +161,16 @@ fn is_product(container: &Container) -> bool {
 type Side = fn(&k8s_openapi::api::core::v1::ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>;
 
 fn quantity(container: &Container, side: Side, name: &str) -> Amount {
-    let found = container.resources.as_ref().and_then(side).and_then(|side| side.get(name));
+    let found = container
+        .resources
+        .as_ref()
+        .and_then(side)
+        .and_then(|side| side.get(name));
     found.map_or(Amount::whole(0), |quantity| quantity.0.parse().unwrap())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
     #[test]
     fn an_envelope_is_never_wider_than_any_of_what_it_comes_of(asked in prop_oneof![asked(), modest()]) {
@@ -174,8 +246,14 @@ fn most_of_what_is_modest_comes_to_an_envelope() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let strategy = modest();
-    let come = (0..200)
-        .filter(|_| resolve(&strategy.new_tree(&mut runner).unwrap().current()).is_some())
-        .count();
-    assert!(come > 20, "only {come} of 200");
+    let mut refused = vec![];
+    for _ in 0..200 {
+        let asked = strategy.new_tree(&mut runner).unwrap().current();
+        refused.extend(envelope::resolve(&asked.policy, &asked.listing, &asked.preview).err());
+    }
+    assert!(
+        refused.len() < 100,
+        "{} of 200 refused: {refused:?}",
+        refused.len()
+    );
 }

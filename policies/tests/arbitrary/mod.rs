@@ -12,8 +12,18 @@ pub struct Asked {
     pub preview: PreviewSandbox,
 }
 
-const HOSTS: [&str; 5] = ["a.example", "b.example", "c.example", "a.b.example", "x--y.example"];
-const ORIGINS: [&str; 3] = ["https://shop.example", "https://other.example:8443", "http://localhost:3000"];
+const HOSTS: [&str; 5] = [
+    "a.example",
+    "b.example",
+    "c.example",
+    "a.b.example",
+    "x--y.example",
+];
+const ORIGINS: [&str; 3] = [
+    "https://shop.example",
+    "https://other.example:8443",
+    "http://localhost:3000",
+];
 
 /// Mostly a quantity, sometimes anything.
 fn quantity() -> impl Strategy<Value = String> {
@@ -57,7 +67,7 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-pub fn policy() -> impl Strategy<Value = PreviewPolicySpec> {
+pub fn policy() -> BoxedStrategy<PreviewPolicySpec> {
     let level = || option::of(span()).prop_map(|max| json!({"maxTtl": max}));
     (
         (span(), span(), span()),
@@ -66,24 +76,28 @@ pub fn policy() -> impl Strategy<Value = PreviewPolicySpec> {
         (hosts(), origins()),
         (level(), level(), level()),
     )
-        .prop_map(|((min, max, default), (provisioning, proof), size, (hosts, origins), levels)| {
-            let policy = json!({
-                "ttl": {"min": min, "max": max, "default": default},
-                "provisioningDeadline": provisioning, "proofDeadline": proof,
-                "size": {"max": size},
-                "egress": {"allowedNames": hosts},
-                "embedding": {"allowedOrigins": origins},
-                "trustLevels": {"anonymous": levels.0, "signedIn": levels.1, "paymentVerified": levels.2},
-                "isolation": {"internet": ["203.0.113.10:80"]}
-            });
-            serde_json::from_value(without_nulls(policy)).unwrap()
-        })
+        .prop_map(
+            |((min, max, default), (provisioning, proof), size, (hosts, origins), levels)| {
+                let policy = json!({
+                    "ttl": {"min": min, "max": max, "default": default},
+                    "provisioningDeadline": provisioning, "proofDeadline": proof,
+                    "size": {"max": size},
+                    "egress": {"allowedNames": hosts},
+                    "embedding": {"allowedOrigins": origins},
+                    "trustLevels": {"anonymous": levels.0, "signedIn": levels.1, "paymentVerified": levels.2},
+                    "isolation": {"internet": ["203.0.113.10:80"]}
+                });
+                serde_json::from_value(without_nulls(policy)).unwrap()
+            },
+        )
+        .boxed()
 }
 
-pub fn listing() -> impl Strategy<Value = SkuListing> {
+pub fn listing() -> BoxedStrategy<SkuListing> {
     let path = "(/[A-Za-z0-9_][A-Za-z0-9._-]{0,6}){1,3}";
     let folder = (path, quantity()).prop_map(|(path, size)| json!({"path": path, "size": size}));
-    let variable = ("[A-Za-z_][A-Za-z0-9_]{0,8}", any::<String>()).prop_map(|(name, value)| json!({"name": name, "value": value}));
+    let variable = ("[A-Za-z_][A-Za-z0-9_]{0,8}", any::<String>())
+        .prop_map(|(name, value)| json!({"name": name, "value": value}));
     (
         (any::<i32>(), 1024_i32..=65535, any::<bool>()),
         (vec(any::<String>(), 0..3), vec(any::<String>(), 0..3)),
@@ -104,10 +118,10 @@ pub fn listing() -> impl Strategy<Value = SkuListing> {
             listing.metadata.uid = Some("7d6f1c6e-0000-4000-8000-000000000001".into());
             listing.metadata.generation = Some(1);
             listing
-        })
+        }).boxed()
 }
 
-pub fn preview() -> impl Strategy<Value = PreviewSandbox> {
+pub fn preview() -> BoxedStrategy<PreviewSandbox> {
     (
         any::<String>(),
         select(vec!["Anonymous", "SignedIn", "PaymentVerified"]),
@@ -123,24 +137,40 @@ pub fn preview() -> impl Strategy<Value = PreviewSandbox> {
             preview.metadata.namespace = Some("shop".into());
             preview.metadata.uid = Some("7d6f1c6e-0000-4000-8000-000000000002".into());
             preview
-        })
+        }).boxed()
 }
 
-pub fn asked() -> impl Strategy<Value = Asked> {
-    (policy(), listing(), preview()).prop_map(|(policy, listing, preview)| Asked { policy, listing, preview })
+pub fn asked() -> BoxedStrategy<Asked> {
+    (policy(), listing(), preview())
+        .prop_map(|(policy, listing, preview)| Asked {
+            policy,
+            listing,
+            preview,
+        })
+        .boxed()
 }
 
 /// Such as an envelope comes of more often than not.
-pub fn modest() -> impl Strategy<Value = Asked> {
-    asked().prop_map(|mut asked| {
+pub fn modest() -> BoxedStrategy<Asked> {
+    let size = (1_u32..4000, 64_u32..2048, 1_u32..512);
+    let rest = (1024_i32..=65535, option::of(1_u32..7200), vec(1_u32..16, 3));
+    (asked(), size, rest).prop_map(|(mut asked, (cpu, memory, storage), (port, ttl, folders))| {
         let most = json!({"cpu": "4000", "memory": "64Gi", "ephemeralStorage": "64Gi"});
+        let size = json!({"cpu": format!("{cpu}m"), "memory": format!("{memory}Mi"), "ephemeralStorage": format!("{storage}Mi")});
         asked.policy.size.max = serde_json::from_value(most).unwrap();
         asked.policy.egress.allowed_names = HOSTS.map(str::to_owned).to_vec();
         asked.policy.ttl = serde_json::from_value(json!({"min": "1s", "max": "24h", "default": "20m"})).unwrap();
         asked.policy.trust_levels = Default::default();
-        asked.listing.spec.preview.max_ttl = None;
+        let template = &mut asked.listing.spec.preview;
+        template.max_ttl = None;
+        template.port = port;
+        template.size = serde_json::from_value(size).unwrap();
+        for (folder, mebibytes) in template.writable.iter_mut().zip(folders) {
+            folder.size = format!("{mebibytes}Mi");
+        }
+        asked.preview.spec.ttl = ttl.map(|seconds| serde_json::from_value(json!(format!("{seconds}s"))).unwrap());
         asked.preview.spec.size = None;
         asked.preview.spec.egress = None;
         asked
-    })
+    }).boxed()
 }
