@@ -16,7 +16,10 @@ use kube::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::{PodIdentity, Receipt}};
+use vitrine_crds::{
+    PreviewSandbox, StatusReason,
+    preview_sandbox::{PodIdentity, Receipt},
+};
 use vitrine_policies::{
     Envelope,
     cell::{Tenant, boundary, network, pod},
@@ -680,15 +683,24 @@ async fn keep_receipt(context: &Context, preview: &PreviewSandbox, keep: Keep) -
         None => signed(context, preview)?.unwrap_or_default(),
     };
     let asked = preview.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-    let is_last_try = asked
-        .is_some_and(|asked| decide::remaining(asked, RECEIPT_PATIENCE, Timestamp::now()).is_none());
-    match context.receipts.spool.keep(preview, &envelope, keep, is_last_try).await? {
+    let is_last_try =
+        asked.is_some_and(|asked| decide::remaining(asked, RECEIPT_PATIENCE, Timestamp::now()).is_none());
+    match context
+        .receipts
+        .spool
+        .keep(preview, &envelope, keep, is_last_try)
+        .await?
+    {
         Kept::Spooled => context.receipts.news.notify_one(),
         Kept::Dropped(why) => {
             context.metrics.receipts_dropped.inc();
             // The log is the last that holds it.
             tracing::error!(
-                preview = format!("{}/{}", preview.namespace().unwrap_or_default(), preview.name_any()),
+                preview = format!(
+                    "{}/{}",
+                    preview.namespace().unwrap_or_default(),
+                    preview.name_any()
+                ),
                 why,
                 receipt = envelope,
                 "a receipt is dropped"

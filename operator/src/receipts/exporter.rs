@@ -66,7 +66,12 @@ impl Memory {
         let failed = lock(&self.failed);
         let mut turns: Vec<_> = waiting
             .into_iter()
-            .filter(|(uid, _)| failed.get(uid).and_then(|(_, aside)| *aside).is_none_or(|aside| aside <= now))
+            .filter(|(uid, _)| {
+                failed
+                    .get(uid)
+                    .and_then(|(_, aside)| *aside)
+                    .is_none_or(|aside| aside <= now)
+            })
             .collect();
         turns.sort_by_key(|(uid, _)| failed.get(uid).map(|(at, _)| *at));
         turns
@@ -87,7 +92,10 @@ enum Item {
 type Entry = Arc<PartialObjectMeta<ConfigMap>>;
 
 fn is_pending(entry: &Entry) -> bool {
-    entry.labels().get(names::STATE_LABEL).is_some_and(|state| state == names::PENDING)
+    entry
+        .labels()
+        .get(names::STATE_LABEL)
+        .is_some_and(|state| state == names::PENDING)
 }
 
 /// Sends for ever.
@@ -120,7 +128,9 @@ async fn round(context: &Context, memory: &Memory) -> bool {
     }
     let waiting = waiting(context);
     memory.retain(&waiting.iter().map(|(uid, _)| uid.as_str()).collect());
-    metrics.receipts_waiting.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+    metrics
+        .receipts_waiting
+        .set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
     let down = AtomicBool::new(false);
     stream::iter(memory.turns(waiting, Instant::now()))
         .for_each_concurrent(AT_ONCE, |(uid, item)| {
@@ -177,7 +187,12 @@ fn waiting(context: &Context) -> Vec<(String, Item)> {
 /// What the spool need not hold any more: what was kept for its retention, and what was meant for a sink that there is none of any more,
 /// after the same time.
 fn outlived(context: &Context) -> Vec<Entry> {
-    let policy = context.watched.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let policy = context
+        .watched
+        .policy
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let retention = policy.map_or(decide::RETENTION, |policy| policy.retention.as_duration());
     let now = Timestamp::now();
     let until = |entry: &Entry| match entry.annotations().get(names::UNTIL_ANNOTATION) {
@@ -188,8 +203,15 @@ fn outlived(context: &Context) -> Vec<Entry> {
         }
     };
     let has_sink = context.receipts.office.sink.is_some();
-    let is_over = |entry: &Entry| !(has_sink && is_pending(entry)) && until(entry).is_some_and(|until| until <= now);
-    context.receipts.spool.entries().into_iter().filter(is_over).collect()
+    let is_over =
+        |entry: &Entry| !(has_sink && is_pending(entry)) && until(entry).is_some_and(|until| until <= now);
+    context
+        .receipts
+        .spool
+        .entries()
+        .into_iter()
+        .filter(is_over)
+        .collect()
 }
 
 async fn let_go(context: &Context, entry: &Entry) -> Result<()> {
@@ -197,7 +219,10 @@ async fn let_go(context: &Context, entry: &Entry) -> Result<()> {
         let receipt = context.receipts.spool.read(&entry.name_any()).await?;
         context.metrics.receipts_dropped.inc();
         // The log is the last that holds it.
-        tracing::error!(receipt, "a receipt is dropped that was meant for a sink, and there is none any more");
+        tracing::error!(
+            receipt,
+            "a receipt is dropped that was meant for a sink, and there is none any more"
+        );
     }
     context.receipts.spool.forget(entry).await
 }
@@ -309,7 +334,11 @@ mod tests {
 
     fn turns(memory: &Memory, uids: &[&str], now: Instant) -> Vec<String> {
         let waiting = uids.iter().map(|uid| ((*uid).to_owned(), item())).collect();
-        memory.turns(waiting, now).into_iter().map(|(uid, _)| uid).collect()
+        memory
+            .turns(waiting, now)
+            .into_iter()
+            .map(|(uid, _)| uid)
+            .collect()
     }
 
     #[test]

@@ -60,7 +60,10 @@ pub fn signer(profile: Profile, file: Option<&Path>) -> Result<Arc<dyn Signer>> 
 pub async fn publish(client: &Client, namespace: &str, office: &Office) -> Result<()> {
     let passing = office.passing_key.then(Timestamp::now);
     let signer = office.signer.as_ref();
-    published::change(client, namespace, names::KEYS, |data| with_key(data, signer, passing)).await
+    published::change(client, namespace, names::KEYS, |data| {
+        with_key(data, signer, passing)
+    })
+    .await
 }
 
 fn with_key(
@@ -77,7 +80,11 @@ fn with_key(
         None => signer.key_id().to_owned(),
         Some(now) => {
             let oldest = |data: &BTreeMap<String, String>| {
-                let passing: Vec<_> = data.keys().filter(|name| name.starts_with(PASSING)).cloned().collect();
+                let passing: Vec<_> = data
+                    .keys()
+                    .filter(|name| name.starts_with(PASSING))
+                    .cloned()
+                    .collect();
                 (passing.len() >= PASSING_KEYS).then(|| passing[0].clone())
             };
             while let Some(oldest) = oldest(&data) {
@@ -113,14 +120,19 @@ mod tests {
         let lasting = SoftwareSigner::generate();
         let mut data = with_key(BTreeMap::new(), &lasting, None);
         assert_eq!(data[lasting.key_id()], lasting.public_key());
-        let passing: Vec<_> = (0..PASSING_KEYS + 10).map(|_| SoftwareSigner::generate()).collect();
+        let passing: Vec<_> = (0..PASSING_KEYS + 10)
+            .map(|_| SoftwareSigner::generate())
+            .collect();
         for (second, signer) in (1_800_000_000..).zip(&passing) {
             data = with_key(data, signer, Some(Timestamp::from_second(second).unwrap()));
         }
         assert_eq!(data.len(), PASSING_KEYS + 1);
         let keys: Vec<_> = data.values().collect();
         let has = |signer: &SoftwareSigner| keys.iter().any(|pem| *pem == signer.public_key());
-        assert!(has(&lasting) && !has(&passing[9]) && passing[10..].iter().all(has), "the oldest go");
+        assert!(
+            has(&lasting) && !has(&passing[9]) && passing[10..].iter().all(has),
+            "the oldest go"
+        );
         let again = with_key(data.clone(), &passing[50], Some(Timestamp::now()));
         assert_eq!(again, data, "published once");
     }

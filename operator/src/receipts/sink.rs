@@ -297,7 +297,10 @@ mod tests {
             "http://sink/?key=secret",
         ] {
             let error = Sink::open(address, None, None).unwrap_err().to_string();
-            assert!(error.contains("cannot be used") && !error.contains("secret"), "{address}: {error}");
+            assert!(
+                error.contains("cannot be used") && !error.contains("secret"),
+                "{address}: {error}"
+            );
         }
         let token = Some(PathBuf::from("/token"));
         let error = Sink::open("http://sink/", token, None).unwrap_err().to_string();

@@ -116,10 +116,16 @@ impl Spool {
         match self.api.create(&PostParams::default(), &entry).await {
             Ok(_) => Ok(Kept::Spooled),
             // An attempt of ours that was cut off.
-            Err(error) if status(&error).is_some_and(kube::core::Status::is_already_exists) => Ok(Kept::Spooled),
+            Err(error) if status(&error).is_some_and(kube::core::Status::is_already_exists) => {
+                Ok(Kept::Spooled)
+            }
             Err(error) => {
                 let error = Error::kube("keep the receipt in", "ConfigMap", name)(error);
-                if is_last_try { Ok(Kept::Dropped(error.to_string())) } else { Err(error) }
+                if is_last_try {
+                    Ok(Kept::Dropped(error.to_string()))
+                } else {
+                    Err(error)
+                }
             }
         }
     }

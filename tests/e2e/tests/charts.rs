@@ -103,13 +103,19 @@ fn values_that_cannot_work_are_refused_by_name() {
         ("receipts.namespace=kube-system", "at '/receipts/namespace'"),
         ("receipts.kept=0", "at '/receipts/kept'"),
         ("receipts.sink.url=ftp://sink/", "at '/receipts/sink/url'"),
-        ("receipts.sink.url=https://user:secret@sink/", "at '/receipts/sink/url'"),
+        (
+            "receipts.sink.url=https://user:secret@sink/",
+            "at '/receipts/sink/url'",
+        ),
         (
             "receipts.sink.url=file:///var/lib/vitrine/receipts/lines",
             "at '/receipts/sink/volume'",
         ),
         // It would go with the pod, and the receipts in it.
-        ("receipts.sink.volume.emptyDir.sizeLimit=1Mi", "at '/receipts/sink/volume'"),
+        (
+            "receipts.sink.volume.emptyDir.sizeLimit=1Mi",
+            "at '/receipts/sink/volume'",
+        ),
         ("slots.namespace=kube-system", "at '/slots/namespace'"),
         ("slots.namespace=vitrine-cell-1", "at '/slots/namespace'"),
         (
@@ -167,14 +173,26 @@ fn production_needs_a_receipt_key_and_a_sink_its_way() {
     };
     refused(&["receipts.keySecret="], "openssl genpkey -algorithm ed25519");
     vitrine(&["receipts.keySecret=", "profile=Development"]).unwrap();
-    let (https, http) = ("receipts.sink.url=https://sink/receipts", "receipts.sink.url=http://sink/receipts");
+    let (https, http) = (
+        "receipts.sink.url=https://sink/receipts",
+        "receipts.sink.url=http://sink/receipts",
+    );
     let way = "receipts.sink.egress[0].ports[0].port=8443";
-    let (token, ca) = ("receipts.sink.tokenSecret=sink-token", "receipts.sink.caConfigMap=sink-ca");
+    let (token, ca) = (
+        "receipts.sink.tokenSecret=sink-token",
+        "receipts.sink.caConfigMap=sink-ca",
+    );
     refused(&[https, ca], "receipts.sink.egress is required");
     refused(&[https, way], "receipts.sink.caConfigMap is required");
     refused(&[http, way, token], "a token is sent over https only");
-    let file = ["receipts.sink.url=file:///var/lib/vitrine/receipts/lines", "receipts.sink.volume.persistentVolumeClaim.claimName=lines"];
-    refused(&[&file[..], &["operator.replicas=2"]].concat(), "needs operator.replicas=1");
+    let file = [
+        "receipts.sink.url=file:///var/lib/vitrine/receipts/lines",
+        "receipts.sink.volume.persistentVolumeClaim.claimName=lines",
+    ];
+    refused(
+        &[&file[..], &["operator.replicas=2"]].concat(),
+        "needs operator.replicas=1",
+    );
     refused(
         &["receipts.namespace=vitrine-slots"],
         "receipts need a namespace of their own",
@@ -194,7 +212,11 @@ fn production_needs_a_receipt_key_and_a_sink_its_way() {
         assert!(text.contains(line), "{line} is missing");
     }
     let text = vitrine(&file).unwrap();
-    for line in ["type: Recreate", "persistentVolumeClaim:\n            claimName: lines", "fsGroup: 65532"] {
+    for line in [
+        "type: Recreate",
+        "persistentVolumeClaim:\n            claimName: lines",
+        "fsGroup: 65532",
+    ] {
         assert!(text.contains(line), "{line} is missing");
     }
 }

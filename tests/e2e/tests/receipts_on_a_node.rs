@@ -59,9 +59,15 @@ async fn a_receipt_says_what_was_used_and_openssl_verifies_it() {
     let cost = receipt.cost.clone().unwrap();
     println!("{cost:?}, it ended at {}", receipt.ended_at.0);
     let age = receipt.ended_at.0.duration_since(cost.sampled_at.0);
-    assert!(age.as_secs() < 45, "a kubelet counts every half minute at the latest: {age:#}");
+    assert!(
+        age.as_secs() < 45,
+        "a kubelet counts every half minute at the latest: {age:#}"
+    );
     // Times in a status are whole seconds, cut off.
-    assert!(age.as_secs().abs_diff(15) <= 1 || cost.partial == (age.as_secs() > 15), "{age:#}, {cost:?}");
+    assert!(
+        age.as_secs().abs_diff(15) <= 1 || cost.partial == (age.as_secs() > 15),
+        "{age:#}, {cost:?}"
+    );
     // 50 thousandths of a core for 45 s are 2,250 ms; what came after the last sample is missing, and Vitrine's sidecar has its
     // own limit beside.
     assert!((200..5000).contains(&cost.cpu_milliseconds), "{cost:?}");
