@@ -382,7 +382,10 @@ async fn receipts_are_kept_and_let_go_by_the_operator_alone() {
         ];
         admin.refused(policy, &planted);
         admin.refused(policy, &["-n", NAMESPACE, "delete", "configmap", keys]);
-        operator.allowed(&["-n", NAMESPACE, "annotate", "configmap", keys, "a=b"]);
+        // The operator publishes by update; it has no right to patch.
+        let renewed = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": keys}, "data": {"renewed": "a key"}});
+        let renewed = Manifest::new(keys, &renewed);
+        operator.allowed(&["-n", NAMESPACE, "replace", "-f", renewed.path()]);
         As(shop.vitrine, SRE).allowed(&planted);
     }
     shop.close().await;
