@@ -55,6 +55,8 @@ enum Command {
     Extend(previews::Extend),
     /// Ends a preview and waits until its end is proven.
     End(previews::End),
+    /// Ends a preview and waits only until its link is dead.
+    Cut(previews::End),
     /// Ends all previews on a node that takes no new ones any more.
     DrainNode(maintenance::DrainNode),
     /// Lets no new previews in.
@@ -111,6 +113,7 @@ async fn run(arguments: Arguments) -> Result<String> {
         Command::Why(named) => previews::why(&client, &named).await,
         Command::Extend(extend) => previews::extend(&client, &extend).await,
         Command::End(end) => previews::end(&client, &end).await,
+        Command::Cut(cut) => previews::cut(&client, &cut).await,
         Command::DrainNode(drain) => maintenance::drain_node(&client, &drain).await,
         Command::Pause(switch) => maintenance::pause(&client, &switch).await,
         Command::Resume(switch) => maintenance::resume(&client, &switch).await,

@@ -10,7 +10,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
-use vitrine_crds::{PreviewSandbox, TimeSpan};
+use vitrine_crds::{Phase, PreviewSandbox, TimeSpan};
 
 use crate::{
     error::{Error, Result},
@@ -55,7 +55,7 @@ pub struct Extend {
 pub struct End {
     /// Its name.
     name: String,
-    /// How long to wait for the proof.
+    /// How long to wait for it.
     #[arg(long, default_value = "60s")]
     timeout: TimeSpan,
 }
@@ -312,11 +312,40 @@ pub async fn delete(api: &Api<PreviewSandbox>, preview: &PreviewSandbox) -> Resu
     }
 }
 
+/// Ends it, and does not wait for more than that nobody can reach it any more.
+///
+/// # Errors
+/// If the API server refuses, or the link is not withdrawn in time: then no operator works.
+pub async fn cut(client: &Client, cut: &End) -> Result<String> {
+    let (api, preview) = get(client, &cut.name).await?;
+    delete(&api, &preview).await?;
+    let is_cut = |now: &PreviewSandbox| {
+        let phase = now.status.as_ref().map(|status| status.phase);
+        phase.is_some_and(|phase| phase == Phase::Ending || phase.is_terminal())
+    };
+    until(&api, &preview, cut.timeout, "is not cut off", is_cut).await?;
+    Ok(format!(
+        "preview {} is cut off; its end is still to be proven\n",
+        cut.name
+    ))
+}
+
 /// Waits until a preview is gone.
 ///
 /// # Errors
 /// If it is not in time: with its phase and why.
 pub async fn gone(api: &Api<PreviewSandbox>, preview: &PreviewSandbox, timeout: TimeSpan) -> Result<()> {
+    until(api, preview, timeout, "has no proven end", |_| false).await
+}
+
+/// Waits until a preview is as wanted, or gone.
+async fn until(
+    api: &Api<PreviewSandbox>,
+    preview: &PreviewSandbox,
+    timeout: TimeSpan,
+    otherwise: &str,
+    wanted: impl Fn(&PreviewSandbox) -> bool,
+) -> Result<()> {
     let name = preview.name_any();
     let deadline = tokio::time::Instant::now() + timeout.as_duration();
     loop {
@@ -325,13 +354,13 @@ pub async fn gone(api: &Api<PreviewSandbox>, preview: &PreviewSandbox, timeout: 
             .await
             .map_err(Error::kube("get", "PreviewSandbox", &name))?;
         // Another one under the same name is not this one.
-        let Some(now) = now.filter(|now| now.uid() == preview.uid()) else {
+        let Some(now) = now.filter(|now| now.uid() == preview.uid() && !wanted(now)) else {
             return Ok(());
         };
         if tokio::time::Instant::now() >= deadline {
             let status = now.status.unwrap_or_default();
             return Err(Error::Other(format!(
-                "the end of preview {name} is not proven after {timeout}: {} {}",
+                "preview {name} {otherwise} after {timeout}: {} {}",
                 status.phase.as_str(),
                 status.message.unwrap_or_default()
             )));

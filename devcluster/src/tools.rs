@@ -34,6 +34,9 @@ pub struct Group {
     /// Passed to the linker.
     #[serde(default)]
     pub ldflags: String,
+    /// Build tags, with commas.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tags: String,
     /// How long a cold build took on two cores; shown, never relied on.
     #[serde(default)]
     pub approximate_seconds: u64,
@@ -264,7 +267,8 @@ fn go_build(group: &Group, binary: &GroupBinary, bin: &Path) -> Result<()> {
         &group.ldflags,
         "-o",
     ]);
-    command.arg(bin.join(&binary.name)).arg(&binary.package);
+    command.arg(bin.join(&binary.name));
+    command.args(["-tags", &group.tags]).arg(&binary.package);
     command.current_dir(Path::new(SOURCE).join(&group.group));
     command
         .env("CGO_ENABLED", "0")
@@ -333,6 +337,7 @@ mod tests {
                 package: "x/a".to_owned(),
             }],
             ldflags: "-s".to_owned(),
+            tags: String::new(),
             approximate_seconds: 3,
         }
     }

@@ -343,6 +343,99 @@ async fn a_misspelt_field_or_a_wrong_type_in_a_template_would_be_noticed() {
 }
 
 #[test]
+fn alerts_fire_when_their_tests_say_so_and_not_before() {
+    let rules = |file: &str| {
+        Path::new(&chart_folder("vitrine"))
+            .join("rules")
+            .join(file)
+            .display()
+            .to_string()
+    };
+    program::run(
+        &tool("promtool"),
+        &[
+            "check",
+            "rules",
+            "--lint=all",
+            "--lint-fatal",
+            &rules("vitrine.yaml"),
+        ],
+    )
+    .unwrap();
+    program::run(&tool("promtool"), &["test", "rules", &rules("tests.yaml")]).unwrap();
+    let rendered = documents(&vitrine(&["monitoring.prometheusRule=true"]).unwrap());
+    let rendered: Vec<_> = rendered
+        .iter()
+        .filter(|document| document["kind"] == "PrometheusRule")
+        .collect();
+    let file: Value = serde_yaml::from_str(&fs::read_to_string(rules("vitrine.yaml")).unwrap()).unwrap();
+    assert_eq!(rendered.len(), 1);
+    assert_eq!(rendered[0]["spec"], file);
+}
+
+/// An alert on a metric that was renamed never fires, and nobody notices.
+#[test]
+fn what_alerts_name_exists() {
+    let folder = Path::new(&chart_folder("vitrine")).join("rules/vitrine.yaml");
+    let text = fs::read_to_string(folder).unwrap();
+    let rules: Value = serde_yaml::from_str(&text).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let rules: Vec<_> = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
+    let operator = images::workspace().join("operator/src");
+    let sources = ["metrics.rs", "audit.rs"]
+        .map(|file| fs::read_to_string(operator.join(file)).unwrap())
+        .concat();
+    let reasons = fs::read_to_string(images::workspace().join("crds/src/conditions.rs")).unwrap();
+    for expression in rules.iter().map(|rule| rule["expr"].as_str().unwrap()) {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        for name in expression
+            .split(|c| !word(c))
+            .filter(|word| word.starts_with("vitrine_"))
+        {
+            let series = ["_bucket", "_count", "_sum"]
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .unwrap_or(name);
+            assert!(
+                sources.contains(&format!("\"{series}\"")),
+                "no program tells {name}: {expression}"
+            );
+        }
+        for values in expression
+            .split("=\"")
+            .chain(expression.split("~\""))
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+        {
+            for value in values
+                .split('|')
+                .filter(|value| value.chars().all(char::is_alphanumeric))
+            {
+                assert!(
+                    reasons.contains(&format!("\"{value}\"")),
+                    "nothing is ever called {value}: {expression}"
+                );
+            }
+        }
+    }
+    let alerts = rules.iter().filter(|rule| rule["alert"].is_string());
+    for page in alerts.map(|rule| {
+        rule["annotations"]["runbook"]
+            .as_str()
+            .expect("a page of a runbook")
+    }) {
+        let (file, anchor) = page.split_once('#').unwrap();
+        let runbook = fs::read_to_string(images::workspace().join(file)).unwrap();
+        let anchors = runbook.lines().filter_map(|line| line.strip_prefix("## "));
+        let mut anchors = anchors.map(|title| title.to_lowercase().replace(' ', "-"));
+        assert!(anchors.any(|known| known == anchor), "{page} does not exist");
+    }
+}
+
+#[test]
 fn no_right_leads_to_more_rights_secrets_or_into_pods() {
     let rendered = documents(&vitrine(EVERYTHING).unwrap());
     let rules: usize = rendered.iter().map(|document| rules_of(document).len()).sum();
@@ -550,7 +643,11 @@ fn test_values() -> String {
 fn tool(name: &str) -> PathBuf {
     static TOOLS: OnceLock<tools::Tools> = OnceLock::new();
     let tools = TOOLS.get_or_init(|| {
-        tools::ensure(&["helm", "kubeconform"], progress::for_stderr(true).as_ref()).unwrap()
+        tools::ensure(
+            &["helm", "kubeconform", "promtool"],
+            progress::for_stderr(true).as_ref(),
+        )
+        .unwrap()
     });
     tools.binary(name, name).unwrap()
 }
