@@ -275,7 +275,14 @@ fn explained(preview: &PreviewSandbox, events: &[Event], now: Timestamp) -> Stri
 /// # Errors
 /// If the API server refuses: a ttl only grows, and within the policy.
 pub async fn extend(client: &Client, extend: &Extend) -> Result<String> {
-    let api: Api<PreviewSandbox> = Api::default_namespaced(client.clone());
+    let (api, preview) = get(client, &extend.name).await?;
+    let lives = preview.status.and_then(|status| status.envelope);
+    if let Some(lives) = lives.filter(|lives| extend.ttl <= lives.ttl) {
+        return Err(Error::Other(format!(
+            "preview {} lives {} already, and a ttl only grows: `end` ends it early",
+            extend.name, lives.ttl
+        )));
+    }
     let patch = Patch::Merge(json!({"spec": {"ttl": extend.ttl.to_string()}}));
     let patched = api.patch(&extend.name, &PatchParams::default(), &patch).await;
     patched.map_err(Error::kube("extend", "PreviewSandbox", &extend.name))?;

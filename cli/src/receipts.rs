@@ -161,10 +161,12 @@ async fn held(client: &Client, places: &Places) -> Result<BTreeMap<String, Held>
 async fn published(client: &Client, places: &Places) -> Result<Keys> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &places.system_namespace);
     let keys = maps
-        .get(names::KEYS)
+        .get_opt(names::KEYS)
         .await
         .map_err(Error::kube("get", "ConfigMap", names::KEYS))?;
-    Ok(keys.data.unwrap_or_default().into_values().collect())
+    // No operator has published one yet: then nothing is valid, and nothing is lost.
+    let keys = keys.and_then(|map| map.data).unwrap_or_default();
+    Ok(keys.into_values().collect())
 }
 
 /// Checks a receipt with the cluster's keys.

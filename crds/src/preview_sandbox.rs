@@ -45,7 +45,7 @@ use crate::{
 #[x_kube(validation = Rule::new("has(self.network) == has(oldSelf.network) && (!has(self.network) || self.network == oldSelf.network)").message("network is immutable: make a new preview"))]
 #[x_kube(validation = Rule::new("has(self.size) == has(oldSelf.size) && (!has(self.size) || self.size == oldSelf.size)").message("size is immutable: make a new preview"))]
 #[x_kube(validation = Rule::new("has(self.egress) == has(oldSelf.egress) && (!has(self.egress) || self.egress == oldSelf.egress)").message("egress is immutable: make a new preview"))]
-#[x_kube(validation = Rule::new("has(self.ttl) == has(oldSelf.ttl) && (!has(self.ttl) || duration(self.ttl) >= duration(oldSelf.ttl))").message("ttl may only grow: end a preview early by deleting it"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.ttl) || (has(self.ttl) && duration(self.ttl) >= duration(oldSelf.ttl))").message("ttl may only grow: end a preview early by deleting it"))]
 #[x_kube(validation = Rule::new("!has(self.ttl) || duration(self.ttl) > duration('0s')").message("ttl must be longer than 0s"))]
 pub struct PreviewSandboxSpec {
     /// The listing to preview, in the same namespace.

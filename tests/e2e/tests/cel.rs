@@ -182,13 +182,14 @@ fn time_of_a_preview() -> Vec<Case> {
                 edit(ttl("10m"), ttl("10m1s")),
                 edit(ttl("90m"), ttl("1h30m")),
                 edit(ttl("9m"), ttl("1h")),
+                // One with the policy's default can be extended too.
+                edit(json!({}), ttl("10m")),
             ],
             rejected: vec![
                 edit(ttl("10m"), ttl("9m59s")),
                 // As texts these would compare the other way round.
                 edit(ttl("1h"), ttl("9m")),
                 edit(ttl("10m"), json!({"spec": {"ttl": null}})),
-                edit(json!({}), ttl("10m")),
             ],
         },
         Case {

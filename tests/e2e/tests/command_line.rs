@@ -84,7 +84,7 @@ async fn previews_are_listed_explained_opened_extended_cut_and_ended() {
         "place 1",
         "CONDITION",
         "Admitted",
-        "SubjectLimit",
+        "WaitingForSlot",
         "EVENT",
     ];
     assert!(told.iter().all(|word| why.contains(word)), "{why}");
@@ -114,7 +114,7 @@ async fn previews_are_listed_explained_opened_extended_cut_and_ended() {
     };
     house.until("one", "it lives longer", PATIENCE, longer).await;
     let less = typed.try_it(&["extend", "one", "1m"]).unwrap_err();
-    assert!(less.contains("failed to extend PreviewSandbox one"), "{less}");
+    assert!(less.contains("preview one lives 25m already"), "{less}");
 
     assert!(typed.says(&["cut", "other"]).contains("preview other is cut off"));
     assert!(
@@ -128,7 +128,7 @@ async fn previews_are_listed_explained_opened_extended_cut_and_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_switch_holds_new_previews_back_and_a_drained_node_is_empty() {
-    let house = House::take("switched", 0, "24h").await;
+    let house = House::take("switched", 2, "24h").await;
     let typed = Typed(&house);
     let _operator = Operator::ready(&house.post, &Options::alone("switched"), None).await;
     house.preview("one", "anna", None).await;
