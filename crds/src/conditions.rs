@@ -146,6 +146,8 @@ pub enum StatusReason {
     Unopened,
     /// It was opened, and then nobody used it any more.
     Idle,
+    /// What it did is taken for abuse.
+    Abuse,
     /// Somebody deleted the preview.
     Deleted,
     /// The pod vanished and nobody saw its containers end.
@@ -197,6 +199,7 @@ impl StatusReason {
             Self::TimeOver => "TimeOver",
             Self::Unopened => "Unopened",
             Self::Idle => "Idle",
+            Self::Abuse => "Abuse",
             Self::Deleted => "Deleted",
             Self::PodLost => "PodLost",
             Self::EndingPod => "EndingPod",

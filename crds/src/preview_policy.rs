@@ -62,6 +62,15 @@ pub struct PreviewPolicySpec {
     pub maintenance: Maintenance,
     /// The largest preview.
     pub size: SizeRange,
+    /// Where images may come from.
+    #[serde(default)]
+    pub images: ImageRange,
+    /// Under which runtimes previews run.
+    #[serde(default)]
+    pub runtimes: Runtimes,
+    /// What is taken for abuse, and what is done about it. Nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abuse: Option<AbuseRules>,
     /// Where previews may connect to.
     #[serde(default)]
     pub egress: EgressRange,
@@ -231,6 +240,19 @@ pub struct Maintenance {
     /// Whether new previews are let in. Those that wait keep their place, and their deadline in the queue.
     #[serde(default)]
     pub admission: Admission,
+    /// Whether the time of live previews runs.
+    #[serde(default)]
+    pub expiry: Expiry,
+}
+
+/// Whether the time of live previews runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Expiry {
+    /// It does.
+    #[default]
+    Running,
+    /// A preview whose time is about to be over gets a little more, again and again, up to the longest that it may come to live.
+    Suspended,
 }
 
 /// Whether new previews are let in.
@@ -245,13 +267,37 @@ pub enum Admission {
 
 /// What the operator keeps about the policy. No `observedGeneration`: nothing here follows a change at once, and whoever waits
 /// for it, as Helm does, would wait in vain.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PreviewPolicyStatus {
     /// Below which index slots may be held. Raised before the first slot of a raised limit is taken; lowered after a limit
     /// only when no slot above it is held any more, so that whoever takes a slot knows how far up others may still hold some.
     #[serde(default)]
     pub ceilings: Ceilings,
+    /// Subjects that get no preview because of what one of theirs did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["sha256".into()]))]
+    pub blocked_subjects: Vec<BlockedSubject>,
+    /// Nodes that get no preview because isolation did not hold on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub nodes_set_aside: Vec<NodeSetAside>,
+}
+
+/// A node that gets no preview for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSetAside {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Until when.
+    pub until: Time,
+    /// What was seen on it.
+    #[schemars(length(max = 512))]
+    pub reason: String,
 }
 
 /// Below which index slots of each dimension may be held.
@@ -281,6 +327,114 @@ pub struct Ceilings {
 pub struct SizeRange {
     /// No preview is larger than this.
     pub max: Size,
+}
+
+/// Where images may come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRange {
+    /// Repositories, or folders of them, like `mirror.example/verified`: into which only verified images are copied. Empty: images
+    /// may come from anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(regex(pattern = REPOSITORY), length(max = 255)))]
+    pub repositories: Vec<String>,
+}
+
+/// A repository or a folder of repositories, with its registry and without a tag.
+pub const REPOSITORY: &str = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$";
+
+impl ImageRange {
+    /// Whether an image, named by digest, may run.
+    pub fn allows(&self, image: &str) -> bool {
+        let within = |repository: &String| {
+            image
+                .strip_prefix(repository.as_str())
+                .is_some_and(|rest| rest.starts_with(['/', '@']))
+        };
+        self.repositories.is_empty() || self.repositories.iter().any(within)
+    }
+}
+
+/// Under which runtimes previews run, by the names of their RuntimeClasses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtimes {
+    /// Of previews whose listing asks for none; the cluster's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = RUNTIME), length(max = 253))]
+    pub default: Option<String>,
+    /// Others that listings may ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(regex(pattern = RUNTIME), length(max = 253)))]
+    pub allowed: Vec<String>,
+}
+
+/// The name of a RuntimeClass (RFC 1123, a subdomain).
+pub const RUNTIME: &str = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$";
+
+/// What is taken for abuse. Each sign that a preview shows adds its points; their sum decides what is done.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.blockFor) > duration('0s') && duration(self.blockFor) <= duration('8760h')").message("abuse.blockFor must be longer than 0s and at most 8760h"))]
+#[x_kube(validation = Rule::new("!has(self.sustainedCpu) || (duration(self.sustainedCpu.period) >= duration('10s') && duration(self.sustainedCpu.period) <= duration('30m'))").message("abuse.sustainedCpu.period must be 10s to 30m"))]
+pub struct AbuseRules {
+    /// It uses nearly all the processor time that it may, for long: so do miners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sustained_cpu: Option<SustainedCpu>,
+    /// It asks the egress proxy for names that it may not reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_denials: Option<Sign>,
+    /// It has many processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Sign>,
+    /// So many previews were made from its network within an hour, all subjects together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_previews: Option<Sign>,
+    /// From so many points on it gets a tenth of its processor time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub throttle_at: Option<i32>,
+    /// From so many points on it is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub end_at: Option<i32>,
+    /// From so many points on it is ended, and its subject gets no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub block_at: Option<i32>,
+    /// For how long its subject is blocked.
+    #[serde(default = "default_block")]
+    pub block_for: TimeSpan,
+}
+
+/// Processor time near the limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SustainedCpu {
+    /// In hundredths of what it may use.
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: i32,
+    /// For how long.
+    pub period: TimeSpan,
+    /// What that adds.
+    #[schemars(range(min = 1, max = 1000))]
+    pub points: i32,
+}
+
+/// A count that is too high.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sign {
+    /// From how many on.
+    #[schemars(range(min = 1, max = 1000000))]
+    pub count: i32,
+    /// What that adds.
+    #[schemars(range(min = 1, max = 1000))]
+    pub points: i32,
+}
+
+fn default_block() -> TimeSpan {
+    TimeSpan::from_secs(24 * 3600)
 }
 
 /// Where previews may connect to: only through the egress proxy, on ports 443 and 80.
@@ -407,6 +561,11 @@ pub struct IsolationTargets {
     /// Whether the metadata service must be up to be proven shut (a cluster outside a cloud has none).
     #[serde(default)]
     pub metadata_target: Requirement,
+    /// For how long a node gets no preview after isolation did not hold on it. If absent, it goes on getting them, and each proves
+    /// its isolation anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s') && duration(self) <= duration('24h')").message("isolation.nodeQuarantine must be longer than 0s and at most 24h"))]
+    pub node_quarantine: Option<TimeSpan>,
 }
 
 fn default_provisioning_deadline() -> TimeSpan {

@@ -155,6 +155,9 @@ pub struct PreviewSandboxStatus {
     /// What the probe saw from inside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<IsolationEvidence>,
+    /// What it did that is taken for abuse, and what is done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abuse: Option<AbuseFinding>,
     /// The link to it: a bearer secret until `expiresAt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -170,6 +173,42 @@ pub struct PreviewSandboxStatus {
     /// What can be shown of it afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+}
+
+/// What a preview did that is taken for abuse. What is done about it only grows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AbuseFinding {
+    /// The points.
+    pub score: i32,
+    /// What is done.
+    pub measure: Measure,
+    /// Each sign in words.
+    pub reasons: Vec<String>,
+    /// When.
+    pub at: Time,
+}
+
+/// What is done about abuse, the milder first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Measure {
+    /// It gets a tenth of its processor time.
+    Throttle,
+    /// It is ended.
+    End,
+    /// It is ended, and its subject gets no other for a while.
+    Block,
+}
+
+impl Measure {
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttle => "Throttle",
+            Self::End => "End",
+            Self::Block => "Block",
+        }
+    }
 }
 
 /// What policy, listing and preview came to, frozen at admission.
@@ -201,6 +240,9 @@ pub struct ResolvedEnvelope {
     /// The pages that may show it in a frame.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frame_ancestors: Vec<String>,
+    /// The RuntimeClass, if it is not the cluster's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_class: Option<String>,
     /// The size.
     pub size: Size,
 }

@@ -46,6 +46,15 @@ impl Amount {
         }
     }
 
+    /// It in thousandths; the largest number if it is more.
+    pub const fn thousandths(self) -> u64 {
+        if self.thousandths > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            self.thousandths as u64
+        }
+    }
+
     /// So many hundredths of it, rounded down.
     #[must_use]
     pub const fn percent(self, percent: u32) -> Self {

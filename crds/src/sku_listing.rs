@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::TimeSpan,
-    preview_policy::{HOST_NAME, ORIGIN},
+    preview_policy::{HOST_NAME, ORIGIN, RUNTIME},
     quantity,
 };
 
@@ -90,6 +90,10 @@ pub struct PreviewTemplate {
     pub writable: Vec<WritableFolder>,
     /// What it may use.
     pub size: Size,
+    /// The RuntimeClass it has to run under, of those that the platform allows; the platform's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = RUNTIME), length(max = 253))]
+    pub runtime_class: Option<String>,
     /// Host names it wants to reach; the platform's policy decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(regex(pattern = HOST_NAME), length(max = 253)))]

@@ -6,27 +6,18 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt, api::ListParams};
-use vitrine_policies::{cell::network::COMPONENT_LABEL, names};
+use vitrine_policies::names;
 
 use crate::{
-    error::{Error, Result},
-    fetch,
+    error::Result,
+    fleet,
     gateway::{ACTIVITY_PATH, Activity},
     preview::Context,
 };
 
 /// How often the gateways are asked: a preview may end so much later than the policy says.
 const PERIOD: Duration = Duration::from_secs(5);
-/// How long a gateway may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// A hundred bytes for each of 100,000 previews.
-const MAX_BYTES: usize = 10 << 20;
-/// The gateways' admin port, as the chart sets it.
-const ADMIN_PORT: u16 = 8081;
 
 /// What all gateways have told last.
 #[derive(Debug, Default)]
@@ -103,35 +94,8 @@ pub async fn run(context: &Context) {
 
 async fn ask(context: &Context) -> Result<Told> {
     let at = Timestamp::now();
-    let namespace = &context.settings.house.namespace;
-    let pods: Api<Pod> = context.api(namespace);
-    let gateways = ListParams::default().labels(&format!("{COMPONENT_LABEL}=gateway"));
-    let gateways = pods.list(&gateways).await;
-    let gateways = gateways.map_err(Error::kube("list", "Pod", format!("{namespace}/gateway")))?;
-    let running = gateways.items.iter().filter(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
-    let answers = join_all(running.map(|pod| async {
-        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-        let answer = match ip {
-            Some(ip) => asked(&ip).await,
-            None => Err("it has no address yet".to_owned()),
-        };
-        answer.map_err(|why| Error::Installation(format!("gateway {}: {why}", pod.name_any())))
-    }))
-    .await;
-    let by_gateway = answers.into_iter().collect::<Result<Vec<_>>>()?;
-    if by_gateway.is_empty() {
-        return Err(Error::Installation(format!("no gateway runs in {namespace}")));
-    }
+    let by_gateway = fleet::ask(context, "gateway", ACTIVITY_PATH).await?;
     Ok(Told { at, by_gateway })
-}
-
-async fn asked(ip: &str) -> Result<Activity, String> {
-    let uri = format!("http://{ip}:{ADMIN_PORT}{ACTIVITY_PATH}");
-    let body = fetch::get(&uri, PATIENCE, MAX_BYTES).await?;
-    serde_json::from_slice(&body).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

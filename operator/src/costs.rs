@@ -1,7 +1,8 @@
-//! What previews use, as their nodes count it: the last sample of each is kept, for the receipt. Reads kubelets.
+//! What previews use, as their nodes count it: the last sample of each is kept for the receipt, and those of the last minutes for
+//! who judges abuse. Reads kubelets.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,10 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 use tokio::time::Instant;
-use vitrine_crds::{PreviewSandbox, preview_sandbox::Cost};
+use vitrine_crds::{Amount, PreviewSandbox, preview_sandbox::Cost};
 
 use crate::{
-    kubelet::{self, PodStats},
+    kubelet::{self, Form, PodStats},
     preview::Context,
 };
 
@@ -27,12 +28,40 @@ const FRESH: SignedDuration = SignedDuration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node that did not answer is left alone.
 const SET_ASIDE: Duration = Duration::from_secs(60);
+/// In which of how many rounds a node is asked for its processes too, which costs it more.
+const WHOLE: u64 = 3;
 /// Nodes asked at once.
 const AT_ONCE: usize = 8;
 
 /// The last samples, by pod uid. Its copies share one table.
 #[derive(Clone, Debug, Default)]
-pub struct Costs(Arc<Mutex<HashMap<String, Used>>>);
+pub struct Costs(Arc<Mutex<HashMap<String, Samples>>>);
+
+/// What is kept of one pod.
+#[derive(Clone, Debug)]
+struct Samples {
+    last: Used,
+    processes: Option<u64>,
+    /// Processor time so far, in nanoseconds, at each time that it was counted: the older first.
+    processor: VecDeque<(Timestamp, u64)>,
+}
+
+/// Processor time over a period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    nanoseconds: u64,
+    over: SignedDuration,
+}
+
+impl Rate {
+    /// In hundredths of what a limit, in cores, would give; `None` if it is no amount.
+    pub fn percent_of(self, limit: &str) -> Option<u64> {
+        let milli = u128::from(limit.parse::<Amount>().ok()?.thousandths());
+        let most = u128::try_from(self.over.as_nanos()).ok()?.checked_mul(milli)? / 1000;
+        let percent = (u128::from(self.nanoseconds) * 100).checked_div(most)?;
+        u64::try_from(percent).ok()
+    }
+}
 
 /// What a pod had used when its node counted last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +90,32 @@ impl Costs {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(pod_uid)
-            .copied()
+            .map(|samples| samples.last)
     }
 
-    /// Takes the samples of one node; of pods that are nobody's it keeps none.
-    fn take(&self, pods: Vec<PodStats>, ours: &HashSet<String>) {
+    /// A pod's processor time over at least the last so long; `None` if it was not counted for so long yet.
+    pub fn rate(&self, pod_uid: &str, period: Duration) -> Option<Rate> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let processor = &table.get(pod_uid)?.processor;
+        let (now, used) = processor.back()?;
+        let from = now
+            .checked_sub(SignedDuration::try_from(period).ok()?)
+            .ok()?;
+        let (then, before) = processor.iter().rev().find(|(at, _)| *at <= from)?;
+        Some(Rate {
+            nanoseconds: used.saturating_sub(*before),
+            over: now.duration_since(*then),
+        })
+    }
+
+    /// How many processes a pod had when they were counted last.
+    pub fn processes(&self, pod_uid: &str) -> Option<u64> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(pod_uid)?.processes
+    }
+
+    /// Takes the samples of one node; of pods that are nobody's it keeps none, and none that are older than this but one.
+    fn take(&self, pods: Vec<PodStats>, ours: &HashSet<String>, kept: Duration) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for pod in pods.into_iter().filter(|pod| ours.contains(&pod.pod_ref.uid)) {
             let Some((at, cpu)) = pod
@@ -78,15 +128,23 @@ impl Costs {
                 .memory
                 .and_then(|memory| memory.working_set_bytes)
                 .unwrap_or_default();
-            let used = table.entry(pod.pod_ref.uid).or_insert(Used {
-                cpu_nanoseconds: 0,
-                memory_peak_bytes: 0,
-                at,
+            let samples = table.entry(pod.pod_ref.uid).or_insert_with(|| Samples {
+                last: Used {
+                    cpu_nanoseconds: 0,
+                    memory_peak_bytes: 0,
+                    at,
+                },
+                processes: None,
+                processor: VecDeque::new(),
             });
+            let used = &mut samples.last;
             // Counters only grow; a container that ended takes its part out of the sum.
             used.cpu_nanoseconds = used.cpu_nanoseconds.max(cpu);
             used.memory_peak_bytes = used.memory_peak_bytes.max(memory);
             used.at = used.at.max(at);
+            let latest = (used.at, used.cpu_nanoseconds);
+            samples.processes = pod.processes.and_then(|p| p.process_count).or(samples.processes);
+            samples.keep(latest, kept);
         }
     }
 
@@ -98,10 +156,25 @@ impl Costs {
     }
 }
 
+impl Samples {
+    fn keep(&mut self, latest: (Timestamp, u64), kept: Duration) {
+        if self.processor.back().is_some_and(|(at, _)| *at >= latest.0) {
+            return;
+        }
+        self.processor.push_back(latest);
+        let kept = SignedDuration::try_from(kept).unwrap_or_default();
+        let outdated = |at: Timestamp| latest.0.duration_since(at) >= kept;
+        // One that is as old as that: a whole period is from it to the latest.
+        while self.processor.get(1).is_some_and(|(at, _)| outdated(*at)) {
+            self.processor.pop_front();
+        }
+    }
+}
+
 /// Asks for ever.
 pub async fn run(context: &Context) {
     let mut away: HashMap<String, Instant> = HashMap::new();
-    loop {
+    for round in 0_u64.. {
         let (nodes, pods) = living(context);
         context.costs.forget_all_but(&pods);
         away.retain(|_, until| *until > Instant::now());
@@ -112,7 +185,7 @@ pub async fn run(context: &Context) {
             .cloned()
             .collect();
         let silent: Vec<_> = stream::iter(asked)
-            .map(|node| ask(context, node, &pods))
+            .map(|node| ask(context, node, &pods, round.is_multiple_of(WHOLE)))
             .buffer_unordered(AT_ONCE)
             .filter_map(std::future::ready)
             .collect()
@@ -125,11 +198,20 @@ pub async fn run(context: &Context) {
 }
 
 /// Asks one node; its name if it does not answer.
-async fn ask(context: &Context, node: Arc<Node>, pods: &HashSet<String>) -> Option<String> {
-    let answer = tokio::time::timeout(PATIENCE, kubelet::pods(&node)).await;
+async fn ask(context: &Context, node: Arc<Node>, pods: &HashSet<String>, whole: bool) -> Option<String> {
+    let rules = context.watched.abuse();
+    let counts_processes = rules.as_ref().is_some_and(|rules| rules.processes.is_some());
+    let form = if whole && counts_processes {
+        Form::Whole
+    } else {
+        Form::Short
+    };
+    let cpu = rules.and_then(|rules| rules.sustained_cpu);
+    let kept = cpu.map_or(Duration::ZERO, |rule| rule.period.as_duration());
+    let answer = tokio::time::timeout(PATIENCE, kubelet::pods(&node, form)).await;
     match answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))) {
         Ok(stats) => {
-            context.costs.take(stats, pods);
+            context.costs.take(stats, pods, kept);
             None
         }
         Err(error) => {
@@ -187,10 +269,12 @@ mod tests {
                 stats("q", "2026-11-22T10:00:00Z", 1, 1),
             ],
             &ours,
+            Duration::ZERO,
         );
         costs.take(
             vec![stats("p", "2026-11-22T10:00:10Z", 7_500_000_000, 300)],
             &ours,
+            Duration::ZERO,
         );
         let cost = costs
             .of("p")
@@ -214,7 +298,52 @@ mod tests {
     fn a_pod_without_counters_has_no_sample() {
         let costs = Costs::default();
         let bare: PodStats = serde_json::from_value(serde_json::json!({"podRef": {"uid": "p"}})).unwrap();
-        costs.take(vec![bare], &HashSet::from(["p".to_owned()]));
+        costs.take(vec![bare], &HashSet::from(["p".to_owned()]), Duration::ZERO);
         assert_eq!(costs.of("p"), None);
+    }
+
+    #[test]
+    fn processor_time_is_judged_over_the_whole_period_and_not_before_it_is_over() {
+        let costs = Costs::default();
+        let ours = HashSet::from(["p".to_owned()]);
+        let period = Duration::from_secs(60);
+        let start: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let mut used = 0;
+        for second in (0_i64..=50).step_by(10) {
+            // Half a core, of which it may use all.
+            used = u64::try_from(second).unwrap() * 500_000_000;
+            let at = (start + SignedDuration::from_secs(second)).to_string();
+            costs.take(vec![stats("p", &at, used, 1)], &ours, period);
+        }
+        assert_eq!(costs.rate("p", period), None, "not so long yet");
+        for second in (60_i64..=200).step_by(10) {
+            used += 1_000_000_000;
+            let at = (start + SignedDuration::from_secs(second)).to_string();
+            costs.take(vec![stats("p", &at, used, 1)], &ours, period);
+        }
+        let rate = costs.rate("p", period).unwrap();
+        assert_eq!(rate.over, SignedDuration::from_secs(60));
+        // A tenth of a core since.
+        assert_eq!(rate.percent_of("100m"), Some(100));
+        assert_eq!(rate.percent_of("1"), Some(10));
+        assert_eq!(rate.percent_of("0"), None);
+        let kept = costs.0.lock().unwrap()["p"].processor.len();
+        assert_eq!(kept, 7, "a minute and the sample before it");
+    }
+
+    #[test]
+    fn processes_are_those_that_were_counted_last() {
+        let costs = Costs::default();
+        let ours = HashSet::from(["p".to_owned()]);
+        let mut pod = stats("p", "2026-11-22T10:00:00Z", 1, 1);
+        pod.processes = Some(serde_json::from_value(serde_json::json!({"process_count": 42})).unwrap());
+        costs.take(vec![pod], &ours, Duration::ZERO);
+        costs.take(
+            vec![stats("p", "2026-11-22T10:00:10Z", 2, 1)],
+            &ours,
+            Duration::ZERO,
+        );
+        assert_eq!(costs.processes("p"), Some(42));
+        assert_eq!(costs.processes("q"), None);
     }
 }

@@ -28,6 +28,9 @@ pub struct PodStats {
     /// Memory of all its containers.
     #[serde(default)]
     pub memory: Option<MemoryStats>,
+    /// Its processes; absent from the short form.
+    #[serde(default, rename = "process_stats")]
+    pub processes: Option<ProcessStats>,
 }
 
 /// Names a pod.
@@ -57,11 +60,28 @@ pub struct MemoryStats {
     pub working_set_bytes: Option<u64>,
 }
 
+/// Processes.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProcessStats {
+    /// How many there are.
+    #[serde(default)]
+    pub process_count: Option<u64>,
+}
+
+/// How much a kubelet is to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Processor time and memory: cheap.
+    Short,
+    /// Everything that it counts, volumes and network among it.
+    Whole,
+}
+
 /// The pods of which something runs on a node.
 ///
 /// # Errors
 /// In words, if the kubelet cannot be asked.
-pub async fn pods(node: &Node) -> Result<Vec<PodStats>, String> {
+pub async fn pods(node: &Node, form: Form) -> Result<Vec<PodStats>, String> {
     let status = node.status.as_ref().ok_or("the node has no status")?;
     let address = status
         .addresses
@@ -81,7 +101,11 @@ pub async fn pods(node: &Node) -> Result<Vec<PodStats>, String> {
         .map_err(|e| format!("{address}: {e}"))?;
     config.tls_server_name = None;
     let client = api::connect(config).map_err(|e| e.to_string())?;
-    let request = axum::http::Request::get("/stats/summary?only_cpu_and_memory=true")
+    let page = match form {
+        Form::Short => "/stats/summary?only_cpu_and_memory=true",
+        Form::Whole => "/stats/summary",
+    };
+    let request = axum::http::Request::get(page)
         .body(vec![])
         .map_err(|e| e.to_string())?;
     let summary: Summary = client.request(request).await.map_err(|e| e.to_string())?;

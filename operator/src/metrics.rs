@@ -24,6 +24,12 @@ pub struct Metrics {
     pub ready_seconds: Histogram,
     /// Seconds from the end's cause to its proof.
     pub end_seconds: Histogram,
+    /// Previews taken for abuse, by what was done.
+    pub abuse: IntCounterVec,
+    /// Previews that were given less processor time.
+    pub throttled: IntCounter,
+    /// Nodes on which isolation did not hold, and which get no previews for a while.
+    pub nodes_set_aside: IntGauge,
     /// Objects that could not be read.
     pub malformed: IntCounter,
     /// Orphans removed.
@@ -71,6 +77,11 @@ impl Metrics {
             "receipts that the sink has still to acknowledge",
         )?;
         registry.register(Box::new(receipts_waiting.clone()))?;
+        let nodes_set_aside = IntGauge::new(
+            "vitrine_nodes_set_aside",
+            "nodes that get no previews because isolation did not hold on them",
+        )?;
+        registry.register(Box::new(nodes_set_aside.clone()))?;
         let metrics = Self {
             reconciles: counters(
                 "vitrine_reconciles_total",
@@ -89,6 +100,16 @@ impl Metrics {
                 "vitrine_preview_end_seconds",
                 "seconds from the cause of an end to its proof",
             )?,
+            abuse: counters(
+                "vitrine_abuse_findings_total",
+                "previews taken for abuse, by what was done",
+                "measure",
+            )?,
+            throttled: counter(
+                "vitrine_previews_throttled_total",
+                "previews that were given less processor time",
+            )?,
+            nodes_set_aside,
             malformed: counter(
                 "vitrine_malformed_objects_total",
                 "objects that could not be read and were set aside",
@@ -121,6 +142,7 @@ impl Metrics {
     /// Shows zeros: before anything was counted, and when whoever leads counts it.
     pub fn stands_by(&self) {
         self.receipts_waiting.set(0);
+        self.nodes_set_aside.set(0);
         for phase in Phase::ALL {
             self.previews.with_label_values(&[phase.as_str()]).set(0);
         }

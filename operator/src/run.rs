@@ -22,6 +22,7 @@ use crate::{
     activity::{self, Watchers},
     admission, api,
     costs::{self, Costs},
+    denials::{self, Denials},
     error::{Error, Result},
     health::{self, Readiness},
     leader::Candidate,
@@ -178,6 +179,7 @@ async fn work(
             prober: prober.clone(),
             watchers: Watchers::default(),
             costs: Costs::default(),
+            denials: Denials::default(),
             receipts: Receipts {
                 office: office.clone(),
                 spool,
@@ -264,6 +266,7 @@ async fn background(context: Arc<Context>) {
         sweep::run(context.clone()),
         activity::run(&context),
         costs::run(&context),
+        denials::run(&context),
         exporter::run(&context)
     );
 }

@@ -109,6 +109,7 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
         metadata,
         node_targets,
         metadata_target,
+        node_quarantine: _,
     } = &envelope.isolation;
     let mut targets = vec![];
     let mut add = |name: &str, address: String, required: bool| {

@@ -3,9 +3,9 @@
 //! A forecast over all nodes together, so that a queue forms in Vitrine, where it has an order and a reason. Which node takes
 //! a pod, and whether one does, is the scheduler's business.
 
-use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use std::collections::BTreeMap;
-use vitrine_crds::{Amount, sku_listing::Size};
+use vitrine_crds::{Amount, PreviewPolicy, sku_listing::Size};
 
 use crate::cell::pod;
 
@@ -66,6 +66,14 @@ pub struct Room {
     pub resources: Resources,
     /// How many they are.
     pub nodes: usize,
+}
+
+/// The nodes that get no preview now, because isolation did not hold on them.
+pub fn set_aside(policy: &PreviewPolicy, now: Timestamp) -> Vec<String> {
+    let all = policy.status.iter().flat_map(|status| &status.nodes_set_aside);
+    all.filter(|node| node.until.0 > now)
+        .map(|node| node.name.clone())
+        .collect()
 }
 
 /// The room of these nodes for previews, as hundredths of what is allocatable.

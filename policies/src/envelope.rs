@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 use vitrine_crds::{
-    Amount, PreviewPolicySpec, PreviewSandbox, SkuListing, TimeSpan,
+    Amount, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, SkuListing, TimeSpan,
     preview_policy::{BlockedSubject, IsolationTargets},
     preview_sandbox::ResolvedEnvelope,
     sku_listing::{EnvVar, Size, WritableFolder},
@@ -51,6 +51,8 @@ pub struct Envelope {
     pub egress: Vec<String>,
     /// The pages that may show it in a frame.
     pub frame_ancestors: Vec<String>,
+    /// The RuntimeClass, if it is not the cluster's own.
+    pub runtime_class: Option<String>,
     /// What the probe must find shut beside what it knows by itself.
     pub isolation: IsolationTargets,
 }
@@ -103,6 +105,15 @@ pub fn resolve(
         names_within("spec.egress", egress, &template.egress)?;
     }
 
+    if !policy.images.allows(&template.image) {
+        return refuse(
+            "SkuListing spec.preview.image",
+            &template.image,
+            format!("only what is in {}", policy.images.repositories.join(", ")),
+        );
+    }
+    let runtime_class = runtime(policy, template.runtime_class.as_ref())?;
+
     let mut folders = Amount::whole(0);
     for folder in &template.writable {
         folders = folders.plus(amount("SkuListing spec.preview.writable.size", &folder.size)?);
@@ -149,6 +160,7 @@ pub fn resolve(
             })
             .cloned()
             .collect(),
+        runtime_class,
         isolation: policy.isolation.clone(),
     })
 }
@@ -176,22 +188,39 @@ pub fn time_to_live(
     Ok((ttl, cap))
 }
 
-/// The block of a subject that is in force, if there is one.
-pub fn blocked<'a>(
-    policy: &'a PreviewPolicySpec,
-    subject: &str,
-    now: Timestamp,
-) -> Option<&'a BlockedSubject> {
-    if policy.blocked_subjects.is_empty() {
-        return None;
+/// The RuntimeClass of a listing that asks for this one, or for none.
+fn runtime(policy: &PreviewPolicySpec, asked: Option<&String>) -> Result<Option<String>, Refusal> {
+    let runtimes = &policy.runtimes;
+    match asked {
+        None => Ok(runtimes.default.clone()),
+        Some(name) if runtimes.default.iter().chain(&runtimes.allowed).any(|own| own == name) => {
+            Ok(Some(name.clone()))
+        }
+        Some(name) => {
+            let all: Vec<_> = runtimes.default.iter().chain(&runtimes.allowed).cloned().collect();
+            let allowed = if all.is_empty() {
+                "nothing".to_owned()
+            } else {
+                format!("only {}", all.join(", "))
+            };
+            refuse("SkuListing spec.preview.runtimeClass", name, allowed)
+        }
     }
-    // As `sha256sum` writes it, so that whoever blocks somebody needs no tool of ours.
-    let hash = hex::encode(Sha256::digest(subject));
+}
+
+/// The block of a subject that is in force, if there is one: by whoever looks after the policy, or for what a preview did.
+pub fn blocked<'a>(policy: &'a PreviewPolicy, subject: &str, now: Timestamp) -> Option<&'a BlockedSubject> {
+    let by_abuse = policy.status.iter().flat_map(|status| &status.blocked_subjects);
+    let mut blocks = policy.spec.blocked_subjects.iter().chain(by_abuse).peekable();
+    blocks.peek()?;
+    let hash = subject_hash(subject);
     let in_force = |block: &&BlockedSubject| block.until.as_ref().is_none_or(|until| until.0 > now);
-    policy
-        .blocked_subjects
-        .iter()
-        .find(|block| block.sha256 == hash && in_force(block))
+    blocks.find(|block| block.sha256 == hash && in_force(block))
+}
+
+/// How a subject is named in a block: as `sha256sum` writes it, so that whoever blocks somebody needs no tool of ours.
+pub fn subject_hash(subject: &str) -> String {
+    hex::encode(Sha256::digest(subject))
 }
 
 /// Which listing, in which state: `uid/generation`.
@@ -241,6 +270,7 @@ impl Envelope {
             seller: frozen.seller.clone(),
             egress: frozen.egress.clone(),
             frame_ancestors: frozen.frame_ancestors.clone(),
+            runtime_class: frozen.runtime_class.clone(),
             isolation: isolation.clone(),
         })
     }
@@ -259,6 +289,7 @@ impl Envelope {
             seller: self.seller.clone(),
             egress: self.egress.clone(),
             frame_ancestors: self.frame_ancestors.clone(),
+            runtime_class: self.runtime_class.clone(),
             size: Size {
                 cpu: self.cpu.to_string(),
                 memory: self.memory.to_string(),
@@ -401,9 +432,9 @@ mod tests {
 
     #[test]
     fn a_block_names_the_subject_by_its_hash_and_ends_at_its_time() {
-        let mut policy = policy();
+        let mut policy = PreviewPolicy::new("default", policy());
         // printf %s mallory | sha256sum
-        policy.blocked_subjects = vec![BlockedSubject {
+        policy.spec.blocked_subjects = vec![BlockedSubject {
             sha256: "c0a497761b175379ed63397cc980546559faa84ca9cbeede773117c31508b6ac".to_owned(),
             until: Some(Time(Timestamp::from_second(1000).unwrap())),
             reason: None,
@@ -412,8 +443,13 @@ mod tests {
         assert!(blocked(&policy, "mallory", at(999)).is_some());
         assert!(blocked(&policy, "mallory", at(1000)).is_none());
         assert!(blocked(&policy, "alice", at(1)).is_none());
-        policy.blocked_subjects[0].until = None;
+        policy.spec.blocked_subjects[0].until = None;
         assert!(blocked(&policy, "mallory", at(i64::from(u32::MAX))).is_some());
+        // The same by what one of its previews did.
+        let block = std::mem::take(&mut policy.spec.blocked_subjects);
+        assert!(blocked(&policy, "mallory", at(1)).is_none());
+        policy.status.get_or_insert_default().blocked_subjects = block;
+        assert!(blocked(&policy, "mallory", at(1)).is_some());
     }
 
     #[test]
@@ -446,5 +482,51 @@ mod tests {
             resolve(&policy(), &short, &asks).unwrap_err().allowed,
             "10m to 15m"
         );
+    }
+
+    #[test]
+    fn images_come_from_the_platforms_repositories_alone() {
+        let mut mirror = policy();
+        assert!(resolve(&mirror, &listing(), &preview()).is_ok(), "anywhere");
+        let image = listing().spec.preview.image;
+        let (repository, _) = image.split_once('@').unwrap();
+        let (folder, _) = repository.rsplit_once('/').unwrap();
+        for (allowed, may) in [
+            (repository, true),
+            (folder, true),
+            (&repository[..repository.len() - 1], false),
+            (&folder[..folder.len() - 1], false),
+            ("elsewhere.example", false),
+        ] {
+            mirror.images.repositories = vec![allowed.to_owned()];
+            let resolved = resolve(&mirror, &listing(), &preview());
+            assert_eq!(resolved.is_ok(), may, "{allowed}");
+            if let Err(refusal) = resolved {
+                assert_eq!(
+                    refusal.to_string(),
+                    format!("SkuListing spec.preview.image asks for {image}, allowed is only what is in {allowed}")
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_listing_chooses_among_the_runtimes_that_are_allowed_and_never_out_of_the_default() {
+        let (mut policy, mut listing) = (policy(), listing());
+        let runtime = |policy: &_, listing: &_| resolve(policy, listing, &preview()).map(|e| e.runtime_class);
+        assert_eq!(runtime(&policy, &listing), Ok(None));
+        listing.spec.preview.runtime_class = Some("runc".into());
+        let refusal = runtime(&policy, &listing).unwrap_err();
+        assert_eq!(refusal.allowed, "nothing");
+        policy.runtimes.default = Some("gvisor".into());
+        let refusal = runtime(&policy, &listing).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "SkuListing spec.preview.runtimeClass asks for runc, allowed is only gvisor"
+        );
+        policy.runtimes.allowed = vec!["runc".into()];
+        assert_eq!(runtime(&policy, &listing), Ok(Some("runc".into())));
+        listing.spec.preview.runtime_class = None;
+        assert_eq!(runtime(&policy, &listing), Ok(Some("gvisor".into())));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Golden YAML of every object is beside the code in `golden/`; a change to it is a change to the isolation of previews.
 
+pub mod abuse;
 pub mod capacity;
 pub mod cell;
 pub mod envelope;

@@ -44,6 +44,7 @@ fn build(asked: &Asked, envelope: &Envelope) -> Pod {
         &image,
         &orders,
         proxy,
+        &[],
     )
 }
 

@@ -136,6 +136,9 @@ What the schema cannot say, because it does not see the namespace of the release
 {{- if and (eq .Values.profile "Production") (not .Values.receipts.keySecret) -}}
 {{- fail (printf "receipts.keySecret is required in Production: make a key with `openssl genpkey -algorithm ed25519 -out key.pem` and a Secret with `kubectl -n %s create secret generic vitrine-receipt-key --from-file=key.pem`, and set receipts.keySecret=vitrine-receipt-key; or set profile=Development to try" .Release.Namespace) -}}
 {{- end -}}
+{{- if and (eq .Values.profile "Production") .Values.previewPolicy.create (not .Values.previewPolicy.images.repositories) -}}
+{{- fail "previewPolicy.images.repositories is required in Production: previews run only what was copied into a repository of yours after it was verified; give its name, or the folder of several, like mirror.example/verified; or set profile=Development to try" -}}
+{{- end -}}
 {{- if and (hasPrefix "http" .Values.receipts.sink.url) (not .Values.receipts.sink.egress) -}}
 {{- fail "receipts.sink.egress is required with an HTTP sink: the operator's NetworkPolicy lets it reach nothing that is not named; give the rules by which it reaches the sink" -}}
 {{- end -}}

@@ -1,9 +1,12 @@
 //! Which preview a connection comes from, and where to that one may go: fed by the watch. Reads no more than it is told.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,10 +48,13 @@ pub(super) struct Client {
     pub(super) budget: Arc<Budget>,
     /// Its tunnels.
     pub(super) tunnels: Arc<Semaphore>,
+    /// How often it was refused what it may not reach.
+    pub(super) denied: Arc<AtomicU64>,
 }
 
 struct Entry {
     address: IpAddr,
+    denied: Arc<AtomicU64>,
     permit: watch::Sender<Option<Permit>>,
     budget: Arc<Budget>,
     tunnels: Arc<Semaphore>,
@@ -84,6 +90,7 @@ impl Clients {
             permit: entry.permit.subscribe(),
             budget: entry.budget.clone(),
             tunnels: entry.tunnels.clone(),
+            denied: entry.denied.clone(),
         })
     }
 
@@ -100,6 +107,16 @@ impl Clients {
             }
         });
         found.await.ok().flatten()
+    }
+
+    /// How often each preview was refused what it may not reach, by uid; only those that were.
+    pub(super) fn denials(&self) -> BTreeMap<String, u64> {
+        let by_uid = self.by_uid.read().unwrap_or_else(PoisonError::into_inner);
+        by_uid
+            .iter()
+            .map(|(uid, entry)| (uid.clone(), entry.denied.load(Ordering::Relaxed)))
+            .filter(|(_, denied)| *denied > 0)
+            .collect()
     }
 
     /// What the platform allows, to be followed as it changes.
@@ -141,6 +158,7 @@ impl Table for Clients {
             _ => {
                 let entry = Entry {
                     address,
+                    denied: Arc::default(),
                     permit: watch::Sender::new(Some(permit)),
                     budget: Arc::default(),
                     tunnels: Arc::new(Semaphore::new(TUNNELS)),

@@ -11,6 +11,7 @@ mod tunnel;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::{Json, Router, routing::get};
 use clap::Args;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,6 +33,9 @@ use tunnel::Proxy;
 
 /// A pod that sends no CONNECT for so long is not going to.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// Where the proxy tells the operator how often it has refused each preview, by uid.
+pub const DENIALS_PATH: &str = "/denials";
 
 /// Settings of the egress proxy.
 #[derive(Args, Clone, Debug)]
@@ -96,7 +100,14 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let readiness = Readiness::default();
     let (clients, cluster) = (Arc::new(Clients::default()), Cluster::default());
     let for_text = metrics.clone();
-    let admin = health::serve(arguments.admin_listen, readiness.clone(), move || for_text.text());
+    let for_denials = clients.clone();
+    let denials = get(move || std::future::ready(Json(for_denials.denials())));
+    let admin = health::serve_with(
+        Router::new().route(DENIALS_PATH, denials),
+        arguments.admin_listen,
+        readiness.clone(),
+        move || for_text.text(),
+    );
     let proxy = Arc::new(Proxy::new(clients.clone(), cluster.clone(), metrics, audit)?);
     follow::not_read_yet(&readiness);
     tokio::select! {

@@ -94,6 +94,11 @@ impl Stop {
         }
     }
 
+    /// Whether the preview asked for what it may not reach. What is slow, busy or gone is nobody's fault.
+    const fn is_denial(self) -> bool {
+        matches!(self, Self::Port | Self::NotAllowed | Self::Forbidden(_))
+    }
+
     fn response(self) -> Response<Full<Bytes>> {
         let (status, text) = match self {
             Self::NotConnect => (
@@ -234,7 +239,10 @@ impl Proxy {
                 });
                 Ok(Response::new(Full::default()))
             }
-            (Err(stop), _) => {
+            (Err(stop), client) => {
+                if let (true, Some(client)) = (stop.is_denial(), client) {
+                    client.denied.fetch_add(1, Ordering::Relaxed);
+                }
                 self.note(record, stop.outcome(), begun);
                 Ok(stop.response())
             }

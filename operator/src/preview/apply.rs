@@ -17,11 +17,11 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use vitrine_crds::{
-    PreviewSandbox, StatusReason,
+    Amount, PreviewSandbox, StatusReason,
     preview_sandbox::{PodIdentity, Receipt},
 };
 use vitrine_policies::{
-    Envelope,
+    Envelope, capacity,
     cell::{Tenant, boundary, network, pod},
     names,
     queue::{Behind, Lack},
@@ -33,7 +33,7 @@ use super::{
     decide::{self, Drift, Plan, World, seal_identity},
     report::Report,
     slots::{self, Taken},
-    status,
+    standing, status,
 };
 use crate::{
     error::{self, Error, Result, found},
@@ -93,6 +93,30 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             status::write(context, preview, *report).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
+        Plan::Throttle(cpu, after) => {
+            throttle(context, &world, cpu).await?;
+            Ok(wake(after))
+        }
+        Plan::Block(block) => {
+            if let Some(policy) = &world.policy {
+                let (now, until) = (Timestamp::now(), block.until.clone());
+                standing::write(context, policy, |status| standing::block(status, *block, now)).await?;
+                let until = until.map_or_else(|| "for good".to_owned(), |until| format!("until {}", until.0));
+                let note = format!("its subject gets no other preview {until}");
+                status::publish(context, preview, warning("SubjectBlocked", note)).await;
+            }
+            Ok(Action::requeue(Duration::ZERO))
+        }
+        Plan::SetAside(node) => {
+            if let Some(policy) = &world.policy {
+                let now = Timestamp::now();
+                let note = format!("node {} gets no preview until {}: {}", node.name, node.until.0, node.reason);
+                tracing::error!(node = node.name, until = %node.until.0, "isolation did not hold on this node");
+                standing::write(context, policy, |status| standing::set_aside(status, *node, now)).await?;
+                status::publish(context, preview, warning("NodeSetAside", note)).await;
+            }
+            Ok(Action::requeue(Duration::ZERO))
+        }
         Plan::EndPod(broken) => {
             if let Some(envelope) = broken {
                 reseal(context, &world, &envelope).await?;
@@ -123,6 +147,40 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             Ok(Action::await_change())
         }
         Plan::Retire => retire(context, &world).await,
+    }
+}
+
+fn warning(reason: &str, note: String) -> Event {
+    Event {
+        type_: EventType::Warning,
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: reason.to_owned(),
+        secondary: None,
+    }
+}
+
+/// Gives the product less processor time while it runs (Kubernetes "Resize CPU and Memory Resources assigned to Containers"). Where
+/// the cluster cannot, the preview goes on as it is: its score may still grow to an end.
+async fn throttle(context: &Context, world: &World, cpu: Amount) -> Result<()> {
+    let pods: Api<Pod> = context.api(&world.tenant.cell);
+    let amount = serde_json::json!({"cpu": cpu.to_string()});
+    let patch = serde_json::json!({"spec": {"containers": [
+        {"name": names::PRODUCT, "resources": {"requests": amount, "limits": amount}}
+    ]}});
+    let params = PatchParams::default();
+    match pods.patch_resize(names::POD, &params, &Patch::Strategic(patch)).await {
+        Ok(_) => {
+            context.metrics.throttled.inc();
+            let note = format!("taken for abuse: it gets {cpu} of a core from now on");
+            status::publish(context, &world.preview, warning("Throttled", note)).await;
+            Ok(())
+        }
+        Err(kube::Error::Api(answer)) if !answer.is_conflict() && answer.code < 500 => {
+            tracing::warn!(cell = world.tenant.cell, %answer, "the cluster does not let a running pod be throttled");
+            Ok(())
+        }
+        Err(error) => Err(Error::kube("throttle", "Pod", &world.tenant.cell)(error)),
     }
 }
 
@@ -277,7 +335,10 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             let nonce = names::nonce(&tenant.uid, &tenant.cell);
             let orders = targets::orders(&landmarks, envelope, &tenant.cell, nonce);
             let proxy = way_out(context, envelope, landmarks.egress.as_deref())?;
-            let desired = pod::pod(tenant, envelope, &context.settings.probe, &orders, proxy);
+            let policy = world.policy.as_ref();
+            let avoid = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
+            let avoid = avoid.unwrap_or_default();
+            let desired = pod::pod(tenant, envelope, &context.settings.probe, &orders, proxy, &avoid);
             let pods: Api<Pod> = context.api(&tenant.cell);
             match create(&pods, "Pod", &desired).await {
                 Ok(pod) => pod,

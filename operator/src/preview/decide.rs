@@ -16,13 +16,15 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use vitrine_crds::{
-    PreviewPolicy, PreviewPolicySpec, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
+    Amount, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
+    TimeSpan,
     conditions::{self, types},
-    preview_policy::{Admission, IsolationTargets, Requirement},
-    preview_sandbox::{EndResult, IsolationEvidence, PodIdentity, TargetEvidence},
+    preview_policy::{Admission, BlockedSubject, Expiry, IsolationTargets, NodeSetAside, Requirement},
+    preview_sandbox::{AbuseFinding, EndResult, IsolationEvidence, Measure, PodIdentity, TargetEvidence},
 };
 use vitrine_policies::{
     Envelope,
+    abuse::{self, Signs},
     cell::{Tenant, boundary, network, seal},
     envelope, names,
     probe::{Outside, UP, Verdict},
@@ -52,6 +54,11 @@ const FRONT: Duration = Duration::from_secs(5);
 const SLOW_END: Duration = Duration::from_secs(10);
 /// How long a receipt outlives its preview where no policy says it: as long as PreviewPolicy has it by default.
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// How long before its end a preview gets more time while time stands still: long enough for a new link to be known everywhere, and
+/// for an operator that leads after another one.
+const AHEAD: Duration = Duration::from_secs(60);
+/// How much it gets: so long it lives at most once time runs again.
+const STEP: SignedDuration = SignedDuration::from_secs(300);
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -98,6 +105,8 @@ pub struct World {
     pub held_slots: Vec<Lease>,
     /// What its node says that it used, if it was asked.
     pub cost: Option<Used>,
+    /// What is known of it that may be taken for abuse.
+    pub signs: Signs,
     /// Whether receipts go to a sink.
     pub sink: bool,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
@@ -140,6 +149,12 @@ pub enum Plan {
     Open(Box<Report>),
     /// Its time was extended: sign a new link and say so.
     Extend(Box<Report>),
+    /// What it does is taken for abuse: give it a tenth of its processor time.
+    Throttle(Amount, Option<Duration>),
+    /// What it did is taken for abuse: its subject gets no other for a while.
+    Block(Box<BlockedSubject>),
+    /// Isolation did not hold on a node: it gets no other for a while.
+    SetAside(Box<NodeSetAside>),
     /// Ask the pod to end; put the network policy back if it is broken.
     EndPod(Option<Box<Envelope>>),
     /// Let go of the pod whose end is recorded.
@@ -242,12 +257,13 @@ fn admission(world: &World, now: Timestamp) -> Plan {
         let report = Report::refused(preview, reason, message, now);
         Plan::Report(Box::new(report), again)
     };
-    let Some(policy) = world.policy.as_ref().map(|policy| &policy.spec) else {
+    let Some(all) = &world.policy else {
         let message = "the cluster has no PreviewPolicy named \"default\": install the chart or create one";
         let report = Report::queued(preview, StatusReason::PolicyNotFound, message, None, now);
         return Plan::Report(Box::new(report), None);
     };
-    if let Some(block) = envelope::blocked(policy, &preview.spec.subject, now) {
+    let policy = &all.spec;
+    if let Some(block) = envelope::blocked(all, &preview.spec.subject, now) {
         let until = block.until.as_ref().map(|until| until.0);
         let message = match until {
             Some(until) => format!("this subject gets no preview until {until}"),
@@ -423,8 +439,12 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
         };
         return end(world, reason, &late(&envelope, what), now);
     }
+    if let (true, Some(plan)) = (ready, prolonged(status, world, now)) {
+        return plan;
+    }
     let wake = if ready {
-        status.expires_at.as_ref().and_then(|t| until(t.0, now))
+        let expires = status.expires_at.as_ref();
+        expires.and_then(|t| until(t.0, now).map(|left| left.saturating_sub(world.prolongs())))
     } else {
         deadline.flatten()
     };
@@ -435,6 +455,9 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
             // A little later if it is over by now: the gateways are asked in between.
             Some(Deserted::From(time)) => wake = wake.min(until(time, now).or(Some(ASKED_SOON))),
             None => {}
+        }
+        if let Some(plan) = abused(status, world, &envelope, wake, now) {
+            return plan;
         }
         extension(status, world, wake, now)
     } else {
@@ -582,6 +605,123 @@ fn progress(
     Plan::Report(Box::new(report), wake)
 }
 
+impl World {
+    /// How long before its end a preview is looked at so that its time can stand still.
+    fn prolongs(&self) -> Duration {
+        let maintenance = self.policy.as_ref().map(|policy| &policy.spec.maintenance);
+        if maintenance.is_some_and(|maintenance| maintenance.expiry == Expiry::Suspended) {
+            AHEAD
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+/// While time stands still, a preview that is about to end gets a little more, up to the longest that it may come to live: the
+/// bound that its pod has too.
+fn prolonged(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Option<Plan> {
+    let ahead = SignedDuration::try_from(world.prolongs())
+        .ok()
+        .filter(|ahead| !ahead.is_zero())?;
+    let (started, expires) = (status.started_at.as_ref()?.0, status.expires_at.as_ref()?.0);
+    let cap = status.envelope.as_ref()?.ttl_cap.as_duration();
+    let last = started.checked_add(SignedDuration::try_from(cap).ok()?).ok()?;
+    let new = expires.checked_add(STEP).ok()?.min(last);
+    if expires.duration_since(now) > ahead || new <= expires {
+        return None;
+    }
+    let lives = u64::try_from(new.duration_since(started).as_secs()).ok()?;
+    let mut report = Report::from(&world.preview, now);
+    report.extended(TimeSpan::from_secs(lives), new);
+    Some(Plan::Extend(Box::new(report)))
+}
+
+/// What a preview does is taken for abuse. The finding is written first, so that what follows from it survives whoever found it;
+/// the block comes before the end, so that nobody slips in between.
+fn abused(
+    status: &PreviewSandboxStatus,
+    world: &World,
+    envelope: &Envelope,
+    wake: Option<Duration>,
+    now: Timestamp,
+) -> Option<Plan> {
+    let policy = world.policy.as_ref()?;
+    let rules = policy.spec.abuse.as_ref()?;
+    let judgement = abuse::judge(rules, &world.signs);
+    let known = status.abuse.as_ref();
+    if let Some(measure) = judgement.measure
+        && known.is_none_or(|known| measure > known.measure)
+    {
+        let mut report = Report::from(&world.preview, now);
+        report.status.abuse = Some(AbuseFinding {
+            score: judgement.score,
+            measure,
+            reasons: judgement.reasons,
+            at: Time(now),
+        });
+        return Some(Plan::Report(Box::new(report), Some(Duration::ZERO)));
+    }
+    let known = known?;
+    let reasons = known.reasons.join(", ");
+    match known.measure {
+        Measure::Throttle => {
+            let allowed = abuse::throttled(envelope.cpu);
+            let pod = world.cell.pod.as_ref()?;
+            (observe::cpu_limit(pod)? > allowed).then_some(Plan::Throttle(allowed, wake))
+        }
+        Measure::Block if envelope::blocked(policy, &world.preview.spec.subject, now).is_none() => {
+            let until = now.checked_add(SignedDuration::try_from(rules.block_for.as_duration()).ok()?);
+            Some(Plan::Block(Box::new(BlockedSubject {
+                sha256: envelope::subject_hash(&world.preview.spec.subject),
+                until: until.ok().map(Time),
+                reason: Some(reasons),
+            })))
+        }
+        Measure::End | Measure::Block => {
+            let message = format!("taken for abuse, {} points: {reasons}", known.score);
+            Some(end(world, StatusReason::Abuse, &message, now))
+        }
+    }
+}
+
+/// The node of a preview whose isolation did not hold, if it is to be set aside and is not yet.
+fn untrusted(
+    status: &PreviewSandboxStatus,
+    world: &World,
+    pod: &Pod,
+    cause: StatusReason,
+    now: Timestamp,
+) -> Option<Plan> {
+    if !matches!(
+        cause,
+        StatusReason::IsolationBroken | StatusReason::NetworkNotEnforcing
+    ) {
+        return None;
+    }
+    let policy = world.policy.as_ref()?;
+    let quarantine = policy.spec.isolation.node_quarantine?.as_duration();
+    let name = pod.spec.as_ref()?.node_name.clone()?;
+    let seen = conditions::find(&status.conditions, types::EXPIRED)?;
+    // A sidecar that was killed says nothing of the node.
+    if cause == StatusReason::IsolationBroken && !seen.message.starts_with(observe::BREACH) {
+        return None;
+    }
+    let until = seen
+        .last_transition_time
+        .0
+        .checked_add(SignedDuration::try_from(quarantine).ok()?)
+        .ok()?;
+    let known = policy.status.iter().flat_map(|status| &status.nodes_set_aside);
+    let already = known.into_iter().any(|node| node.name == name && node.until.0 >= until);
+    (until > now && !already).then(|| {
+        Plan::SetAside(Box::new(NodeSetAside {
+            name,
+            until: Time(until),
+            reason: seen.message.chars().take(500).collect(),
+        }))
+    })
+}
+
 /// A ready preview whose `ttl` has grown lives longer, within the envelope as it is now.
 fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration>, now: Timestamp) -> Plan {
     let (Some(policy), Some(started), Some(expires), Some(frozen)) = (
@@ -619,6 +759,12 @@ fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration
 fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now: Timestamp) -> Plan {
     if let Some(pod) = &world.cell.pod {
         let end = observe::end(pod);
+        // After the pod was told to end: that waits for nothing.
+        if end != End::NotAsked
+            && let Some(plan) = untrusted(status, world, pod, cause, now)
+        {
+            return plan;
+        }
         return match end {
             End::NotAsked => {
                 let broken =
@@ -707,6 +853,7 @@ fn no_targets() -> IsolationTargets {
         metadata: vec![],
         node_targets: Requirement::Required,
         metadata_target: Requirement::Required,
+        node_quarantine: None,
     }
 }
 

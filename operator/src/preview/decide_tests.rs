@@ -9,11 +9,12 @@ use sha2::{Digest, Sha256};
 use vitrine_crds::{
     Phase, PreviewPolicySpec, PreviewSandbox, StatusReason, TimeSpan,
     conditions::{self, types},
-    preview_policy::{Admission, BlockedSubject},
-    preview_sandbox::EndResult,
+    preview_policy::{Admission, BlockedSubject, Expiry},
+    preview_sandbox::{AbuseFinding, EndResult, Measure},
 };
 use vitrine_policies::{
     Envelope,
+    abuse::Signs,
     cell::{Tenant, boundary, network},
     envelope, names,
     queue::{Behind, Lack, Place},
@@ -72,6 +73,7 @@ fn world() -> World {
         attention: None,
         held_slots: vec![],
         cost: None,
+        signs: Signs::default(),
         sink: false,
         reported_gone: None,
         house: network::House {
@@ -573,4 +575,152 @@ fn a_ttl_that_grows_within_the_envelope_extends_a_ready_preview() {
         panic!()
     };
     assert!(report.status.message.unwrap().contains("outside the envelope"));
+}
+
+/// A ready preview under rules of abuse, with limits of a tenth of a core.
+fn judged(signs: Signs) -> World {
+    let mut world = ready();
+    let policy = world.policy.as_mut().unwrap();
+    policy.spec.abuse = Some(
+        serde_json::from_value(json!({
+            "sustainedCpu": {"percent": 90, "period": "3m", "points": 60},
+            "processes": {"count": 100, "points": 60},
+            "throttleAt": 50, "endAt": 110, "blockAt": 200, "blockFor": "24h"
+        }))
+        .unwrap(),
+    );
+    world.signs = signs;
+    world
+}
+
+fn miner() -> Signs {
+    Signs {
+        cpu_percent: Some(99),
+        ..Signs::default()
+    }
+}
+
+#[test]
+fn a_miner_is_found_once_and_throttled_until_it_is() {
+    let mut world = judged(miner());
+    let Plan::Report(report, Some(Duration::ZERO)) = decide(&world, at(200)) else {
+        panic!()
+    };
+    let found = report.status.abuse.clone().unwrap();
+    assert_eq!((found.score, found.measure), (60, Measure::Throttle));
+    world.preview.status = Some(report.status);
+    let limit = |world: &mut World, cpu: &str| {
+        let pod = world.cell.pod.as_mut().unwrap();
+        let product = json!([{"name": "product", "resources": {"limits": {"cpu": cpu}}}]);
+        pod.spec.as_mut().unwrap().containers = serde_json::from_value(product).unwrap();
+    };
+    limit(&mut world, "100m");
+    let Plan::Throttle(cpu, _) = decide(&world, at(201)) else {
+        panic!()
+    };
+    assert_eq!(cpu.to_string(), "10m");
+    limit(&mut world, "10m");
+    // With less to use it shows the sign no more, and stays throttled.
+    world.signs = Signs::default();
+    assert!(matches!(decide(&world, at(202)), Plan::Idle(_)));
+}
+
+#[test]
+fn a_graver_sign_ends_it_and_the_milder_finding_is_not_written_again() {
+    let mut world = judged(miner());
+    world.preview.status.as_mut().unwrap().abuse = Some(AbuseFinding {
+        score: 60,
+        measure: Measure::Throttle,
+        reasons: vec![],
+        at: Time(at(100)),
+    });
+    world.signs.processes = Some(500);
+    let Plan::Report(report, _) = decide(&world, at(200)) else {
+        panic!()
+    };
+    assert_eq!(report.status.abuse.as_ref().unwrap().measure, Measure::End);
+    assert_eq!(report.status.phase, Phase::Ready, "found first, ended then");
+    world.preview.status = Some(report.status);
+    let Plan::Report(report, _) = decide(&world, at(201)) else {
+        panic!()
+    };
+    assert_eq!(report.status.reason, Some(StatusReason::Abuse));
+    let message = report.status.message.unwrap();
+    assert!(message.contains("120 points") && message.contains("500 processes"), "{message}");
+}
+
+#[test]
+fn a_subject_is_blocked_before_its_preview_ends() {
+    let mut world = judged(miner());
+    world.policy.as_mut().unwrap().spec.abuse.as_mut().unwrap().block_at = Some(50);
+    let Plan::Report(report, _) = decide(&world, at(200)) else {
+        panic!()
+    };
+    world.preview.status = Some(report.status);
+    let Plan::Block(block) = decide(&world, at(201)) else {
+        panic!()
+    };
+    assert_eq!(block.until, Some(Time(at(201 + 24 * 3600))));
+    let policy = world.policy.as_mut().unwrap();
+    policy.status.get_or_insert_default().blocked_subjects = vec![*block];
+    let Plan::Report(report, _) = decide(&world, at(202)) else {
+        panic!()
+    };
+    assert_eq!(report.status.reason, Some(StatusReason::Abuse));
+    // And the next of the same subject is refused.
+    let mut next = self::world();
+    next.policy = world.policy;
+    let Plan::Report(report, _) = decide(&next, at(203)) else {
+        panic!()
+    };
+    assert_eq!(report.status.reason, Some(StatusReason::SubjectBlocked));
+}
+
+#[test]
+fn while_time_stands_still_a_preview_gets_more_up_to_the_longest_it_may_live() {
+    let mut world = ready();
+    world.policy.as_mut().unwrap().spec.maintenance.expiry = Expiry::Suspended;
+    // Ready at 5, for 20 minutes; at most 30.
+    assert!(matches!(decide(&world, at(1100)), Plan::Idle(_)));
+    let Plan::Extend(report) = decide(&world, at(1160)) else {
+        panic!()
+    };
+    assert_eq!(report.status.expires_at, Some(Time(at(1205 + 300))));
+    world.preview.status = Some(report.status);
+    let Plan::Extend(report) = decide(&world, at(1460)) else {
+        panic!()
+    };
+    assert_eq!(report.status.expires_at, Some(Time(at(5 + 1800))));
+    world.preview.status = Some(report.status);
+    assert!(matches!(decide(&world, at(1804)), Plan::Idle(_)));
+    let Plan::Report(report, _) = decide(&world, at(1805)) else {
+        panic!()
+    };
+    assert_eq!(report.status.reason, Some(StatusReason::TimeOver));
+}
+
+#[test]
+fn a_node_on_which_isolation_broke_is_set_aside_once_its_preview_was_told_to_end() {
+    let mut world = ready();
+    world.policy.as_mut().unwrap().spec.isolation.node_quarantine = Some("10m".parse().unwrap());
+    let mut report = Report::from(&world.preview, at(100));
+    report.ending(StatusReason::IsolationBroken, "isolation broken: internet answered");
+    world.preview.status = Some(report.status);
+    world.cell.pod.as_mut().unwrap().spec.as_mut().unwrap().node_name = Some("n".into());
+    assert!(matches!(decide(&world, at(101)), Plan::EndPod(_)), "first things first");
+    world.cell.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(at(101)));
+    let Plan::SetAside(node) = decide(&world, at(102)) else {
+        panic!()
+    };
+    assert_eq!((node.name.as_str(), &node.until), ("n", &Time(at(700))));
+    let policy = world.policy.as_mut().unwrap();
+    policy.status.get_or_insert_default().nodes_set_aside = vec![*node];
+    assert!(!matches!(decide(&world, at(103)), Plan::SetAside(_)), "once");
+    // A sidecar that somebody killed says nothing of the node.
+    let mut killed = world.clone();
+    killed.policy.as_mut().unwrap().status = None;
+    let mut report = Report::from(&ready().preview, at(100));
+    report.ending(StatusReason::IsolationBroken, "the isolation sidecar was restarted");
+    killed.preview.status = Some(report.status);
+    assert!(!matches!(decide(&killed, at(103)), Plan::SetAside(_)));
 }

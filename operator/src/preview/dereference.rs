@@ -11,7 +11,7 @@ use vitrine_crds::{
     POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing,
     conditions::{self, types},
 };
-use vitrine_policies::{cell::Tenant, names};
+use vitrine_policies::{abuse::Signs, cell::Tenant, names};
 
 use super::{
     Context,
@@ -57,6 +57,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         policy,
         preview,
         reported_gone: None,
+        signs: Signs::default(),
         sink: context.receipts.office.sink.is_some(),
         tenant,
     };
@@ -75,7 +76,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
                 .ttl
                 .unwrap_or(policy.spec.ttl.default)
                 .as_duration();
-            world.place = Some(context.watched.place(&world.preview, listing, &policy.spec, own));
+            world.place = Some(context.watched.place(&world.preview, listing, policy, own));
         }
         // After the preview itself: who gives slots back writes that very version first.
         if context.watched.holds(&world.tenant.uid) {
@@ -98,6 +99,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         world.held_slots = held.into_iter().filter(extra).collect();
     }
     world.attention = context.watchers.of(&world.tenant.uid);
+    world.signs = signs(context, &world, &status);
     world.cost = status.pod.as_ref().and_then(|pod| context.costs.of(&pod.uid));
     world.cell = cell(context, &world.tenant.cell).await?;
     outside(context, &status, &mut world).await;
@@ -165,6 +167,27 @@ pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     })
 }
 
+/// What is known of a preview that its policy counts as a sign of abuse.
+fn signs(context: &Context, world: &World, status: &PreviewSandboxStatus) -> Signs {
+    let rules = world.policy.as_ref().and_then(|policy| policy.spec.abuse.as_ref());
+    let (Some(rules), Some(pod), Some(envelope)) = (rules, &status.pod, &status.envelope) else {
+        return Signs::default();
+    };
+    let usage = rules.sustained_cpu.as_ref().and_then(|rule| {
+        let used = context.costs.rate(&pod.uid, rule.period.as_duration())?;
+        used.percent_of(&envelope.size.cpu)
+    });
+    Signs {
+        cpu_percent: usage,
+        egress_denials: context.denials.of(&world.tenant.uid),
+        processes: context.costs.processes(&pod.uid),
+        network_previews: rules
+            .network_previews
+            .as_ref()
+            .and_then(|_| context.watched.from_network(world.preview.spec.network.as_ref()?)),
+    }
+}
+
 /// Asks the unconfined prober, in the same seconds as the verdict, and only then.
 async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut World) {
     if status.isolation.is_some() || conditions::is_true(&status.conditions, types::EXPIRED) {
@@ -192,7 +215,7 @@ async fn reported_gone(context: &Context, node: Option<&str>, pod_uid: &str) -> 
         None => nodes.list(&ListParams::default()).await.ok()?.items,
     };
     for node in &nodes {
-        match kubelet::pods(node).await {
+        match kubelet::pods(node, kubelet::Form::Short).await {
             Ok(pods) if pods.iter().any(|pod| pod.pod_ref.uid == pod_uid) => return Some(false),
             Ok(_) => {}
             Err(error) => {

@@ -10,6 +10,7 @@ pub mod observe;
 pub mod queue;
 pub mod report;
 pub mod slots;
+pub mod standing;
 pub mod status;
 pub mod sweep;
 
@@ -23,7 +24,8 @@ use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use self::queue::Watched;
 use crate::{
-    activity::Watchers, costs::Costs, link::LinkSigner, metrics::Metrics, prober::Prober, receipts::Receipts,
+    activity::Watchers, costs::Costs, denials::Denials, link::LinkSigner, metrics::Metrics, prober::Prober,
+    receipts::Receipts,
 };
 
 /// A preview as it is watched: one that cannot be read does not stop the others.
@@ -49,6 +51,8 @@ pub struct Context {
     pub watchers: Watchers,
     /// What the nodes have told of previews.
     pub costs: Costs,
+    /// What the egress proxies have told of previews.
+    pub denials: Denials,
     /// What becomes of receipts.
     pub receipts: Receipts,
 }

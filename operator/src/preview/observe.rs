@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::ResourceExt;
-use vitrine_crds::StatusReason;
+use vitrine_crds::{Amount, StatusReason};
 use vitrine_policies::{
     names,
     probe::{Judgement, Verdict},
@@ -152,6 +152,13 @@ fn proof(prove: Option<&ContainerStatus>, nonce: &str) -> Proof {
             format!("the probe saw isolation but ended with code {code}"),
         ),
     }
+}
+
+/// Cores that the product of a pod may use now; `None` if it names none, which the builder always does.
+pub fn cpu_limit(pod: &Pod) -> Option<Amount> {
+    let product = pod.spec.as_ref()?.containers.first()?;
+    let limits = product.resources.as_ref()?.limits.as_ref()?;
+    limits.get("cpu")?.0.parse().ok()
 }
 
 fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<String> {

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use vitrine_crds::{
     Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, SkuListing, StatusReason,
     conditions::{self, types},
+    preview_policy::AbuseRules,
 };
 use vitrine_policies::{
     capacity::{self, Resources, Room},
@@ -28,6 +29,9 @@ use vitrine_policies::{
 };
 
 use super::Guarded;
+
+/// Over what previews of one network are counted.
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 /// A listing as it is watched: one that cannot be read does not stop the others.
 pub type GuardedListing = DeserializeGuard<SkuListing>;
@@ -48,7 +52,7 @@ pub struct Watched {
     /// All nodes, with no more than is needed to know their room.
     pub nodes: Store<Node>,
     /// The policy as it was last read.
-    pub policy: Arc<Mutex<Option<PreviewPolicySpec>>>,
+    pub policy: Arc<Mutex<Option<PreviewPolicy>>>,
     /// Keep the stores; they end with the last copy of this.
     pub reflectors: Arc<JoinSet<()>>,
 }
@@ -65,16 +69,36 @@ impl Watched {
     /// Remembers the policy for those who cannot ask for it.
     pub fn remember(&self, policy: Option<&PreviewPolicy>) {
         let mut known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref() != policy.map(|policy| &policy.spec) {
-            *known = policy.map(|policy| policy.spec.clone());
+        let version = |policy: &PreviewPolicy| (policy.uid(), policy.resource_version());
+        if known.as_ref().map(version) != policy.map(version) {
+            *known = policy.cloned();
         }
     }
 
     /// Whether the policy ends previews that nobody opens or uses.
     pub fn ends_what_nobody_uses(&self) -> bool {
         let known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
-        let traffic = known.as_ref().map(|policy| &policy.traffic);
+        let traffic = known.as_ref().map(|policy| &policy.spec.traffic);
         traffic.is_some_and(|traffic| traffic.unopened.is_some() || traffic.idle.is_some())
+    }
+
+    /// What the policy takes for abuse.
+    pub fn abuse(&self) -> Option<AbuseRules> {
+        let known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref()?.spec.abuse.clone()
+    }
+
+    /// How many previews were made from a network within the last hour.
+    pub fn from_network(&self, network: &str) -> Option<u64> {
+        let since = Timestamp::now().checked_sub(HOUR).ok()?;
+        let previews = self.previews.state();
+        let recent = previews.iter().filter(|guarded| {
+            guarded.0.as_ref().is_ok_and(|preview| {
+                let made = preview.metadata.creation_timestamp.as_ref();
+                preview.spec.network.as_deref() == Some(network) && made.is_some_and(|made| made.0 > since)
+            })
+        });
+        u64::try_from(recent.count()).ok()
     }
 
     /// The uid of the preview that holds a slot.
@@ -103,9 +127,10 @@ impl Watched {
         &self,
         preview: &PreviewSandbox,
         listing: &SkuListing,
-        policy: &PreviewPolicySpec,
+        policy: &PreviewPolicy,
         own: Duration,
     ) -> Place {
+        let (room, policy) = (self.room(policy), &policy.spec);
         let uid = preview.uid().unwrap_or_default();
         let seen = self.seen();
         let mut entries: Vec<_> = seen.entries(policy).filter(|entry| entry.uid != uid).collect();
@@ -117,13 +142,15 @@ impl Watched {
             needs: needs(preview, listing),
             stage: waits(preview, policy),
         });
-        queue::place(&entries, self.room(policy).as_ref(), &uid, own)
+        queue::place(&entries, room.as_ref(), &uid, own)
     }
 
-    fn room(&self, policy: &PreviewPolicySpec) -> Option<Room> {
-        let percent = u32::try_from(policy.capacity.percent_of_nodes?).ok()?;
+    fn room(&self, policy: &PreviewPolicy) -> Option<Room> {
+        let percent = u32::try_from(policy.spec.capacity.percent_of_nodes?).ok()?;
+        let aside = capacity::set_aside(policy, Timestamp::now());
         let nodes = self.nodes.state();
-        Some(capacity::room(nodes.iter().map(AsRef::as_ref), percent))
+        let taking = nodes.iter().filter(|node| !aside.contains(&node.name_any()));
+        Some(capacity::room(taking.map(AsRef::as_ref), percent))
     }
 
     /// The previews whose turn it is now.
@@ -136,7 +163,7 @@ impl Watched {
         let policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(policy) = policy else { return vec![] };
         let seen = self.seen();
-        let entries: Vec<_> = seen.entries(&policy).collect();
+        let entries: Vec<_> = seen.entries(&policy.spec).collect();
         let turns = queue::turns(&entries, self.room(&policy).as_ref());
         let reference = |preview: &PreviewSandbox| {
             ObjectRef::new(&preview.name_any()).within(&preview.namespace().unwrap_or_default())

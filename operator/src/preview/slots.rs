@@ -16,13 +16,13 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams, Preconditions},
 };
 use vitrine_crds::{
-    POLICY_NAME, PreviewPolicy, PreviewPolicyStatus, PreviewSandbox, PreviewSandboxStatus,
+    PreviewPolicy, PreviewSandbox, PreviewSandboxStatus,
     conditions::{self, types},
     preview_policy::Ceilings,
 };
 use vitrine_policies::slots::{self, Demand, Dimension, Holder};
 
-use super::Context;
+use super::{Context, standing};
 use crate::error::{Error, Result, found};
 
 /// What came of an attempt to take slots.
@@ -219,7 +219,7 @@ async fn raise(context: &Context, policy: &PreviewPolicy) -> Result<Ceilings> {
     let now = policy.status.clone().unwrap_or_default().ceilings;
     let raised = slots::raised(&now, &slots::ceilings(&policy.spec));
     if raised != now {
-        write(context, policy, raised).await?;
+        standing::write(context, policy, |status| status.ceilings = raised).await?;
     }
     Ok(raised)
 }
@@ -246,19 +246,7 @@ pub async fn lower(context: &Context, policy: &PreviewPolicy, slots: &[Lease]) -
         *ceiling = (*ceiling).min(dimension.ceiling(&now));
     }
     if lowered != now {
-        write(context, policy, lowered).await?;
+        standing::write(context, policy, |status| status.ceilings = lowered).await?;
     }
-    Ok(())
-}
-
-async fn write(context: &Context, policy: &PreviewPolicy, ceilings: Ceilings) -> Result<()> {
-    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
-    let mut next = policy.clone();
-    next.metadata.managed_fields = None;
-    next.status = Some(PreviewPolicyStatus { ceilings });
-    let written = policies
-        .replace_status(POLICY_NAME, &PostParams::default(), &next)
-        .await;
-    written.map_err(Error::kube("write the status of", "PreviewPolicy", POLICY_NAME))?;
     Ok(())
 }

@@ -68,6 +68,15 @@ fn count(
             .ready_seconds
             .observe(seconds(&started.0, &created.0));
     }
+    if let Some(found) = &after.abuse
+        && before.abuse.as_ref().map(|known| known.measure) != Some(found.measure)
+    {
+        context
+            .metrics
+            .abuse
+            .with_label_values(&[found.measure.as_str()])
+            .inc();
+    }
     if let (None, Some(receipt)) = (&before.receipt, &after.receipt) {
         context
             .metrics
@@ -115,6 +124,22 @@ pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) 
             secondary: None,
         })
         .collect();
+    if let Some(found) = &after.abuse
+        && before.abuse.as_ref().map(|known| known.measure) != Some(found.measure)
+    {
+        events.push(Event {
+            type_: EventType::Warning,
+            reason: "Abuse".to_owned(),
+            note: Some(clip(&format!(
+                "{} points, {}: {}",
+                found.score,
+                found.measure.as_str(),
+                found.reasons.join(", ")
+            ))),
+            action: "Abuse".to_owned(),
+            secondary: None,
+        });
+    }
     if before.phase.is_terminal() != after.phase.is_terminal()
         && let Some(event) = receipt(after, "Receipt")
     {

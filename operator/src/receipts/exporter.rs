@@ -193,7 +193,7 @@ fn outlived(context: &Context) -> Vec<Entry> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    let retention = policy.map_or(decide::RETENTION, |policy| policy.retention.as_duration());
+    let retention = policy.map_or(decide::RETENTION, |policy| policy.spec.retention.as_duration());
     let now = Timestamp::now();
     let until = |entry: &Entry| match entry.annotations().get(names::UNTIL_ANNOTATION) {
         Some(text) => text.parse::<Timestamp>().ok(),

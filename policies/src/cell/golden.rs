@@ -67,6 +67,7 @@ fn pod_is_the_golden_one() {
             &fixtures::image(),
             &fixtures::orders(),
             None,
+            &[],
         ),
     );
 }
@@ -97,6 +98,7 @@ fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
             &fixtures::image(),
             &orders,
             Some("10.96.8.8:3128"),
+            &[],
         );
         let variables = pod.spec.unwrap().containers.remove(0).env.unwrap();
         let pairs = variables.into_iter().map(|v| (v.name, v.value.unwrap()));
@@ -132,6 +134,7 @@ fn a_pod_holds_no_token_no_host_and_no_privilege() {
         &fixtures::image(),
         &fixtures::orders(),
         None,
+        &[],
     );
     let spec = pod.spec.unwrap();
     assert_eq!(spec.automount_service_account_token, Some(false));
@@ -170,4 +173,25 @@ fn a_pod_holds_no_token_no_host_and_no_privilege() {
             container.name
         );
     }
+}
+
+#[test]
+fn a_pod_goes_to_no_node_that_is_set_aside_and_runs_under_its_runtime() {
+    let mut envelope = fixtures::envelope();
+    envelope.runtime_class = Some("gvisor".into());
+    let aside = ["a".to_owned(), "b".to_owned()];
+    let pod = pod::pod(
+        &fixtures::tenant(),
+        &envelope,
+        &fixtures::image(),
+        &fixtures::orders(),
+        None,
+        &aside,
+    );
+    let spec = serde_json::to_value(pod.spec.unwrap()).unwrap();
+    assert_eq!(spec["runtimeClassName"], "gvisor");
+    let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    // One value a requirement: more are refused for fields (Kubernetes API, NodeSelectorTerm).
+    let not = |name: &str| serde_json::json!({"key": "metadata.name", "operator": "NotIn", "values": [name]});
+    assert_eq!(terms, &serde_json::json!([{"matchFields": [not("a"), not("b")]}]));
 }

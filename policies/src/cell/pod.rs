@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
-        HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, Pod, PodDNSConfig,
+        Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
+        HTTPGetAction, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+        NodeSelectorTerm, ObjectFieldSelector, Pod, PodDNSConfig,
         PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
         TCPSocketAction, Volume, VolumeMount,
     },
@@ -65,13 +66,14 @@ pub const fn overhead() -> Overhead {
     }
 }
 
-/// The pod. The proxy is `ip:port` of the way out, for a preview that has one.
+/// The pod. The proxy is `ip:port` of the way out, for a preview that has one; it goes to none of the nodes to avoid.
 pub fn pod(
     tenant: &Tenant,
     envelope: &Envelope,
     image: &ProbeImage,
     orders: &probe::Orders,
     proxy: Option<&str>,
+    avoid: &[String],
 ) -> Pod {
     let mut metadata = tenant.metadata(names::POD);
     metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
@@ -84,6 +86,7 @@ pub fn pod(
     Pod {
         metadata,
         spec: Some(PodSpec {
+            affinity: elsewhere(avoid),
             active_deadline_seconds: Some(i64::try_from(deadline).unwrap_or(i64::MAX)),
             automount_service_account_token: Some(false),
             containers: vec![product(envelope, proxy)],
@@ -98,6 +101,7 @@ pub fn pod(
             // A preview gives way to everything, and nothing to it.
             priority_class_name: Some(names::PRIORITY_CLASS.to_owned()),
             restart_policy: Some("Never".to_owned()),
+            runtime_class_name: envelope.runtime_class.clone(),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
                 run_as_user: Some(PRODUCT_UID),
@@ -121,6 +125,28 @@ pub fn pod(
         }),
         status: None,
     }
+}
+
+/// On any node but these.
+fn elsewhere(avoid: &[String]) -> Option<Affinity> {
+    let not = |node: &String| NodeSelectorRequirement {
+        key: "metadata.name".to_owned(),
+        operator: "NotIn".to_owned(),
+        values: Some(vec![node.clone()]),
+    };
+    let term = NodeSelectorTerm {
+        match_fields: Some(avoid.iter().map(not).collect()),
+        ..NodeSelectorTerm::default()
+    };
+    (!avoid.is_empty()).then(|| Affinity {
+        node_affinity: Some(NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                node_selector_terms: vec![term],
+            }),
+            ..NodeAffinity::default()
+        }),
+        ..Affinity::default()
+    })
 }
 
 /// Name of the volume of a folder that the product may write to.

@@ -308,6 +308,13 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         // Pod Security comes first.
         assert!(ours || said.contains("violates PodSecurity"), "{pointer}: {said}");
     }
+    // What it runs comes from the platform's mirror.
+    let elsewhere = json!(format!("evil.example/miner@sha256:{}", "a".repeat(64)));
+    let manifest = Manifest::new("elsewhere", &set("/spec/containers/0/image", elsewhere));
+    operator.refused(
+        "vitrine-images",
+        &["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"],
+    );
     // Its own shape passes every policy; only the quota knows that there is one already.
     let manifest = Manifest::new("sound", &set("/metadata/name", json!(names::POD)));
     let said = operator

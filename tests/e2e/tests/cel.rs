@@ -220,6 +220,10 @@ fn policy() -> Vec<Case> {
     };
     let queue = |deadline: &str| make(json!({"spec": {"queue": {"deadline": deadline}}}));
     let traffic = |field: &str, time: &str| make(json!({"spec": {"traffic": {field: time}}}));
+    let abuse = |rules: Value| make(json!({"spec": {"abuse": rules}}));
+    let miner =
+        |period: &str| abuse(json!({"sustainedCpu": {"percent": 90, "period": period, "points": 1}}));
+    let quarantine = |time: &str| make(json!({"spec": {"isolation": {"nodeQuarantine": time}}}));
     let level = |name: &str, max: &str| make(json!({"spec": {"trustLevels": {name: {"maxTtl": max}}}}));
     let internet = |targets: &[&str]| make(json!({"spec": {"isolation": {"internet": targets}}}));
     let metadata = |targets: &[&str]| make(json!({"spec": {"isolation": {"metadata": targets}}}));
@@ -269,6 +273,24 @@ fn policy() -> Vec<Case> {
             rule: "queue.deadline must be longer than 0s and at most 24h",
             accepted: vec![queue("1s"), queue("24h")],
             rejected: vec![queue("0s"), queue("24h1s")],
+        },
+        Case {
+            kind: Policy,
+            rule: "abuse.blockFor must be longer than 0s and at most 8760h",
+            accepted: vec![abuse(json!({})), abuse(json!({"blockFor": "8760h"}))],
+            rejected: vec![abuse(json!({"blockFor": "0s"})), abuse(json!({"blockFor": "8760h1s"}))],
+        },
+        Case {
+            kind: Policy,
+            rule: "abuse.sustainedCpu.period must be 10s to 30m",
+            accepted: ["10s", "30m"].map(miner).into(),
+            rejected: ["9s", "30m1s"].map(miner).into(),
+        },
+        Case {
+            kind: Policy,
+            rule: "isolation.nodeQuarantine must be longer than 0s and at most 24h",
+            accepted: ["1s", "24h"].map(quarantine).into(),
+            rejected: ["0s", "24h1s"].map(quarantine).into(),
         },
         Case {
             kind: Policy,

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     networking::v1::NetworkPolicy,
 };
 use kube::api::PostParams;
-use vitrine_crds::{Phase, StatusReason};
+use vitrine_crds::{Phase, StatusReason, preview_policy::NodeSetAside};
 use vitrine_devcluster::{Action, Place};
 use vitrine_e2e::{
     eventually::eventually,
@@ -266,9 +266,13 @@ async fn killed(shop: &Shop, live: &Live) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds() {
+async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_its_node_gets_no_other() {
     let _alone = alone().await;
     let shop = Shop::open("flushed").await;
+    let policy = shop.vitrine.with_policy(
+        r#"{"spec":{"isolation":{"nodeQuarantine":"40s"}}}"#,
+        r#"{"spec":{"isolation":{"nodeQuarantine":null}}}"#,
+    );
     let live = shop.live("page", objects::SERVE, "3m").await;
     // Afterwards the controller makes its rules anew: it would look by itself only every five minutes (attacks, 10).
     let netpol = shop.vitrine.without("netpol", Action::Stop);
@@ -304,6 +308,27 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds() {
     }
     assert_verified(&over, StatusReason::IsolationBroken);
     assert!(live.expires_ms > now_ms(), "not its time but the breach ended it");
+
+    // The only node: whoever comes now waits until it is trusted again.
+    shop.ask("next", "page", "1m").await;
+    let waits = shop
+        .until("next", "it waits", READY, |s| s.queue_position.is_some())
+        .await;
+    assert_eq!(waits.reason, Some(StatusReason::WaitingForCapacity), "{waits:?}");
+    let aside = shop
+        .vitrine
+        .kubectl(&["get", "previewpolicy", "default", "-o", "jsonpath={.status.nodesSetAside}"]);
+    let aside: Vec<NodeSetAside> = serde_json::from_str(&aside).unwrap();
+    assert!(aside[0].reason.starts_with("isolation broken"), "{aside:?}");
+    let events = shop.events("page").await;
+    assert!(events.iter().any(|event| event.starts_with("NodeSetAside")), "{events:?}");
+    let ready = shop
+        .until("next", "the node is trusted again", Duration::from_secs(90), |s| {
+            s.phase == Phase::Ready
+        })
+        .await;
+    assert!(ready.started_at.unwrap().0 >= aside[0].until.0);
+    drop(policy);
     shop.close().await;
 }
 

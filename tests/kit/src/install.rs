@@ -109,7 +109,12 @@ pub fn install(target: &Target, options: &Options, progress: &dyn Progress) -> R
         .split_once('@')
         .ok_or_else(|| Error::Other(format!("the image {:?} is not by digest", options.image)))?;
     let (min, max, default) = &options.ttl;
+    // What is tried is beside Vitrine's own image: previews run nothing else.
+    let (folder, _) = repository
+        .rsplit_once('/')
+        .ok_or_else(|| Error::Other(format!("the image {:?} is in no folder", options.image)))?;
     let mut sets = vec![
+        format!("previewPolicy.images.repositories={{{folder}}}"),
         format!("image.repository={repository}"),
         format!("image.digest={digest}"),
         // Whoever tries Vitrine brings no key for receipts.

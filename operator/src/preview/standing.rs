@@ -1,0 +1,110 @@
+//! What the operator keeps in the policy's status: ceilings of slots, blocked subjects, nodes set aside. Writes that status, and
+//! each write keeps what others have written.
+
+use jiff::Timestamp;
+use kube::{Api, api::PostParams};
+use vitrine_crds::{
+    POLICY_NAME, PreviewPolicy,
+    preview_policy::{BlockedSubject, NodeSetAside, PreviewPolicyStatus},
+};
+
+use super::Context;
+use crate::error::{Error, Result};
+
+/// How many of each are kept, as the schema has it.
+const MOST: usize = 1024;
+
+/// Changes the status of a policy as it was read.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when somebody wrote meanwhile.
+pub async fn write(
+    context: &Context,
+    policy: &PreviewPolicy,
+    change: impl FnOnce(&mut PreviewPolicyStatus),
+) -> Result<()> {
+    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
+    let mut next = policy.clone();
+    next.metadata.managed_fields = None;
+    change(next.status.get_or_insert_default());
+    let written = policies
+        .replace_status(POLICY_NAME, &PostParams::default(), &next)
+        .await;
+    written.map_err(Error::kube("write the status of", "PreviewPolicy", POLICY_NAME))?;
+    Ok(())
+}
+
+/// Adds a block in place of an older one of the same subject; drops those that are over, and the first to be over if there are too many.
+pub fn block(status: &mut PreviewPolicyStatus, block: BlockedSubject, now: Timestamp) {
+    let blocks = &mut status.blocked_subjects;
+    let over = |known: &BlockedSubject| known.until.as_ref().is_some_and(|until| until.0 <= now);
+    blocks.retain(|known| known.sha256 != block.sha256 && !over(known));
+    blocks.push(block);
+    blocks.sort_by_key(|known| known.until.as_ref().map_or(Timestamp::MAX, |until| until.0));
+    let too_many = blocks.len().saturating_sub(MOST);
+    blocks.drain(..too_many);
+}
+
+/// The same for a node.
+pub fn set_aside(status: &mut PreviewPolicyStatus, node: NodeSetAside, now: Timestamp) {
+    let nodes = &mut status.nodes_set_aside;
+    nodes.retain(|known| known.name != node.name && known.until.0 > now);
+    nodes.push(node);
+    nodes.sort_by_key(|known| known.until.0);
+    let too_many = nodes.len().saturating_sub(MOST);
+    nodes.drain(..too_many);
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn of(subject: &str, until: i64) -> BlockedSubject {
+        BlockedSubject {
+            sha256: subject.to_owned(),
+            until: Some(Time(at(until))),
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn a_block_replaces_its_like_and_what_is_over_goes() {
+        let mut status = PreviewPolicyStatus::default();
+        for (subject, until) in [("a", 100), ("b", 50), ("a", 200)] {
+            block(&mut status, of(subject, until), at(10));
+        }
+        let names = |status: &PreviewPolicyStatus| -> Vec<_> {
+            let all = status.blocked_subjects.iter();
+            all.map(|block| block.sha256.clone()).collect()
+        };
+        assert_eq!(names(&status), ["b", "a"]);
+        block(&mut status, of("c", 300), at(60));
+        assert_eq!(names(&status), ["a", "c"]);
+        for subject in 0..2000 {
+            block(&mut status, of(&subject.to_string(), 1000 + subject), at(60));
+        }
+        assert_eq!(status.blocked_subjects.len(), MOST);
+        assert_eq!(names(&status).last().unwrap(), "1999", "the first to be over went");
+    }
+
+    #[test]
+    fn a_node_is_set_aside_once_and_until_the_last_time_that_was_said() {
+        let mut status = PreviewPolicyStatus::default();
+        let node = |name: &str, until| NodeSetAside {
+            name: name.to_owned(),
+            until: Time(at(until)),
+            reason: "isolation broken".to_owned(),
+        };
+        set_aside(&mut status, node("n", 100), at(10));
+        set_aside(&mut status, node("m", 50), at(10));
+        set_aside(&mut status, node("n", 200), at(60));
+        let kept: Vec<_> = status.nodes_set_aside.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(kept, ["n"]);
+    }
+}
