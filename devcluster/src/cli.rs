@@ -37,6 +37,9 @@ pub enum ClusterCommand {
         /// How much of Kubernetes runs
         #[arg(long, value_enum, default_value_t = Level::Full)]
         level: Level,
+        /// Let pods run under gVisor (RuntimeClass `gvisor`), at level full
+        #[arg(long)]
+        gvisor: bool,
         /// Fake nodes, at level scale
         #[arg(long, default_value_t = 3)]
         nodes: u32,
@@ -134,12 +137,14 @@ pub fn run(command: ClusterCommand) -> Result<i32> {
         ClusterCommand::Up {
             name,
             level,
+            gvisor,
             nodes,
             quiet,
             foreground,
         } => {
             let config = ClusterConfig {
                 fake_nodes: nodes,
+                gvisor,
                 ..ClusterConfig::new(name.name, level)
             };
             let lifetime = if foreground {

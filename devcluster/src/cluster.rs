@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{self, ClusterConfig, Lifetime};
+use crate::config::{self, ClusterConfig, GVISOR, Lifetime};
 use crate::control::{self, Action, Event, Hits, Orders, Output, Place, Reply, Request, Status, Timings};
 use crate::error::{Error, Result, tail_of};
 use crate::paths::{self, StateDir};
@@ -51,7 +51,11 @@ impl Cluster {
     pub fn up(config: &ClusterConfig, lifetime: Lifetime, progress: &dyn Progress) -> Result<Self> {
         config.validate()?;
         host::ensure(host::for_level(config.level), progress)?;
-        let tools = tools::ensure(tools::groups_of(config.level), progress)?;
+        let mut groups = tools::groups_of(config.level).to_vec();
+        if config.has_gvisor() {
+            groups.push(GVISOR);
+        }
+        let tools = tools::ensure(&groups, progress)?;
         let supervisor = supervisor_program(progress)?;
 
         let exclusive = Exclusive::take()?;

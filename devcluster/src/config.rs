@@ -29,6 +29,8 @@ pub const API_SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub const DNS_SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Where the stub DNS listens on the node. Not 53, so that only the service answers on 53.
 pub const DNS_NODE_PORT: u16 = 5353;
+/// The RuntimeClass of pods under gVisor, and the tool group that it needs.
+pub const GVISOR: &str = "gvisor";
 /// The API server's port on the node.
 pub const API_PORT: u16 = 6443;
 
@@ -74,6 +76,8 @@ pub struct ClusterConfig {
     pub fake_nodes: u32,
     /// The port of the API server on 127.0.0.1 of this machine; 0 lets the kernel choose.
     pub api_port: u16,
+    /// Whether pods may run under gVisor, at level [`Level::Full`]: RuntimeClass [`GVISOR`].
+    pub gvisor: bool,
     /// Where the logs go when the cluster ends; without it they go with the cluster.
     pub keep_logs: Option<PathBuf>,
 }
@@ -90,8 +94,14 @@ impl ClusterConfig {
             level,
             fake_nodes: 3,
             api_port: 0,
+            gvisor: false,
             keep_logs: None,
         }
+    }
+
+    /// Whether gVisor has to be there.
+    pub(crate) fn has_gvisor(&self) -> bool {
+        self.gvisor && self.level == Level::Full
     }
 
     /// The name must be safe as a folder and as a cgroup.

@@ -98,6 +98,7 @@ impl Clusters {
                 // The process id: two checkouts can run their tests at once.
                 let name = format!("test-{level}-{}", std::process::id());
                 let mut config = ClusterConfig::new(name, *level);
+                config.gvisor = true;
                 config.keep_logs = Some(self.logs.join(format!("cluster-{level}")));
                 let cluster = Cluster::up(&config, Lifetime::Owned, &*progress::for_stderr(false))?;
                 self.running.push((*level, cluster));

@@ -36,6 +36,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) api_port: u16,
     /// The folder of the CNI plugins.
     pub(crate) cni_plugins: Option<&'a Path>,
+    /// Whether pods may run under gVisor.
+    pub(crate) gvisor: bool,
 }
 
 /// Writes everything; nothing of it changes while the cluster lives.
@@ -52,8 +54,17 @@ pub(crate) fn write_all(inputs: &Inputs<'_>) -> Result<()> {
         write("proxy.json", &proxy().to_string())?;
         write(
             "containerd.toml",
-            &containerd(&runc, plugins, snapshotter(), !host::may_lower_oom_score()),
+            &containerd(
+                &runc,
+                plugins,
+                snapshotter(),
+                !host::may_lower_oom_score(),
+                inputs.gvisor,
+            ),
         )?;
+        if inputs.gvisor {
+            write("runsc.toml", RUNSC)?;
+        }
         write("cni/10-pods.conflist", &pod_network().to_string())?;
     }
     Ok(())
@@ -269,7 +280,34 @@ fn pod_network() -> Value {
     })
 }
 
-fn containerd(runc: &Path, plugins: &Path, snapshotter: &str, restrict_oom_score: bool) -> String {
+/// gVisor, found on containerd's PATH. Its state stays at its default below /run, a tmpfs of the cluster's own; of the kernel's settings,
+/// which are the whole machine's, it changes none.
+const RUNSC: &str = r#"[runsc_config]
+  platform = "systrap"
+  network = "sandbox"
+  host-settings = "check"
+"#;
+
+fn containerd(
+    runc: &Path,
+    plugins: &Path,
+    snapshotter: &str,
+    restrict_oom_score: bool,
+    gvisor: bool,
+) -> String {
+    // Options of gVisor's shim are read from a file alone: its type has no place for others.
+    let runsc = if gvisor {
+        format!(
+            r#"    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runsc]
+      runtime_type = "io.containerd.runsc.v1"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runsc.options]
+        TypeUrl = "io.containerd.runsc.v1.options"
+        ConfigPath = "{INSIDE}/runsc.toml"
+"#
+        )
+    } else {
+        String::new()
+    };
     let runc = quoted(&runc.to_string_lossy());
     let plugins = quoted(&plugins.to_string_lossy());
     format!(
@@ -301,7 +339,7 @@ disabled_plugins = [
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
         BinaryName = {runc}
         SystemdCgroup = false
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
+{runsc}  [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = [{plugins}]
     conf_dir = "{INSIDE}/cni"
 "#
@@ -346,8 +384,19 @@ mod tests {
 
     #[test]
     fn image_volumes_are_ignored() {
-        let text = containerd(Path::new("/usr/sbin/runc"), Path::new("/x"), "overlayfs", true);
+        let with = |gvisor| {
+            containerd(
+                Path::new("/usr/sbin/runc"),
+                Path::new("/x"),
+                "overlayfs",
+                true,
+                gvisor,
+            )
+        };
+        let text = with(false);
         assert!(text.contains("ignore_image_defined_volumes = true"));
         assert!(text.contains("BinaryName = \"/usr/sbin/runc\""));
+        assert!(!text.contains("runsc"));
+        assert!(with(true).contains("ConfigPath = \"/run/vitrine/runsc.toml\""));
     }
 }

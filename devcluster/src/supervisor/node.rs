@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::PostParams;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use super::namespaces::Namespace;
 use super::plan::{self, Plan};
 use super::start::until;
 use super::{Cluster, dns, files, process};
-use crate::config::{DNS_NODE_PORT, DNS_SERVICE_ADDRESS, NODE_ADDRESS};
+use crate::config::{DNS_NODE_PORT, DNS_SERVICE_ADDRESS, GVISOR, NODE_ADDRESS};
 use crate::control::Output;
 use crate::error::{Error, Result};
 use crate::paths::StateDir;
@@ -69,6 +70,9 @@ pub(super) async fn finish(cluster: &Cluster, plan: &Plan, client: &Client, node
     cluster.parts.start(plan.netpol()?)?;
     dns::serve(node, client.clone()).await?;
     create_dns_service(client).await?;
+    if cluster.tools.folder(GVISOR).is_ok() {
+        create_runtime_class(client).await?;
+    }
     let at: SocketAddr = PROXY_HEALTH
         .parse()
         .map_err(|_| Error::Other("the proxy's address".to_owned()))?;
@@ -80,6 +84,22 @@ pub(super) async fn finish(cluster: &Cluster, plan: &Plan, client: &Client, node
     })
     .await?;
     until(cluster, plan::NETPOL, async || policies_enforced(plan).await).await
+}
+
+/// gVisor, for pods that ask for it; `runsc` is its name in containerd's configuration.
+async fn create_runtime_class(client: &Client) -> Result<()> {
+    let class = RuntimeClass {
+        handler: "runsc".to_owned(),
+        metadata: ObjectMeta {
+            name: Some(GVISOR.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..RuntimeClass::default()
+    };
+    let api: Api<RuntimeClass> = Api::all(client.clone());
+    let made = api.create(&PostParams::default(), &class).await;
+    made.map(drop)
+        .map_err(Error::kube(format!("create the RuntimeClass {GVISOR}")))
 }
 
 /// The policy controller works when its chains are in the kernel.

@@ -11,7 +11,7 @@ use kube::{Api, Client, Config};
 
 use super::plan::{self, Plan};
 use super::{Cluster, files, namespaces, node, outside, say, scale};
-use crate::config::{API_PORT, Level, NODE_ADDRESS, NODE_NAME};
+use crate::config::{API_PORT, GVISOR, Level, NODE_ADDRESS, NODE_NAME};
 use crate::control::{Event, Timings};
 use crate::error::{Error, Result};
 use crate::paths::StateDir;
@@ -185,6 +185,7 @@ async fn network(cluster: &Cluster) -> Result<namespaces::Namespace> {
         level: cluster.orders.level,
         api_port,
         cni_plugins,
+        gvisor: cluster.tools.folder(GVISOR).is_ok(),
     })?;
     Ok(node)
 }

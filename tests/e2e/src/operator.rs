@@ -65,7 +65,13 @@ pub enum Identity {
 /// If it does not compile.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| images::operator_program(Build::Quick).expect("the operator compiles"))
+    // A bench, which is compiled for speed, measures what ships.
+    let build = if cfg!(debug_assertions) {
+        Build::Quick
+    } else {
+        Build::Optimised
+    };
+    PROGRAM.get_or_init(|| images::operator_program(build).expect("the operator compiles"))
 }
 
 /// An empty folder for the logs and kubeconfigs of a test.

@@ -373,9 +373,9 @@ fn alerts_fire_when_their_tests_say_so_and_not_before() {
     assert_eq!(rendered[0]["spec"], file);
 }
 
-/// An alert on a metric that was renamed never fires, and nobody notices.
+/// An alert on a metric that was renamed never fires, a panel stays empty, and nobody notices.
 #[test]
-fn what_alerts_name_exists() {
+fn what_alerts_and_dashboard_name_exists() {
     let folder = Path::new(&chart_folder("vitrine")).join("rules/vitrine.yaml");
     let text = fs::read_to_string(folder).unwrap();
     let rules: Value = serde_yaml::from_str(&text).unwrap();
@@ -385,16 +385,38 @@ fn what_alerts_name_exists() {
         .flat_map(|group| group["rules"].as_array().unwrap())
         .collect();
     let operator = images::workspace().join("operator/src");
-    let sources = ["metrics.rs", "audit.rs"]
+    let sources = ["metrics.rs", "audit.rs", "gateway/mod.rs", "egress/mod.rs"]
         .map(|file| fs::read_to_string(operator.join(file)).unwrap())
         .concat();
-    let reasons = fs::read_to_string(images::workspace().join("crds/src/conditions.rs")).unwrap();
-    for expression in rules.iter().map(|rule| rule["expr"].as_str().unwrap()) {
+    let reasons = ["conditions.rs", "preview_sandbox.rs"]
+        .map(|file| fs::read_to_string(images::workspace().join("crds/src").join(file)).unwrap())
+        .concat();
+    let rendered = documents(&vitrine(&["monitoring.dashboard=true"]).unwrap());
+    let dashboard = rendered
+        .iter()
+        .find(|document| document["metadata"]["name"] == "vitrine-dashboard")
+        .unwrap();
+    let dashboard = dashboard["data"]["vitrine-previews.json"].as_str().unwrap();
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let shown: Vec<_> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap())
+        .map(|target| target["expr"].as_str().unwrap())
+        .collect();
+    assert!(shown.len() > 15, "{shown:?}");
+    let records: Vec<_> = rules.iter().filter_map(|rule| rule["record"].as_str()).collect();
+    let told = rules.iter().map(|rule| rule["expr"].as_str().unwrap());
+    for expression in told.chain(shown) {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         for name in expression
             .split(|c| !word(c))
-            .filter(|word| word.starts_with("vitrine_"))
+            .filter(|word| word.starts_with("vitrine"))
         {
+            if name.contains(':') {
+                assert!(records.contains(&name), "nothing records {name}: {expression}");
+                continue;
+            }
             let series = ["_bucket", "_count", "_sum"]
                 .iter()
                 .find_map(|part| name.strip_suffix(part))

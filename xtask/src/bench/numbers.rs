@@ -1,0 +1,21 @@
+//! Benches on nodes that run nothing: brings up the cluster and runs `tests/e2e/examples/bench`, compiled for speed, against it.
+
+use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, progress};
+use vitrine_kit::{Result, images, program};
+
+/// Runs one; the result is its report in Markdown.
+pub fn measure(arguments: &[&str]) -> Result<String> {
+    let progress = progress::for_stderr(true);
+    let config = ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Scale);
+    let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command
+        .current_dir(images::workspace())
+        .args(["run", "--locked", "--release", "--package", "vitrine-e2e", "--example", "bench", "--"])
+        .args(arguments)
+        .env("VITRINE_E2E_SCALE", cluster.name());
+    let report = program::run_with(&mut command)?;
+    cluster.down()?;
+    Ok(report)
+}
