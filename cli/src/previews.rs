@@ -224,6 +224,18 @@ fn explained(preview: &PreviewSandbox, events: &[Event], now: Timestamp) -> Stri
     });
     say("isolation", unproven);
     say(
+        "abuse",
+        status.abuse.as_ref().map(|found| {
+            format!(
+                "{} points at {}, {}: {}",
+                found.score,
+                found.at.0,
+                found.measure.as_str(),
+                found.reasons.join(", ")
+            )
+        }),
+    );
+    say(
         "receipt",
         status.receipt.as_ref().map(|receipt| {
             let signed = if receipt.signed.is_some() {
