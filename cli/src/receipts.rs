@@ -48,7 +48,7 @@ pub struct One {
 pub struct Verify {
     /// The file with the receipt; `-` for standard input.
     receipt: PathBuf,
-    /// A file with a public key, PEM; may be given several times. The cluster's published keys if there is none.
+    /// A file with public keys, PEM; may be given several times. The cluster's published keys if there is none.
     #[arg(long = "key")]
     pub keys: Vec<PathBuf>,
     #[command(flatten)]

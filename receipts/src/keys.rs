@@ -31,15 +31,24 @@ impl Keys {
 }
 
 impl<T: AsRef<str>> FromIterator<T> for Keys {
-    /// Keys in PEM (SPKI); a text that is none is left out.
+    /// Keys in PEM (SPKI), one text with one or several; what is none is left out.
     fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Self {
-        let keys = texts.into_iter().filter_map(|text| {
-            let key = VerifyingKey::from_public_key_pem(text.as_ref().trim()).ok()?;
-            Some((key_id(&key), key))
-        });
-        Self(keys.collect())
+        let mut keys = BTreeMap::new();
+        for text in texts {
+            for block in text.as_ref().split_inclusive(END) {
+                let begin = block.find(BEGIN).map_or("", |at| &block[at..]);
+                if let Ok(key) = VerifyingKey::from_public_key_pem(begin) {
+                    keys.insert(key_id(&key), key);
+                }
+            }
+        }
+        Self(keys)
     }
 }
+
+/// The lines around a key (RFC 7468, section 13).
+const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
+const END: &str = "-----END PUBLIC KEY-----";
 
 #[cfg(test)]
 mod tests {
@@ -52,5 +61,17 @@ mod tests {
         let keys = Keys::from_iter(["no key", signer.public_key()]);
         assert!(keys.knows(signer.key_id()));
         assert!(Keys::from_iter(["", "no key"]).is_empty());
+    }
+
+    #[test]
+    fn a_text_may_hold_several_keys_among_other_words() {
+        let signers = [SoftwareSigner::generate(), SoftwareSigner::generate()];
+        let text = format!(
+            "the first:\n{}\nand the next:\n{}",
+            signers[0].public_key(),
+            signers[1].public_key().trim_end()
+        );
+        let keys = Keys::from_iter([text]);
+        assert!(signers.iter().all(|signer| keys.knows(signer.key_id())));
     }
 }
