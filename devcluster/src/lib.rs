@@ -46,8 +46,9 @@ pub mod tools;
 
 pub use cluster::Cluster;
 pub use config::{
-    API_PORT, API_SERVICE_ADDRESS, ClusterConfig, DNS_NODE_PORT, DNS_SERVICE_ADDRESS, GVISOR, INTERNET_ADDRESS,
-    Level, Lifetime, METADATA_ADDRESS, NODE_ADDRESS, NODE_NAME, OUTSIDE_ADDRESS, POD_CIDR, SERVICE_CIDR,
+    API_PORT, API_SERVICE_ADDRESS, ClusterConfig, DNS_NODE_PORT, DNS_SERVICE_ADDRESS, GVISOR,
+    INTERNET_ADDRESS, Level, Lifetime, METADATA_ADDRESS, NODE_ADDRESS, NODE_NAME, OUTSIDE_ADDRESS, POD_CIDR,
+    SERVICE_CIDR,
 };
 pub use control::{
     Action, ComponentState, ComponentStatus, Hit, Hits, Output, Place, Protocol, Status, Timings,

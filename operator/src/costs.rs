@@ -98,9 +98,7 @@ impl Costs {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let processor = &table.get(pod_uid)?.processor;
         let (now, used) = processor.back()?;
-        let from = now
-            .checked_sub(SignedDuration::try_from(period).ok()?)
-            .ok()?;
+        let from = now.checked_sub(SignedDuration::try_from(period).ok()?).ok()?;
         let (then, before) = processor.iter().rev().find(|(at, _)| *at <= from)?;
         Some(Rate {
             nanoseconds: used.saturating_sub(*before),

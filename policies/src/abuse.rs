@@ -111,7 +111,10 @@ mod tests {
         assert_eq!(judge(&rules(), &signs).measure, None);
         signs.cpu_percent = Some(90);
         let judgement = judge(&rules(), &signs);
-        assert_eq!((judgement.score, judgement.measure), (60, Some(Measure::Throttle)));
+        assert_eq!(
+            (judgement.score, judgement.measure),
+            (60, Some(Measure::Throttle))
+        );
         assert_eq!(judgement.reasons, ["90 % of its processor time for 3m"]);
         signs.network_previews = Some(60);
         assert_eq!(judge(&rules(), &signs).measure, Some(Measure::End));

@@ -193,11 +193,22 @@ fn runtime(policy: &PreviewPolicySpec, asked: Option<&String>) -> Result<Option<
     let runtimes = &policy.runtimes;
     match asked {
         None => Ok(runtimes.default.clone()),
-        Some(name) if runtimes.default.iter().chain(&runtimes.allowed).any(|own| own == name) => {
+        Some(name)
+            if runtimes
+                .default
+                .iter()
+                .chain(&runtimes.allowed)
+                .any(|own| own == name) =>
+        {
             Ok(Some(name.clone()))
         }
         Some(name) => {
-            let all: Vec<_> = runtimes.default.iter().chain(&runtimes.allowed).cloned().collect();
+            let all: Vec<_> = runtimes
+                .default
+                .iter()
+                .chain(&runtimes.allowed)
+                .cloned()
+                .collect();
             let allowed = if all.is_empty() {
                 "nothing".to_owned()
             } else {
@@ -504,7 +515,9 @@ mod tests {
             if let Err(refusal) = resolved {
                 assert_eq!(
                     refusal.to_string(),
-                    format!("SkuListing spec.preview.image asks for {image}, allowed is only what is in {allowed}")
+                    format!(
+                        "SkuListing spec.preview.image asks for {image}, allowed is only what is in {allowed}"
+                    )
                 );
             }
         }

@@ -110,7 +110,10 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
         Plan::SetAside(node) => {
             if let Some(policy) = &world.policy {
                 let now = Timestamp::now();
-                let note = format!("node {} gets no preview until {}: {}", node.name, node.until.0, node.reason);
+                let note = format!(
+                    "node {} gets no preview until {}: {}",
+                    node.name, node.until.0, node.reason
+                );
                 tracing::error!(node = node.name, until = %node.until.0, "isolation did not hold on this node");
                 standing::write(context, policy, |status| standing::set_aside(status, *node, now)).await?;
                 status::publish(context, preview, warning("NodeSetAside", note)).await;
@@ -169,7 +172,10 @@ async fn throttle(context: &Context, world: &World, cpu: Amount) -> Result<()> {
         {"name": names::PRODUCT, "resources": {"requests": amount, "limits": amount}}
     ]}});
     let params = PatchParams::default();
-    match pods.patch_resize(names::POD, &params, &Patch::Strategic(patch)).await {
+    match pods
+        .patch_resize(names::POD, &params, &Patch::Strategic(patch))
+        .await
+    {
         Ok(_) => {
             context.metrics.throttled.inc();
             let note = format!("taken for abuse: it gets {cpu} of a core from now on");

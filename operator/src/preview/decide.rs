@@ -712,7 +712,9 @@ fn untrusted(
         .checked_add(SignedDuration::try_from(quarantine).ok()?)
         .ok()?;
     let known = policy.status.iter().flat_map(|status| &status.nodes_set_aside);
-    let already = known.into_iter().any(|node| node.name == name && node.until.0 >= until);
+    let already = known
+        .into_iter()
+        .any(|node| node.name == name && node.until.0 >= until);
     (until > now && !already).then(|| {
         Plan::SetAside(Box::new(NodeSetAside {
             name,

@@ -646,13 +646,24 @@ fn a_graver_sign_ends_it_and_the_milder_finding_is_not_written_again() {
     };
     assert_eq!(report.status.reason, Some(StatusReason::Abuse));
     let message = report.status.message.unwrap();
-    assert!(message.contains("120 points") && message.contains("500 processes"), "{message}");
+    assert!(
+        message.contains("120 points") && message.contains("500 processes"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_subject_is_blocked_before_its_preview_ends() {
     let mut world = judged(miner());
-    world.policy.as_mut().unwrap().spec.abuse.as_mut().unwrap().block_at = Some(50);
+    world
+        .policy
+        .as_mut()
+        .unwrap()
+        .spec
+        .abuse
+        .as_mut()
+        .unwrap()
+        .block_at = Some(50);
     let Plan::Report(report, _) = decide(&world, at(200)) else {
         panic!()
     };
@@ -704,10 +715,16 @@ fn a_node_on_which_isolation_broke_is_set_aside_once_its_preview_was_told_to_end
     let mut world = ready();
     world.policy.as_mut().unwrap().spec.isolation.node_quarantine = Some("10m".parse().unwrap());
     let mut report = Report::from(&world.preview, at(100));
-    report.ending(StatusReason::IsolationBroken, "isolation broken: internet answered");
+    report.ending(
+        StatusReason::IsolationBroken,
+        "isolation broken: internet answered",
+    );
     world.preview.status = Some(report.status);
     world.cell.pod.as_mut().unwrap().spec.as_mut().unwrap().node_name = Some("n".into());
-    assert!(matches!(decide(&world, at(101)), Plan::EndPod(_)), "first things first");
+    assert!(
+        matches!(decide(&world, at(101)), Plan::EndPod(_)),
+        "first things first"
+    );
     world.cell.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(at(101)));
     let Plan::SetAside(node) = decide(&world, at(102)) else {
         panic!()
@@ -720,7 +737,10 @@ fn a_node_on_which_isolation_broke_is_set_aside_once_its_preview_was_told_to_end
     let mut killed = world.clone();
     killed.policy.as_mut().unwrap().status = None;
     let mut report = Report::from(&ready().preview, at(100));
-    report.ending(StatusReason::IsolationBroken, "the isolation sidecar was restarted");
+    report.ending(
+        StatusReason::IsolationBroken,
+        "the isolation sidecar was restarted",
+    );
     killed.preview.status = Some(report.status);
     assert!(!matches!(decide(&killed, at(103)), Plan::SetAside(_)));
 }

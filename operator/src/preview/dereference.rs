@@ -169,7 +169,10 @@ pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
 
 /// What is known of a preview that its policy counts as a sign of abuse.
 fn signs(context: &Context, world: &World, status: &PreviewSandboxStatus) -> Signs {
-    let rules = world.policy.as_ref().and_then(|policy| policy.spec.abuse.as_ref());
+    let rules = world
+        .policy
+        .as_ref()
+        .and_then(|policy| policy.spec.abuse.as_ref());
     let (Some(rules), Some(pod), Some(envelope)) = (rules, &status.pod, &status.envelope) else {
         return Signs::default();
     };

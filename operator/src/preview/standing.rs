@@ -90,7 +90,11 @@ mod tests {
             block(&mut status, of(&subject.to_string(), 1000 + subject), at(60));
         }
         assert_eq!(status.blocked_subjects.len(), MOST);
-        assert_eq!(names(&status).last().unwrap(), "1999", "the first to be over went");
+        assert_eq!(
+            names(&status).last().unwrap(),
+            "1999",
+            "the first to be over went"
+        );
     }
 
     #[test]

@@ -102,9 +102,14 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
     let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
     let policy = found(policies.get(POLICY_NAME).await);
     let policy = policy.map_err(Error::kube("get", "PreviewPolicy", POLICY_NAME))?;
-    let aside = policy.as_ref().map(|policy| capacity::set_aside(policy, Timestamp::now()));
+    let aside = policy
+        .as_ref()
+        .map(|policy| capacity::set_aside(policy, Timestamp::now()));
     let aside = aside.map_or(0, |nodes| nodes.len());
-    context.metrics.nodes_set_aside.set(i64::try_from(aside).unwrap_or(i64::MAX));
+    context
+        .metrics
+        .nodes_set_aside
+        .set(i64::try_from(aside).unwrap_or(i64::MAX));
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
     let cells = namespaces

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
-        HTTPGetAction, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector, NodeSelectorRequirement,
-        NodeSelectorTerm, ObjectFieldSelector, Pod, PodDNSConfig,
+        Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+        ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector,
+        NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod, PodDNSConfig,
         PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
         TCPSocketAction, Volume, VolumeMount,
     },

@@ -193,7 +193,9 @@ impl Installed {
         let images = "previewPolicy.images.repositories={vitrine.local,127.0.0.1:1/nowhere}";
         options.set.push(images.to_owned());
         // The one node is shared by tests that break its isolation on purpose; `distrust` tries this itself.
-        options.set.push("previewPolicy.isolation.nodeQuarantine=null".to_owned());
+        options
+            .set
+            .push("previewPolicy.isolation.nodeQuarantine=null".to_owned());
         let done = install::install(&self.target, &options, &*progress::for_stderr(true));
         done.unwrap_or_else(|error| panic!("install: {error}"));
     }

@@ -47,20 +47,31 @@ async fn a_miner_is_throttled_and_a_graver_score_ends_it() {
         .await;
     let abuse = found.abuse.clone().unwrap();
     assert_eq!((abuse.score, abuse.measure), (60, Measure::Throttle), "{abuse:?}");
-    assert!(abuse.reasons[0].contains("of its processor time for 10s"), "{abuse:?}");
+    assert!(
+        abuse.reasons[0].contains("of its processor time for 10s"),
+        "{abuse:?}"
+    );
     let cell = found.cell.unwrap();
     let pods = shop.within::<Pod>(&cell);
     eventually("the node gives it a tenth", SEEN, async || {
         let pod = pods.get("preview").await.map_err(|e| e.to_string())?;
-        let status = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
-        let actual = status.first().and_then(|c| c.resources.clone()?.limits?.remove("cpu"));
+        let status = pod
+            .status
+            .unwrap_or_default()
+            .container_statuses
+            .unwrap_or_default();
+        let actual = status
+            .first()
+            .and_then(|c| c.resources.clone()?.limits?.remove("cpu"));
         match actual {
             Some(cpu) if cpu.0 == "5m" => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
-    let still = shop.until("miner", "it lives on", READY, |s| s.phase == Phase::Ready).await;
+    let still = shop
+        .until("miner", "it lives on", READY, |s| s.phase == Phase::Ready)
+        .await;
     assert_eq!(measure(&still), Some(Measure::Throttle));
     let events = shop.events("miner").await;
     let told = |reason: &str| events.iter().any(|event| event.contains(reason));
@@ -76,7 +87,9 @@ async fn a_miner_is_throttled_and_a_graver_score_ends_it() {
     let receipt = ended.receipt.unwrap();
     assert_eq!(receipt.cause, StatusReason::Abuse);
     assert!(ended.message.unwrap_or_default().len() < 1000);
-    let honest = shop.until("honest", "it lives", READY, |s| s.phase == Phase::Ready).await;
+    let honest = shop
+        .until("honest", "it lives", READY, |s| s.phase == Phase::Ready)
+        .await;
     assert_eq!(measure(&honest), None);
     drop(policy);
     shop.close().await;
@@ -90,7 +103,11 @@ async fn who_knocks_on_closed_doors_and_multiplies_is_ended_and_gets_no_other_pr
         "egressDenials": {"count": 5, "points": 60}, "processes": {"count": 40, "points": 60}, "blockAt": 120, "blockFor": "1h"
     }));
     let policy = shop.vitrine.with_policy(&blocking, BEFORE);
-    let mut listing = objects::script("knocks", &shop.vitrine.busybox, &format!("{KNOCK}\n{}", objects::SERVE));
+    let mut listing = objects::script(
+        "knocks",
+        &shop.vitrine.busybox,
+        &format!("{KNOCK}\n{}", objects::SERVE),
+    );
     listing.spec.preview.egress = vec!["203-0-113-10.at.example".to_owned()];
     shop.offer(&listing).await;
     shop.ask("first", "knocks", "10m").await;
@@ -113,8 +130,10 @@ async fn who_knocks_on_closed_doors_and_multiplies_is_ended_and_gets_no_other_pr
         .await;
     assert_eq!(refused.reason, Some(StatusReason::SubjectBlocked));
     shop.ask("somebody-else", "knocks", "10m").await;
-    shop.until("somebody-else", "it is let in", READY, |s| s.admitted_at.is_some())
-        .await;
+    shop.until("somebody-else", "it is let in", READY, |s| {
+        s.admitted_at.is_some()
+    })
+    .await;
     drop(policy);
     shop.close().await;
 }

@@ -221,8 +221,7 @@ fn policy() -> Vec<Case> {
     let queue = |deadline: &str| make(json!({"spec": {"queue": {"deadline": deadline}}}));
     let traffic = |field: &str, time: &str| make(json!({"spec": {"traffic": {field: time}}}));
     let abuse = |rules: Value| make(json!({"spec": {"abuse": rules}}));
-    let miner =
-        |period: &str| abuse(json!({"sustainedCpu": {"percent": 90, "period": period, "points": 1}}));
+    let miner = |period: &str| abuse(json!({"sustainedCpu": {"percent": 90, "period": period, "points": 1}}));
     let quarantine = |time: &str| make(json!({"spec": {"isolation": {"nodeQuarantine": time}}}));
     let level = |name: &str, max: &str| make(json!({"spec": {"trustLevels": {name: {"maxTtl": max}}}}));
     let internet = |targets: &[&str]| make(json!({"spec": {"isolation": {"internet": targets}}}));
@@ -278,7 +277,10 @@ fn policy() -> Vec<Case> {
             kind: Policy,
             rule: "abuse.blockFor must be longer than 0s and at most 8760h",
             accepted: vec![abuse(json!({})), abuse(json!({"blockFor": "8760h"}))],
-            rejected: vec![abuse(json!({"blockFor": "0s"})), abuse(json!({"blockFor": "8760h1s"}))],
+            rejected: vec![
+                abuse(json!({"blockFor": "0s"})),
+                abuse(json!({"blockFor": "8760h1s"})),
+            ],
         },
         Case {
             kind: Policy,

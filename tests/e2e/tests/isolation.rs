@@ -315,17 +315,27 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_i
         .until("next", "it waits", READY, |s| s.queue_position.is_some())
         .await;
     assert_eq!(waits.reason, Some(StatusReason::WaitingForCapacity), "{waits:?}");
-    let aside = shop
-        .vitrine
-        .kubectl(&["get", "previewpolicy", "default", "-o", "jsonpath={.status.nodesSetAside}"]);
+    let aside = shop.vitrine.kubectl(&[
+        "get",
+        "previewpolicy",
+        "default",
+        "-o",
+        "jsonpath={.status.nodesSetAside}",
+    ]);
     let aside: Vec<NodeSetAside> = serde_json::from_str(&aside).unwrap();
     assert!(aside[0].reason.starts_with("isolation broken"), "{aside:?}");
     let events = shop.events("page").await;
-    assert!(events.iter().any(|event| event.starts_with("NodeSetAside")), "{events:?}");
+    assert!(
+        events.iter().any(|event| event.starts_with("NodeSetAside")),
+        "{events:?}"
+    );
     let ready = shop
-        .until("next", "the node is trusted again", Duration::from_secs(90), |s| {
-            s.phase == Phase::Ready
-        })
+        .until(
+            "next",
+            "the node is trusted again",
+            Duration::from_secs(90),
+            |s| s.phase == Phase::Ready,
+        )
         .await;
     assert!(ready.started_at.unwrap().0 >= aside[0].until.0);
     drop(policy);

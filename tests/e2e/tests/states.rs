@@ -80,7 +80,13 @@ fn normal(text: &str) -> String {
     let mut lines = vec![];
     let mut events = None;
     // Whether a node has counted what a preview used that lived for seconds, is chance.
-    let cost = ["Cost:", "Cpu Milliseconds:", "Memory Peak Bytes:", "Partial:", "Sampled At:"];
+    let cost = [
+        "Cost:",
+        "Cpu Milliseconds:",
+        "Memory Peak Bytes:",
+        "Partial:",
+        "Sampled At:",
+    ];
     let is_cost = |line: &&str| cost.iter().any(|name| line.trim_start().starts_with(name));
     for line in text.lines().filter(|line| !is_cost(line)) {
         let line = match line.split_once("Signed:") {

@@ -12,7 +12,16 @@ pub fn measure(arguments: &[&str]) -> Result<String> {
     let mut command = std::process::Command::new(cargo);
     command
         .current_dir(images::workspace())
-        .args(["run", "--locked", "--release", "--package", "vitrine-e2e", "--example", "bench", "--"])
+        .args([
+            "run",
+            "--locked",
+            "--release",
+            "--package",
+            "vitrine-e2e",
+            "--example",
+            "bench",
+            "--",
+        ])
         .args(arguments)
         .env("VITRINE_E2E_SCALE", cluster.name());
     let report = program::run_with(&mut command)?;

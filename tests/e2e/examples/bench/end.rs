@@ -8,7 +8,11 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, ResourceExt, api::{Patch, PatchParams}, runtime::{WatchStreamExt, watcher}};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{WatchStreamExt, watcher},
+};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use vitrine_crds::Phase;
@@ -53,17 +57,21 @@ pub async fn measure(count: usize) {
         })
         .await;
     let expires = i64::try_from(end).unwrap();
-    eventually("all end in the same second", Duration::from_secs(AHEAD), async || {
-        let all = api.list(&kube::api::ListParams::default()).await.unwrap().items;
-        let other = all.iter().filter(|preview| {
-            let status = preview.status.as_ref().unwrap();
-            status.expires_at.as_ref().map(|at| at.0.as_second()) != Some(expires)
-        });
-        match other.count() {
-            0 => Ok(()),
-            some => Err(format!("{some} do not")),
-        }
-    })
+    eventually(
+        "all end in the same second",
+        Duration::from_secs(AHEAD),
+        async || {
+            let all = api.list(&kube::api::ListParams::default()).await.unwrap().items;
+            let other = all.iter().filter(|preview| {
+                let status = preview.status.as_ref().unwrap();
+                status.expires_at.as_ref().map(|at| at.0.as_second()) != Some(expires)
+            });
+            match other.count() {
+                0 => Ok(()),
+                some => Err(format!("{some} do not")),
+            }
+        },
+    )
     .await;
 
     let mut sockets = vec![];
@@ -87,8 +95,17 @@ pub async fn measure(count: usize) {
     let closed: Vec<_> = join_all(closed).await.into_iter().map(Result::unwrap).collect();
     let early = closed.iter().filter(|at| **at < end).count();
     eventually("every slot is free", PATIENCE, async || {
-        let held = house.leases().list(&kube::api::ListParams::default()).await.unwrap().items;
-        if held.is_empty() { Ok(()) } else { Err(format!("{} are held", held.len())) }
+        let held = house
+            .leases()
+            .list(&kube::api::ListParams::default())
+            .await
+            .unwrap()
+            .items;
+        if held.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} are held", held.len()))
+        }
     })
     .await;
     stop.send_replace(true);
@@ -99,11 +116,21 @@ pub async fn measure(count: usize) {
         status.receipt.is_some() || status.phase == Phase::Ended
     });
     let receipts = receipts.count();
-    let since = |times: &[SystemTime]| Sorted::of(times.iter().map(|at| at.duration_since(end).unwrap_or_default()).collect());
+    let since = |times: &[SystemTime]| {
+        Sorted::of(
+            times
+                .iter()
+                .map(|at| at.duration_since(end).unwrap_or_default())
+                .collect(),
+        )
+    };
     let freed = freed.lock().unwrap().clone();
     println!("| from the second in which {count} previews expire to | count | p50 ms | p99 ms | last ms |");
     println!("|---|--:|--:|--:|--:|");
-    for (what, times) in [("the WebSocket's end", since(&closed)), ("the slot's deletion (4 a preview)", since(&freed))] {
+    for (what, times) in [
+        ("the WebSocket's end", since(&closed)),
+        ("the slot's deletion (4 a preview)", since(&freed)),
+    ] {
         println!(
             "| {what} | {} | {} | {} | {} |",
             times.len(),
@@ -130,7 +157,9 @@ fn freed(leases: Api<Lease>) -> Arc<Mutex<Vec<SystemTime>>> {
     let times = Arc::new(Mutex::new(vec![]));
     let told = times.clone();
     tokio::spawn(async move {
-        let mut events = watcher(leases, watcher::Config::default()).default_backoff().boxed();
+        let mut events = watcher(leases, watcher::Config::default())
+            .default_backoff()
+            .boxed();
         while let Ok(Some(event)) = events.try_next().await {
             if let watcher::Event::Delete(lease) = event {
                 assert!(!lease.name_any().is_empty());

@@ -6,8 +6,10 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use kube::{Api, ResourceExt, api::{DeleteParams, ListParams, PostParams}};
-use serde_json::json;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use vitrine_crds::PreviewSandbox;
 use vitrine_e2e::house::{House, LISTING};
 use vitrine_kit::objects;
@@ -83,7 +85,9 @@ pub async fn measure(in_table: usize, seconds: usize) {
     stop.send_replace(true);
     let noise = noise.await.unwrap();
 
-    println!("| way | requests/s (median of {ROUNDS}) | least to most | of the bare proxy | p50 ms | p99 ms |");
+    println!(
+        "| way | requests/s (median of {ROUNDS}) | least to most | of the bare proxy | p50 ms | p99 ms |"
+    );
     println!("|---|--:|--:|--:|--:|--:|");
     for (((name, _), rates), seen) in ways.iter().zip(&rates).zip(latencies) {
         let (middle, least, most) = median(rates);

@@ -11,7 +11,12 @@ use std::{
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1::{self, SendRequest}, header};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    client::conn::http1::{self, SendRequest},
+    header,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,7 +48,10 @@ impl Target {
             request = request.header(header::COOKIE, cookie);
         }
         sender.ready().await.unwrap();
-        let answer = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+        let answer = sender
+            .send_request(request.body(Empty::new()).unwrap())
+            .await
+            .unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{}: {answer:?}", self.host);
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.len(), 1024);
@@ -92,7 +100,11 @@ pub async fn latencies(targets: &[Target], connections: usize, rate: f64, time: 
             }
         })
     });
-    join_all(tasks).await.into_iter().flat_map(Result::unwrap).collect()
+    join_all(tasks)
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .collect()
 }
 
 /// Exchanges a preview's link for its cookie.

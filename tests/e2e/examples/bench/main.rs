@@ -16,13 +16,18 @@ mod stats;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let number = |text: &str| text.parse::<usize>().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    let number = |text: &str| {
+        text.parse::<usize>()
+            .unwrap_or_else(|_| panic!("{text:?} is no number"))
+    };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         match words.as_slice() {
             ["end", previews] => end::measure(number(previews)).await,
             ["gateway", previews, seconds] => gateway::measure(number(previews), number(seconds)).await,
-            ["bare-proxy", listen, to] => bare_proxy::serve(listen.parse().unwrap(), to.parse().unwrap()).await,
+            ["bare-proxy", listen, to] => {
+                bare_proxy::serve(listen.parse().unwrap(), to.parse().unwrap()).await
+            }
             other => panic!("no bench is called {other:?}"),
         }
     });

@@ -8,9 +8,17 @@ use std::{
 };
 
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::{Bytes, Incoming}, header, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
-use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use vitrine_policies::names;
 
 /// What the product of [`vitrine_kit::objects::stub`] listens on.
@@ -95,11 +103,14 @@ async fn product(stream: TcpStream) {
 }
 
 async fn sidecar(stream: TcpStream, nonces: Nonces) {
-    let nonce = stream.local_addr().ok().and_then(|address| nonces.of(address.ip()));
+    let nonce = stream
+        .local_addr()
+        .ok()
+        .and_then(|address| nonces.of(address.ip()));
     let service = service_fn(move |_: Request<Incoming>| {
         let nonce = nonce.clone();
         async move {
-            let mut response = Response::new(Full::from(nonce.clone().unwrap_or_default()));
+            let mut response = Response::new(Full::<Bytes>::from(nonce.clone().unwrap_or_default()));
             if nonce.is_none() {
                 *response.status_mut() = StatusCode::NOT_FOUND;
             }

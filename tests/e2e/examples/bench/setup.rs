@@ -7,10 +7,16 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use kube::{Api, ResourceExt, api::{ListParams, PostParams}};
+use kube::{
+    ResourceExt,
+    api::{ListParams, PostParams},
+};
 use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox};
-use vitrine_e2e::{house::{House, LISTING}, operator::{self, Operator, Options}};
+use vitrine_e2e::{
+    house::{House, LISTING},
+    operator::{self, Operator, Options},
+};
 use vitrine_kit::{http, install::NAMESPACE, objects};
 
 use super::pods::Nonces;
@@ -67,7 +73,10 @@ impl Gateway {
         loop {
             match http::get(admin, "gateway", "/readyz").await {
                 Ok(answer) if answer.status == 200 => return gateway,
-                other => assert!(begun.elapsed().as_secs() < 60, "the gateway is not ready: {other:?}"),
+                other => assert!(
+                    begun.elapsed().as_secs() < 60,
+                    "the gateway is not ready: {other:?}"
+                ),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -110,12 +119,8 @@ pub async fn previews(house: &House, count: usize, ttl: &str, nonces: &Nonces) -
         .for_each_concurrent(AT_ONCE, |number| {
             let api = api.clone();
             async move {
-                let preview = objects::preview(
-                    &format!("p{number}"),
-                    LISTING,
-                    &format!("s{number}"),
-                    Some(ttl),
-                );
+                let preview =
+                    objects::preview(&format!("p{number}"), LISTING, &format!("s{number}"), Some(ttl));
                 api.create(&PostParams::default(), &preview).await.unwrap();
             }
         })
@@ -136,14 +141,19 @@ pub async fn previews(house: &House, count: usize, ttl: &str, nonces: &Nonces) -
             "{} of {count} previews are ready after {} s; one that is not: {:?}",
             ready.len(),
             begun.elapsed().as_secs(),
-            all.iter().find(|p| as_ready(p).is_none()).and_then(|p| p.status.clone())
+            all.iter()
+                .find(|p| as_ready(p).is_none())
+                .and_then(|p| p.status.clone())
         );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
 fn as_ready(preview: &PreviewSandbox) -> Option<Ready> {
-    let status = preview.status.as_ref().filter(|status| status.phase == Phase::Ready)?;
+    let status = preview
+        .status
+        .as_ref()
+        .filter(|status| status.phase == Phase::Ready)?;
     let (origin, open) = status.url.as_ref()?.strip_prefix("http://")?.split_once('/')?;
     Some(Ready {
         name: preview.name_any(),
@@ -153,4 +163,3 @@ fn as_ready(preview: &PreviewSandbox) -> Option<Ready> {
         started: status.started_at.as_ref()?.0.as_second(),
     })
 }
-
