@@ -102,8 +102,16 @@ async fn nothing_that_hostile_previews_send_passes_and_without_enforcement_all_o
         shop.house("vitrine-responder").await,
         shop.house("vitrine-decoy").await,
     );
-    let hosts = ["203.0.113.10", "169.254.169.254", "10.96.0.10", "10.96.0.1", &node, &responder, &decoy]
-        .map(str::to_owned);
+    let hosts = [
+        "203.0.113.10",
+        "169.254.169.254",
+        "10.96.0.10",
+        "10.96.0.1",
+        &node,
+        &responder,
+        &decoy,
+    ]
+    .map(str::to_owned);
     let tcp = [
         "203.0.113.10:80".to_owned(),
         "203.0.113.10:443".to_owned(),
@@ -139,7 +147,10 @@ async fn nothing_that_hostile_previews_send_passes_and_without_enforcement_all_o
             let live = shop.live("seal", objects::SERVE, "1m").await;
             let policy: NetworkPolicy = shop.within(&live.cell).get(names::SEAL).await.unwrap();
             seal = policy.spec;
-            shop.previews().delete("seal", &DeleteParams::default()).await.unwrap();
+            shop.previews()
+                .delete("seal", &DeleteParams::default())
+                .await
+                .unwrap();
         }
         let addresses: Vec<_> = over
             .iter()
@@ -166,15 +177,20 @@ async fn nothing_that_hostile_previews_send_passes_and_without_enforcement_all_o
     };
     same.metadata.name = Some("same".to_owned());
     policies.create(&PostParams::default(), &same).await.unwrap();
-    shop.bare_pod(&shop.namespace, "bare", &hostile(&tcp, &hosts)).await;
-    let control = eventually("the method sees every protocol", Duration::from_secs(60), async || {
-        let passed = counters.packets();
-        if passed.iter().all(|count| *count > 0) {
-            Ok(passed)
-        } else {
-            Err(format!("{passed:?}"))
-        }
-    })
+    shop.bare_pod(&shop.namespace, "bare", &hostile(&tcp, &hosts))
+        .await;
+    let control = eventually(
+        "the method sees every protocol",
+        Duration::from_secs(60),
+        async || {
+            let passed = counters.packets();
+            if passed.iter().all(|count| *count > 0) {
+                Ok(passed)
+            } else {
+                Err(format!("{passed:?}"))
+            }
+        },
+    )
     .await;
     println!("control: of one bare pod at least {control:?}");
     netpol.back();
