@@ -59,6 +59,8 @@ pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 const AHEAD: Duration = Duration::from_secs(60);
 /// How much it gets: so long it lives at most once time runs again.
 const STEP: SignedDuration = SignedDuration::from_secs(300);
+/// Characters of a block's reason, as the schema has it.
+const MOST_REASON: usize = 256;
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -444,7 +446,12 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
     }
     let wake = if ready {
         let expires = status.expires_at.as_ref();
-        expires.and_then(|t| until(t.0, now).map(|left| left.saturating_sub(world.prolongs())))
+        let left = expires.and_then(|t| until(t.0, now));
+        // When it is to be prolonged; at its end if that is nearer, because it can be prolonged no more.
+        left.map(|left| match left.saturating_sub(world.prolongs()) {
+            Duration::ZERO => left,
+            sooner => sooner,
+        })
     } else {
         deadline.flatten()
     };
@@ -674,7 +681,7 @@ fn abused(
             Some(Plan::Block(Box::new(BlockedSubject {
                 sha256: envelope::subject_hash(&world.preview.spec.subject),
                 until: until.ok().map(Time),
-                reason: Some(reasons),
+                reason: Some(reasons.chars().take(MOST_REASON).collect()),
             })))
         }
         Measure::End | Measure::Block => {
