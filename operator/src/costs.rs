@@ -13,6 +13,7 @@ use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
 use tokio::time::Instant;
 use vitrine_crds::{Amount, PreviewSandbox, preview_sandbox::Cost};
+use vitrine_policies::names;
 
 use crate::{
     kubelet::{self, Form, PodStats},
@@ -122,6 +123,13 @@ impl Costs {
             else {
                 continue;
             };
+            // The product's own, which its limit is of; where containers have no count of their own, as under gVisor, the pod's.
+            let own = pod
+                .containers
+                .iter()
+                .find(|container| container.name == names::PRODUCT)
+                .and_then(|product| product.cpu.as_ref()?.usage_core_nano_seconds)
+                .filter(|used| *used > 0);
             let memory = pod
                 .memory
                 .and_then(|memory| memory.working_set_bytes)
@@ -140,7 +148,7 @@ impl Costs {
             used.cpu_nanoseconds = used.cpu_nanoseconds.max(cpu);
             used.memory_peak_bytes = used.memory_peak_bytes.max(memory);
             used.at = used.at.max(at);
-            let latest = (used.at, used.cpu_nanoseconds);
+            let latest = (used.at, own.unwrap_or(used.cpu_nanoseconds));
             samples.processes = pod.processes.and_then(|p| p.process_count).or(samples.processes);
             samples.keep(latest, kept);
         }
@@ -325,6 +333,29 @@ mod tests {
         assert_eq!(rate.percent_of("100m"), Some(100));
         assert_eq!(rate.percent_of("1"), Some(10));
         assert_eq!(rate.percent_of("0"), None);
+        // The sidecar's part is not the product's.
+        let mut pod = stats("q", "2026-11-22T10:00:00Z", 0, 1);
+        for (at, whole, product) in [
+            (start, 0, 1),
+            (
+                start + SignedDuration::from_secs(60),
+                60_000_000_000,
+                6_000_000_001,
+            ),
+        ] {
+            let cpu = |used: u64| serde_json::json!({"time": at.to_string(), "usageCoreNanoSeconds": used});
+            pod.cpu = Some(serde_json::from_value(cpu(whole)).unwrap());
+            pod.containers = serde_json::from_value(serde_json::json!([
+                {"name": "watch", "cpu": cpu(54_000_000_000)}, {"name": names::PRODUCT, "cpu": cpu(product)}
+            ]))
+            .unwrap();
+            costs.take(
+                vec![pod.clone()],
+                &HashSet::from(["p".to_owned(), "q".to_owned()]),
+                period,
+            );
+        }
+        assert_eq!(costs.rate("q", period).unwrap().percent_of("100m"), Some(100));
         let kept = costs.0.lock().unwrap()["p"].processor.len();
         assert_eq!(kept, 7, "a minute and the sample before it");
     }

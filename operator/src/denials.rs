@@ -23,13 +23,21 @@ impl Denials {
         known.get(preview_uid).copied()
     }
 
-    fn tell(&self, by_proxy: Vec<BTreeMap<String, u64>>) {
+    /// Takes what the proxies have told. While not all of them have, what was known before is not forgotten: counts only grow.
+    fn tell(&self, by_proxy: Vec<BTreeMap<String, u64>>, all: bool) {
         let mut sums = HashMap::new();
         for (uid, count) in by_proxy.into_iter().flatten() {
             let sum: &mut u64 = sums.entry(uid).or_default();
             *sum = sum.saturating_add(count);
         }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sums;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all {
+            for (uid, before) in known.drain() {
+                let sum = sums.entry(uid).or_default();
+                *sum = before.max(*sum);
+            }
+        }
+        *known = sums;
     }
 }
 
@@ -41,10 +49,16 @@ pub async fn run(context: &Context) {
             .abuse()
             .is_some_and(|rules| rules.egress_denials.is_some())
         {
-            match fleet::ask(context, "egress", DENIALS_PATH).await {
-                Ok(told) => context.denials.tell(told),
-                // What was known stays known: the count of a preview only grows.
-                Err(error) => tracing::warn!(%error, "not every egress proxy says what it has refused"),
+            match fleet::answers(context, "egress", DENIALS_PATH).await {
+                Ok(answers) => {
+                    let (told, silent): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+                    for error in silent.iter().filter_map(|answer| answer.as_ref().err()) {
+                        tracing::info!(%error, "an egress proxy does not say what it has refused");
+                    }
+                    let told = told.into_iter().filter_map(Result::ok).collect();
+                    context.denials.tell(told, silent.is_empty());
+                }
+                Err(error) => tracing::warn!(%error, "nobody says which egress proxies there are"),
             }
         }
         tokio::time::sleep(PERIOD).await;
@@ -59,10 +73,15 @@ mod tests {
     fn what_several_proxies_have_refused_adds_up() {
         let denials = Denials::default();
         let told = |count| BTreeMap::from([("a".to_owned(), count)]);
-        denials.tell(vec![told(3), told(4), BTreeMap::new()]);
+        denials.tell(vec![told(3), told(4), BTreeMap::new()], true);
         assert_eq!(denials.of("a"), Some(7));
         assert_eq!(denials.of("b"), None);
-        denials.tell(vec![told(u64::MAX), told(4)]);
+        // One is silent.
+        denials.tell(vec![told(5)], false);
+        assert_eq!(denials.of("a"), Some(7));
+        denials.tell(vec![told(u64::MAX), told(4)], true);
         assert_eq!(denials.of("a"), Some(u64::MAX));
+        denials.tell(vec![BTreeMap::new()], true);
+        assert_eq!(denials.of("a"), None);
     }
 }

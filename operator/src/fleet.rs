@@ -21,11 +21,28 @@ const MAX_BYTES: usize = 10 << 20;
 /// The admin port of gateways and egress proxies, as the chart sets it.
 const ADMIN_PORT: u16 = 8081;
 
-/// What each of them says; an error as soon as one does not, or if there is none.
+/// What all of them say.
 ///
 /// # Errors
-/// Which pod did not answer, and why.
+/// If there is none, or which one did not answer, and why.
 pub async fn ask<T: DeserializeOwned>(context: &Context, component: &str, page: &str) -> Result<Vec<T>> {
+    let answers = answers(context, component, page).await?;
+    if answers.is_empty() {
+        let namespace = &context.settings.house.namespace;
+        return Err(Error::Installation(format!("no {component} runs in {namespace}")));
+    }
+    answers.into_iter().collect()
+}
+
+/// What each of them says, or why not.
+///
+/// # Errors
+/// If the API server does not say which there are.
+pub async fn answers<T: DeserializeOwned>(
+    context: &Context,
+    component: &str,
+    page: &str,
+) -> Result<Vec<Result<T>>> {
     let namespace = &context.settings.house.namespace;
     let pods: Api<Pod> = context.api(namespace);
     let own = ListParams::default().labels(&format!("{COMPONENT_LABEL}={component}"));
@@ -35,7 +52,7 @@ pub async fn ask<T: DeserializeOwned>(context: &Context, component: &str, page: 
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         !matches!(phase, Some("Succeeded" | "Failed"))
     });
-    let answers = join_all(running.map(|pod| async {
+    Ok(join_all(running.map(|pod| async {
         let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
         let answer = match ip {
             Some(ip) => asked(&ip, page).await,
@@ -43,12 +60,7 @@ pub async fn ask<T: DeserializeOwned>(context: &Context, component: &str, page: 
         };
         answer.map_err(|why| Error::Installation(format!("{component} {}: {why}", pod.name_any())))
     }))
-    .await;
-    let answers = answers.into_iter().collect::<Result<Vec<_>>>()?;
-    if answers.is_empty() {
-        return Err(Error::Installation(format!("no {component} runs in {namespace}")));
-    }
-    Ok(answers)
+    .await)
 }
 
 async fn asked<T: DeserializeOwned>(ip: &str, page: &str) -> Result<T, String> {

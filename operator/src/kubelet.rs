@@ -28,9 +28,22 @@ pub struct PodStats {
     /// Memory of all its containers.
     #[serde(default)]
     pub memory: Option<MemoryStats>,
+    /// Each container that runs.
+    #[serde(default)]
+    pub containers: Vec<ContainerStats>,
     /// Its processes; absent from the short form.
     #[serde(default, rename = "process_stats")]
     pub processes: Option<ProcessStats>,
+}
+
+/// What it says of a container.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ContainerStats {
+    /// Its name in the pod.
+    pub name: String,
+    /// Processor time.
+    #[serde(default)]
+    pub cpu: Option<CpuStats>,
 }
 
 /// Names a pod.

@@ -4,7 +4,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
-use vitrine_crds::Phase;
+use vitrine_crds::{Phase, StatusReason, preview_sandbox::Measure};
 
 /// What is counted.
 #[derive(Clone, Debug)]
@@ -135,6 +135,18 @@ impl Metrics {
             previews,
             registry,
         };
+        // A series that begins at one rises by nothing, as far as Prometheus can tell: what alerts look at begins at zero.
+        for measure in [Measure::Throttle, Measure::End, Measure::Block] {
+            metrics.abuse.with_label_values(&[measure.as_str()]);
+        }
+        for cause in [
+            StatusReason::IsolationBroken,
+            StatusReason::SealBroken,
+            StatusReason::ProbeFailed,
+            StatusReason::Unproven,
+        ] {
+            metrics.ends.with_label_values(&[cause.as_str()]);
+        }
         metrics.stands_by();
         Ok(metrics)
     }

@@ -145,6 +145,19 @@ impl Stop {
     }
 }
 
+/// Outcomes of a TLS hello that asks for another name than CONNECT did, or hides which.
+const FRONTING: [&str; 2] = [
+    Stop::Hello(BadHello::OtherName).outcome(),
+    Stop::Hello(BadHello::Encrypted).outcome(),
+];
+
+/// Whether a preview came with the name that it asks for now, or is ending: then it did nothing wrong.
+fn was_admitted(client: &Client, request: &Request<Incoming>) -> bool {
+    let name = request.uri().host().unwrap_or_default().to_ascii_lowercase();
+    let permit = client.permit.borrow();
+    permit.as_ref().is_none_or(|permit| permit.names.contains(&name))
+}
+
 /// What is noted of each tunnel, and of each that was refused.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -235,12 +248,19 @@ impl Proxy {
                 let upgrade = hyper::upgrade::on(&mut request);
                 tokio::spawn(async move {
                     let outcome = self.carry(opening, &client, upgrade, &mut record).await;
+                    // Behind a name that it may reach, it asked for another one.
+                    if FRONTING.contains(&outcome) {
+                        client.denied.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.note(record, outcome, begun);
                 });
                 Ok(Response::new(Full::default()))
             }
             (Err(stop), client) => {
-                if let (true, Some(client)) = (stop.is_denial(), client) {
+                if let Some(client) = client
+                    && stop.is_denial()
+                    && !(stop == Stop::NotAllowed && was_admitted(&client, &request))
+                {
                     client.denied.fetch_add(1, Ordering::Relaxed);
                 }
                 self.note(record, stop.outcome(), begun);

@@ -463,10 +463,17 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
             Some(Deserted::From(time)) => wake = wake.min(until(time, now).or(Some(ASKED_SOON))),
             None => {}
         }
-        if let Some(plan) = abused(status, world, &envelope, wake, now) {
-            return plan;
-        }
-        extension(status, world, wake, now)
+        let plan = extension(status, world, wake, now);
+        let idles = match &plan {
+            Plan::Idle(_) => true,
+            Plan::Report(report, _) => !report.differs(&world.preview),
+            _ => false,
+        };
+        // First what its owner asked for: a throttle that the cluster refuses is tried again at every look.
+        let abused = idles
+            .then(|| abused(status, world, &envelope, wake, now))
+            .flatten();
+        abused.unwrap_or(plan)
     } else {
         progress(status, world, &view, &envelope, wake, now)
     }
@@ -676,26 +683,53 @@ fn abused(
             let pod = world.cell.pod.as_ref()?;
             (observe::cpu_limit(pod)? > allowed).then_some(Plan::Throttle(allowed, wake))
         }
-        Measure::Block if envelope::blocked(policy, &world.preview.spec.subject, now).is_none() => {
-            let until = now.checked_add(SignedDuration::try_from(rules.block_for.as_duration()).ok()?);
-            Some(Plan::Block(Box::new(BlockedSubject {
-                sha256: envelope::subject_hash(&world.preview.spec.subject),
-                until: until.ok().map(Time),
-                reason: Some(reasons.chars().take(MOST_REASON).collect()),
-            })))
-        }
         Measure::End | Measure::Block => {
+            if let Some(plan) = unblocked(status, world, now) {
+                return Some(plan);
+            }
             let message = format!("taken for abuse, {} points: {reasons}", known.score);
             Some(end(world, StatusReason::Abuse, &message, now))
         }
     }
 }
 
+/// The block of a preview's subject, if it is to be blocked and is not yet.
+fn unblocked(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Option<Plan> {
+    let found = status
+        .abuse
+        .as_ref()
+        .filter(|found| found.measure == Measure::Block)?;
+    let policy = world.policy.as_ref()?;
+    let time = policy.spec.abuse.as_ref()?.block_for.as_duration();
+    let until = found
+        .at
+        .0
+        .checked_add(SignedDuration::try_from(time).ok()?)
+        .ok()?;
+    let subject = &world.preview.spec.subject;
+    (until > now && envelope::blocked(policy, subject, now).is_none()).then(|| {
+        Plan::Block(Box::new(BlockedSubject {
+            sha256: envelope::subject_hash(subject),
+            until: Some(Time(until)),
+            reason: Some(found.reasons.join(", ").chars().take(MOST_REASON).collect()),
+        }))
+    })
+}
+
+/// What has to be remembered of a preview that ends.
+fn remembered(
+    status: &PreviewSandboxStatus,
+    world: &World,
+    cause: StatusReason,
+    now: Timestamp,
+) -> Option<Plan> {
+    untrusted(status, world, cause, now).or_else(|| unblocked(status, world, now))
+}
+
 /// The node of a preview whose isolation did not hold, if it is to be set aside and is not yet.
 fn untrusted(
     status: &PreviewSandboxStatus,
     world: &World,
-    pod: &Pod,
     cause: StatusReason,
     now: Timestamp,
 ) -> Option<Plan> {
@@ -707,7 +741,7 @@ fn untrusted(
     }
     let policy = world.policy.as_ref()?;
     let quarantine = policy.spec.isolation.node_quarantine?.as_duration();
-    let name = pod.spec.as_ref()?.node_name.clone()?;
+    let name = node_of(world).or_else(|| status.node.clone())?;
     let seen = conditions::find(&status.conditions, types::EXPIRED)?;
     // A sidecar that was killed says nothing of the node.
     if cause == StatusReason::IsolationBroken && !seen.message.starts_with(observe::BREACH) {
@@ -768,19 +802,16 @@ fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration
 fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now: Timestamp) -> Plan {
     if let Some(pod) = &world.cell.pod {
         let end = observe::end(pod);
-        // After the pod was told to end: that waits for nothing.
-        if end != End::NotAsked
-            && let Some(plan) = untrusted(status, world, pod, cause, now)
-        {
-            return plan;
-        }
         return match end {
             End::NotAsked => {
                 let broken =
                     thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
                 Plan::EndPod(broken.map(Box::new))
             }
-            End::Pending => pending(pod, world, cause, now),
+            // The pod is told to end first, and that it has ended is recorded first: neither waits for the policy's status.
+            End::Pending => {
+                remembered(status, world, cause, now).unwrap_or_else(|| pending(pod, world, cause, now))
+            }
             End::Verified | End::NeverStarted if status.receipt.is_none() => {
                 let mut report = Report::from(&world.preview, now);
                 let result = if end == End::Verified {
@@ -789,6 +820,8 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
                     EndResult::NeverStarted
                 };
                 report.ended(&world.tenant, cause, result, world.cost.as_ref());
+                // The pod goes, and where it was may still be needed.
+                report.status.node = report.status.node.or_else(|| node_of(world));
                 Plan::Report(Box::new(report), Some(Duration::ZERO))
             }
             End::Verified | End::NeverStarted
@@ -804,6 +837,9 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
         // The pod is gone; slots first, since others wait for them, then the namespace.
         if world.cell.namespace.is_some() || !world.held_slots.is_empty() {
             return Plan::RemoveCell;
+        }
+        if let Some(plan) = remembered(status, world, cause, now) {
+            return plan;
         }
         let mut report = Report::from(&world.preview, now);
         report.torn_down();
@@ -839,6 +875,11 @@ fn pending(pod: &Pod, world: &World, cause: StatusReason, now: Timestamp) -> Pla
         &format!("{node} has not shown every container terminated: is its kubelet running?"),
     );
     Plan::Report(Box::new(report), Some(SAFETY))
+}
+
+/// The node that a preview's pod was bound to.
+fn node_of(world: &World) -> Option<String> {
+    world.cell.pod.as_ref()?.spec.as_ref()?.node_name.clone()
 }
 
 fn end(world: &World, cause: StatusReason, message: &str, now: Timestamp) -> Plan {

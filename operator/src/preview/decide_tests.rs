@@ -619,6 +619,10 @@ fn a_miner_is_found_once_and_throttled_until_it_is() {
         panic!()
     };
     assert_eq!(cpu.to_string(), "10m");
+    // A longer life is granted or refused all the same.
+    let mut longer = world.clone();
+    longer.preview.spec.ttl = Some("25m".parse().unwrap());
+    assert!(matches!(decide(&longer, at(201)), Plan::Extend(_)));
     limit(&mut world, "10m");
     // With less to use it shows the sign no more, and stays throttled.
     world.signs = Signs::default();
@@ -671,7 +675,28 @@ fn a_subject_is_blocked_before_its_preview_ends() {
     let Plan::Block(block) = decide(&world, at(201)) else {
         panic!()
     };
-    assert_eq!(block.until, Some(Time(at(201 + 24 * 3600))));
+    assert_eq!(
+        block.until,
+        Some(Time(at(200 + 24 * 3600))),
+        "from when it was found"
+    );
+    // Also if it ends otherwise before the block is written.
+    let mut gone = world.clone();
+    let mut report = Report::from(&gone.preview, at(201));
+    report.ending(StatusReason::ProductExited, "the product ended by itself");
+    gone.preview.status = Some(report.status);
+    gone.cell.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(at(201)));
+    assert!(matches!(decide(&gone, at(202)), Plan::Block(_)));
+    let mut report = Report::from(&gone.preview, at(203));
+    report.ended(
+        &gone.tenant,
+        StatusReason::ProductExited,
+        EndResult::Verified,
+        None,
+    );
+    gone.preview.status = Some(report.status);
+    gone.cell = Cell::default();
+    assert!(matches!(decide(&gone, at(204)), Plan::Block(_)));
     let policy = world.policy.as_mut().unwrap();
     policy.status.get_or_insert_default().blocked_subjects = vec![*block];
     let Plan::Report(report, _) = decide(&world, at(202)) else {

@@ -39,20 +39,21 @@ pub fn block(status: &mut PreviewPolicyStatus, block: BlockedSubject, now: Times
     let blocks = &mut status.blocked_subjects;
     let over = |known: &BlockedSubject| known.until.as_ref().is_some_and(|until| until.0 <= now);
     blocks.retain(|known| known.sha256 != block.sha256 && !over(known));
-    blocks.push(block);
     blocks.sort_by_key(|known| known.until.as_ref().map_or(Timestamp::MAX, |until| until.0));
-    let too_many = blocks.len().saturating_sub(MOST);
+    // Before the new one comes: whoever asked for it asks again until it stands there.
+    let too_many = (blocks.len() + 1).saturating_sub(MOST);
     blocks.drain(..too_many);
+    blocks.push(block);
 }
 
 /// The same for a node.
 pub fn set_aside(status: &mut PreviewPolicyStatus, node: NodeSetAside, now: Timestamp) {
     let nodes = &mut status.nodes_set_aside;
     nodes.retain(|known| known.name != node.name && known.until.0 > now);
-    nodes.push(node);
     nodes.sort_by_key(|known| known.until.0);
-    let too_many = nodes.len().saturating_sub(MOST);
+    let too_many = (nodes.len() + 1).saturating_sub(MOST);
     nodes.drain(..too_many);
+    nodes.push(node);
 }
 
 #[cfg(test)]
@@ -95,6 +96,13 @@ mod tests {
             "1999",
             "the first to be over went"
         );
+        block(&mut status, of("short", 70), at(60));
+        assert_eq!(
+            names(&status).last().unwrap(),
+            "short",
+            "the new one stands there in any case"
+        );
+        assert_eq!(status.blocked_subjects.len(), MOST);
     }
 
     #[test]

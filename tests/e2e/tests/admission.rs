@@ -308,6 +308,28 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         // Pod Security comes first.
         assert!(ours || said.contains("violates PodSecurity"), "{pointer}: {said}");
     }
+    // A running preview gets less from it, and never more.
+    let resize = |cpu: &str| {
+        let product =
+            json!({"name": names::PRODUCT, "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}});
+        json!({"spec": {"containers": [product]}}).to_string()
+    };
+    let resized = |patch: &str| {
+        operator.try_it(&[
+            "-n",
+            cell,
+            "patch",
+            "pod",
+            names::POD,
+            "--subresource=resize",
+            "-p",
+            patch,
+            "--dry-run=server",
+        ])
+    };
+    let said = resized(&resize("60m")).unwrap_err();
+    assert!(said.contains("given less, never more"), "{said}");
+    resized(&resize("5m")).unwrap();
     // What it runs comes from the platform's mirror.
     let elsewhere = json!(format!("evil.example/miner@sha256:{}", "a".repeat(64)));
     let manifest = Manifest::new("elsewhere", &set("/spec/containers/0/image", elsewhere));
@@ -315,6 +337,13 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         "vitrine-images",
         &["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"],
     );
+    // But a pod that runs already is let go whatever the mirror is by then.
+    let moved = shop.vitrine.with_policy(
+        r#"{"spec":{"images":{"repositories":["elsewhere.example"]}}}"#,
+        r#"{"spec":{"images":{"repositories":["vitrine.local","127.0.0.1:1/nowhere"]}}}"#,
+    );
+    operator.allowed(&["-n", cell, "annotate", "pod", names::POD, "touched=yes"]);
+    drop(moved);
     // Its own shape passes every policy; only the quota knows that there is one already.
     let manifest = Manifest::new("sound", &set("/metadata/name", json!(names::POD)));
     let said = operator
