@@ -294,7 +294,7 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         ),
         ("/spec/initContainers/0/name", json!("prepare")),
         ("/spec/initContainers/0/restartPolicy", json!("Always")),
-        ("/spec/containers/0/image", json!("busybox:latest")),
+        ("/spec/containers/0/image", json!("vitrine.local/busybox:latest")),
         (
             "/spec/containers/0/securityContext/readOnlyRootFilesystem",
             json!(false),
