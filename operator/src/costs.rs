@@ -43,6 +43,8 @@ pub struct Costs(Arc<Mutex<HashMap<String, Samples>>>);
 struct Samples {
     last: Used,
     processes: Option<u64>,
+    /// Whether what follows is of the product alone.
+    own: bool,
     /// Processor time so far, in nanoseconds, at each time that it was counted: the older first.
     processor: VecDeque<(Timestamp, u64)>,
 }
@@ -128,8 +130,9 @@ impl Costs {
                 .containers
                 .iter()
                 .find(|container| container.name == names::PRODUCT)
-                .and_then(|product| product.cpu.as_ref()?.usage_core_nano_seconds)
-                .filter(|used| *used > 0);
+                .and_then(|product| product.cpu.as_ref())
+                .and_then(|cpu| Some((cpu.time, cpu.usage_core_nano_seconds?)))
+                .filter(|(_, used)| *used > 0);
             let memory = pod
                 .memory
                 .and_then(|memory| memory.working_set_bytes)
@@ -141,6 +144,7 @@ impl Costs {
                     at,
                 },
                 processes: None,
+                own: false,
                 processor: VecDeque::new(),
             });
             let used = &mut samples.last;
@@ -148,7 +152,12 @@ impl Costs {
             used.cpu_nanoseconds = used.cpu_nanoseconds.max(cpu);
             used.memory_peak_bytes = used.memory_peak_bytes.max(memory);
             used.at = used.at.max(at);
-            let latest = (used.at, own.unwrap_or(used.cpu_nanoseconds));
+            // Each count has its own time: the kubelet counts a pod and its containers one after the other.
+            let latest = own.unwrap_or((used.at, used.cpu_nanoseconds));
+            if own.is_some() != samples.own {
+                samples.own = own.is_some();
+                samples.processor.clear();
+            }
             samples.processes = pod.processes.and_then(|p| p.process_count).or(samples.processes);
             samples.keep(latest, kept);
         }

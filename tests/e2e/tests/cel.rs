@@ -826,7 +826,10 @@ async fn what_is_left_out_gets_the_documented_default() {
         json!({"perSubject": 1, "perNetwork": 10, "perListing": 50, "perSeller": 100, "cluster": 200})
     );
     assert_eq!(spec["queue"], json!({"deadline": "10m"}));
-    assert_eq!(spec["maintenance"], json!({"admission": "Open", "expiry": "Running"}));
+    assert_eq!(
+        spec["maintenance"],
+        json!({"admission": "Open", "expiry": "Running"})
+    );
     assert_eq!(spec["trustLevels"]["anonymous"], json!({"priority": 0}));
     assert_eq!(spec["egress"], json!({"allowedNames": []}));
     assert_eq!(spec["isolation"]["metadata"], json!(["169.254.169.254:80"]));
