@@ -103,7 +103,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 standing::write(context, policy, |status| standing::block(status, *block, now)).await?;
                 let until = until.map_or_else(|| "for good".to_owned(), |until| format!("until {}", until.0));
                 let note = format!("its subject gets no other preview {until}");
-                status::publish(context, preview, warning("SubjectBlocked", note)).await;
+                status::publish(context, preview, status::warning("SubjectBlocked", &note)).await;
             }
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -116,7 +116,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 );
                 tracing::error!(node = node.name, until = %node.until.0, "isolation did not hold on this node");
                 standing::write(context, policy, |status| standing::set_aside(status, *node, now)).await?;
-                status::publish(context, preview, warning("NodeSetAside", note)).await;
+                status::publish(context, preview, status::warning("NodeSetAside", &note)).await;
             }
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -153,16 +153,6 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
     }
 }
 
-fn warning(reason: &str, note: String) -> Event {
-    Event {
-        type_: EventType::Warning,
-        reason: reason.to_owned(),
-        note: Some(note),
-        action: reason.to_owned(),
-        secondary: None,
-    }
-}
-
 /// Gives the product less processor time while it runs (Kubernetes "Resize CPU and Memory Resources assigned to Containers"). Where
 /// the cluster cannot, the preview goes on as it is: its score may still grow to an end.
 async fn throttle(context: &Context, world: &World, cpu: Amount) -> Result<()> {
@@ -179,7 +169,7 @@ async fn throttle(context: &Context, world: &World, cpu: Amount) -> Result<()> {
         Ok(_) => {
             context.metrics.throttled.inc();
             let note = format!("taken for abuse: it gets {cpu} of a core from now on");
-            status::publish(context, &world.preview, warning("Throttled", note)).await;
+            status::publish(context, &world.preview, status::warning("Throttled", &note)).await;
             Ok(())
         }
         Err(kube::Error::Api(answer)) if !answer.is_conflict() && answer.code < 500 => {

@@ -58,9 +58,11 @@ pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// for an operator that leads after another one.
 const AHEAD: Duration = Duration::from_secs(60);
 /// How much it gets: so long it lives at most once time runs again.
-const STEP: SignedDuration = SignedDuration::from_secs(300);
+const STEP: Duration = Duration::from_secs(300);
 /// Characters of a block's reason, as the schema has it.
 const MOST_REASON: usize = 256;
+/// Characters of why a node was set aside, as the schema has it.
+const MOST_NODE_REASON: usize = 512;
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -634,14 +636,11 @@ impl World {
 /// While time stands still, a preview that is about to end gets a little more, up to the longest that it may come to live: the
 /// bound that its pod has too.
 fn prolonged(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Option<Plan> {
-    let ahead = SignedDuration::try_from(world.prolongs())
-        .ok()
-        .filter(|ahead| !ahead.is_zero())?;
+    let ahead = Some(world.prolongs()).filter(|ahead| !ahead.is_zero())?;
     let (started, expires) = (status.started_at.as_ref()?.0, status.expires_at.as_ref()?.0);
     let cap = status.envelope.as_ref()?.ttl_cap.as_duration();
-    let last = started.checked_add(SignedDuration::try_from(cap).ok()?).ok()?;
-    let new = expires.checked_add(STEP).ok()?.min(last);
-    if expires.duration_since(now) > ahead || new <= expires {
+    let new = after(expires, STEP).min(after(started, cap));
+    if until(expires, now).is_some_and(|left| left > ahead) || new <= expires {
         return None;
     }
     let lives = u64::try_from(new.duration_since(started).as_secs()).ok()?;
@@ -701,11 +700,7 @@ fn unblocked(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Op
         .filter(|found| found.measure == Measure::Block)?;
     let policy = world.policy.as_ref()?;
     let time = policy.spec.abuse.as_ref()?.block_for.as_duration();
-    let until = found
-        .at
-        .0
-        .checked_add(SignedDuration::try_from(time).ok()?)
-        .ok()?;
+    let until = after(found.at.0, time);
     let subject = &world.preview.spec.subject;
     (until > now && envelope::blocked(policy, subject, now).is_none()).then(|| {
         Plan::Block(Box::new(BlockedSubject {
@@ -747,20 +742,14 @@ fn untrusted(
     if cause == StatusReason::IsolationBroken && !seen.message.starts_with(observe::BREACH) {
         return None;
     }
-    let until = seen
-        .last_transition_time
-        .0
-        .checked_add(SignedDuration::try_from(quarantine).ok()?)
-        .ok()?;
-    let known = policy.status.iter().flat_map(|status| &status.nodes_set_aside);
-    let already = known
-        .into_iter()
-        .any(|node| node.name == name && node.until.0 >= until);
+    let until = after(seen.last_transition_time.0, quarantine);
+    let mut known = policy.status.iter().flat_map(|status| &status.nodes_set_aside);
+    let already = known.any(|node| node.name == name && node.until.0 >= until);
     (until > now && !already).then(|| {
         Plan::SetAside(Box::new(NodeSetAside {
             name,
             until: Time(until),
-            reason: seen.message.chars().take(500).collect(),
+            reason: seen.message.chars().take(MOST_NODE_REASON).collect(),
         }))
     })
 }
@@ -1007,12 +996,14 @@ fn late(envelope: &Envelope, what: &str) -> String {
 
 /// How much of `span` is left since `start`; `None` when nothing is.
 pub(super) fn remaining(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
-    until(
-        start
-            .saturating_add(SignedDuration::try_from(span).unwrap_or_default())
-            .unwrap_or(Timestamp::MAX),
-        now,
-    )
+    until(after(start, span), now)
+}
+
+/// A time so long after another one; the end of all times if there is none.
+fn after(start: Timestamp, span: Duration) -> Timestamp {
+    start
+        .saturating_add(SignedDuration::try_from(span).unwrap_or_default())
+        .unwrap_or(Timestamp::MAX)
 }
 
 fn until(then: Timestamp, now: Timestamp) -> Option<Duration> {

@@ -34,26 +34,29 @@ pub async fn write(
     Ok(())
 }
 
-/// Adds a block in place of an older one of the same subject; drops those that are over, and the first to be over if there are too many.
+/// Adds a block in place of an older one of the same subject.
 pub fn block(status: &mut PreviewPolicyStatus, block: BlockedSubject, now: Timestamp) {
+    let ends = |known: &BlockedSubject| known.until.as_ref().map_or(Timestamp::MAX, |until| until.0);
     let blocks = &mut status.blocked_subjects;
-    let over = |known: &BlockedSubject| known.until.as_ref().is_some_and(|until| until.0 <= now);
-    blocks.retain(|known| known.sha256 != block.sha256 && !over(known));
-    blocks.sort_by_key(|known| known.until.as_ref().map_or(Timestamp::MAX, |until| until.0));
-    // Before the new one comes: whoever asked for it asks again until it stands there.
-    let too_many = (blocks.len() + 1).saturating_sub(MOST);
-    blocks.drain(..too_many);
-    blocks.push(block);
+    blocks.retain(|known| known.sha256 != block.sha256);
+    add(blocks, block, ends, now);
 }
 
-/// The same for a node.
+/// Sets a node aside, in place of an older time.
 pub fn set_aside(status: &mut PreviewPolicyStatus, node: NodeSetAside, now: Timestamp) {
     let nodes = &mut status.nodes_set_aside;
-    nodes.retain(|known| known.name != node.name && known.until.0 > now);
-    nodes.sort_by_key(|known| known.until.0);
-    let too_many = (nodes.len() + 1).saturating_sub(MOST);
-    nodes.drain(..too_many);
-    nodes.push(node);
+    nodes.retain(|known| known.name != node.name);
+    add(nodes, node, |known| known.until.0, now);
+}
+
+/// Adds one; drops those that are over, and the first to be over if there are too many.
+fn add<T>(list: &mut Vec<T>, new: T, ends: impl Fn(&T) -> Timestamp, now: Timestamp) {
+    list.retain(|known| ends(known) > now);
+    list.sort_by_key(&ends);
+    // Before the new one comes: whoever asked for it asks again until it stands there.
+    let too_many = (list.len() + 1).saturating_sub(MOST);
+    list.drain(..too_many);
+    list.push(new);
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use kube::{
     api::PostParams,
     runtime::events::{Event, EventType},
 };
-use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxStatus, conditions::types};
+use vitrine_crds::{
+    Phase, PreviewSandbox, PreviewSandboxStatus, conditions::types, preview_sandbox::AbuseFinding,
+};
 
 use super::{Context, report::Report};
 use crate::error::{Error, Result};
@@ -68,9 +70,7 @@ fn count(
             .ready_seconds
             .observe(seconds(&started.0, &created.0));
     }
-    if let Some(found) = &after.abuse
-        && before.abuse.as_ref().map(|known| known.measure) != Some(found.measure)
-    {
+    if let Some(found) = newly_found(before, after) {
         context
             .metrics
             .abuse
@@ -89,6 +89,26 @@ fn count(
                 .end_seconds
                 .observe(seconds(&receipt.ended_at.0, &expired.last_transition_time.0));
         }
+    }
+}
+
+/// What is taken for abuse since, or more gravely than before.
+fn newly_found<'a>(
+    before: &PreviewSandboxStatus,
+    after: &'a PreviewSandboxStatus,
+) -> Option<&'a AbuseFinding> {
+    let known = before.abuse.as_ref().map(|known| known.measure);
+    after.abuse.as_ref().filter(|found| known != Some(found.measure))
+}
+
+/// An event that no condition tells of.
+pub fn warning(reason: &str, note: &str) -> Event {
+    Event {
+        type_: EventType::Warning,
+        reason: reason.to_owned(),
+        note: Some(clip(note)),
+        action: reason.to_owned(),
+        secondary: None,
     }
 }
 
@@ -124,21 +144,10 @@ pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) 
             secondary: None,
         })
         .collect();
-    if let Some(found) = &after.abuse
-        && before.abuse.as_ref().map(|known| known.measure) != Some(found.measure)
-    {
-        events.push(Event {
-            type_: EventType::Warning,
-            reason: "Abuse".to_owned(),
-            note: Some(clip(&format!(
-                "{} points, {}: {}",
-                found.score,
-                found.measure.as_str(),
-                found.reasons.join(", ")
-            ))),
-            action: "Abuse".to_owned(),
-            secondary: None,
-        });
+    if let Some(found) = newly_found(before, after) {
+        let (measure, reasons) = (found.measure.as_str(), found.reasons.join(", "));
+        let note = format!("{} points, {measure}: {reasons}", found.score);
+        events.push(warning("Abuse", &note));
     }
     if before.phase.is_terminal() != after.phase.is_terminal()
         && let Some(event) = receipt(after, "Receipt")

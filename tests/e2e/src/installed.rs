@@ -37,7 +37,7 @@ use vitrine_policies::names;
 use crate::{
     clusters,
     eventually::eventually,
-    operator::{KEY, SLOTS},
+    operator::{KEY, SLOTS, free_port},
 };
 
 /// Far longer than a preview takes to be ready on two busy cores.
@@ -98,7 +98,7 @@ async fn bring() -> Installed {
     // The port of an earlier binary stays: then nothing of the installation changes, and nothing is restarted.
     let port = match gateway(&client).await {
         Some(gateway) => lead(&cluster, gateway),
-        None => free_port(),
+        None => free_port().port(),
     };
     let installed = Installed {
         cluster,
@@ -167,14 +167,6 @@ fn lead(cluster: &Cluster, gateway: SocketAddr) -> u16 {
             .forward(0, gateway)
             .unwrap_or_else(|error| panic!("lead a port to the gateway: {error}"))
     })
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0");
-    let address = listener.and_then(|listener| listener.local_addr());
-    address
-        .unwrap_or_else(|error| panic!("no free port: {error}"))
-        .port()
 }
 
 impl Installed {

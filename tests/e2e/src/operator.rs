@@ -288,7 +288,10 @@ fn kubeconfig_of(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Strin
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> SocketAddr {
+///
+/// # Panics
+/// If this machine has none.
+pub fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("a listener has an address")
 }

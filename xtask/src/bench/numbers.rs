@@ -5,9 +5,6 @@ use vitrine_kit::{Result, images, program};
 
 /// Runs one; the result is its report in Markdown.
 pub fn measure(arguments: &[&str]) -> Result<String> {
-    let progress = progress::for_stderr(true);
-    let config = ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Scale);
-    let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = std::process::Command::new(cargo);
     // At once: what both depend on is then compiled once.
@@ -21,6 +18,9 @@ pub fn measure(arguments: &[&str]) -> Result<String> {
         "--example=bench",
     ]);
     program::run_with(&mut build)?;
+    let progress = progress::for_stderr(true);
+    let config = ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Scale);
+    let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
     let mut bench = std::process::Command::new(images::target().join("release/examples/bench"));
     bench
         .current_dir(images::workspace())

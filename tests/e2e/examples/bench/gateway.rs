@@ -11,7 +11,10 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use vitrine_crds::PreviewSandbox;
-use vitrine_e2e::house::{House, LISTING};
+use vitrine_e2e::{
+    house::{House, LISTING},
+    operator,
+};
 use vitrine_kit::objects;
 
 use super::{
@@ -44,7 +47,7 @@ pub async fn measure(in_table: usize, seconds: usize) {
     let resident = stats::resident_mib(gateway.pid());
 
     let pod = (ready[0].ip, pods::PORT).into();
-    let proxy = format!("127.0.0.1:{}", setup::free_port()).parse().unwrap();
+    let proxy = operator::free_port();
     let _bare = Bare::start(proxy, pod).await;
     let plain = |address| {
         vec![Target {

@@ -36,7 +36,10 @@ pub async fn house(name: &str, previews: usize) -> House {
             "traffic": {"requestsPerSecond": 100_000, "visitorBytes": "1Ti"}
         }))
         .await;
-    house.post.url = Some(format!("http://{{label}}.previews.localhost:{}", free_port()));
+    house.post.url = Some(format!(
+        "http://{{label}}.previews.localhost:{}",
+        operator::free_port().port()
+    ));
     house
 }
 
@@ -56,7 +59,7 @@ impl Gateway {
     pub async fn start(house: &House) -> Self {
         let port = house.post.url.as_ref().unwrap().rsplit_once(':').unwrap().1;
         let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
-        let admin: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+        let admin: SocketAddr = operator::free_port();
         let child = Command::new(operator::program())
             .args(["gateway", "--namespace", NAMESPACE])
             .arg(format!("--listen={address}"))
@@ -93,12 +96,6 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A preview that can be opened.
