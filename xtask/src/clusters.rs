@@ -1,7 +1,7 @@
-//! The clusters that the tests in tests/e2e share, one a level. Starts and ends clusters of its own, by name.
+//! The clusters that the tests in tests/e2e share, one a level and lane. Starts and ends clusters of its own, by name.
 //!
 //! They are owned: they end with this process, however it ends. A level is brought up when the first test binary
-//! needs it and goes down after the last one, so that three of them do not share two cores for longer than they must.
+//! needs it and goes down after the last one, so that no more of them share two cores than must.
 //!
 //! `[package.metadata.vitrine.clusters]` in tests/e2e/Cargo.toml says which levels a test binary needs, as
 //! `isolation = ["full"]`; one that is not listed gets all of them.
@@ -78,14 +78,16 @@ pub fn rank(levels: &[Level]) -> usize {
 
 /// The clusters that run now.
 pub struct Clusters {
+    lane: usize,
     running: Vec<(Level, Cluster)>,
     logs: PathBuf,
 }
 
 impl Clusters {
-    /// None yet. The clusters' own logs are kept below `logs`.
-    pub fn none(logs: PathBuf) -> Self {
+    /// None yet, for one of the lanes that run side by side. The clusters' own logs are kept below `logs`.
+    pub fn none(lane: usize, logs: PathBuf) -> Self {
         Self {
+            lane,
             running: Vec::new(),
             logs,
         }
@@ -96,10 +98,10 @@ impl Clusters {
         for level in levels {
             if !self.running.iter().any(|(running, _)| running == level) {
                 // The process id: two checkouts can run their tests at once.
-                let name = format!("test-{level}-{}", std::process::id());
+                let name = format!("test-{level}-{}-{}", self.lane, std::process::id());
                 let mut config = ClusterConfig::new(name, *level);
                 config.gvisor = true;
-                config.keep_logs = Some(self.logs.join(format!("cluster-{level}")));
+                config.keep_logs = Some(self.logs.join(format!("cluster-{level}-{}", self.lane)));
                 let cluster = Cluster::up(&config, Lifetime::Owned, &*progress::for_stderr(false))?;
                 self.running.push((*level, cluster));
             }

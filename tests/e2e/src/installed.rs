@@ -307,11 +307,40 @@ impl Installed {
 
     /// Changes the platform's policy until the answer is dropped.
     pub fn with_policy(&self, patch: &str, back: &'static str) -> Away<'_> {
-        self.kubectl(&["patch", "previewpolicy", "default", "--type=merge", "-p", patch]);
+        self.try_patch_policy(patch)
+            .unwrap_or_else(|error| panic!("{error}"));
         Away {
             installed: self,
             undo: Some(Undo::Policy(back)),
         }
+    }
+
+    fn try_patch_policy(&self, patch: &str) -> Result<(), String> {
+        self.try_kubectl(&["patch", "previewpolicy", "default", "--type=merge", "-p", patch])
+            .map(drop)
+    }
+
+    /// Takes kubectl off the owners of the policy's fields: beside Helm, it would have the next upgrade that changes one refused.
+    fn disown_policy(&self) -> Result<(), String> {
+        let policy = ["previewpolicy", "default"];
+        let read = [&["get", "--show-managed-fields", "-o", "json"][..], &policy].concat();
+        let read: serde_json::Value =
+            serde_json::from_str(&self.try_kubectl(&read)?).map_err(|error| error.to_string())?;
+        let owners = read["metadata"]["managedFields"].as_array();
+        let kubectl = owners
+            .into_iter()
+            .flatten()
+            .position(|owner| owner["manager"] == "kubectl-patch");
+        let Some(index) = kubectl else {
+            return Ok(());
+        };
+        let path = format!("/metadata/managedFields/{index}");
+        let patch = json!([
+            {"op": "test", "path": format!("{path}/manager"), "value": "kubectl-patch"},
+            {"op": "remove", "path": path},
+        ]);
+        self.try_kubectl(&[&["patch", "--type=json", "-p", &patch.to_string()][..], &policy].concat())
+            .map(drop)
     }
 
     /// The connections that came from these addresses after a hit number.
@@ -451,10 +480,10 @@ impl Away<'_> {
                 cluster.component(part, action).map_err(|error| error.to_string())
             }
             Some(Undo::Operator) => self.installed.scale_operator(1),
-            Some(Undo::Policy(patch)) => self
-                .installed
-                .try_kubectl(&["patch", "previewpolicy", "default", "--type=merge", "-p", patch])
-                .map(drop),
+            Some(Undo::Policy(patch)) => {
+                self.installed.try_patch_policy(patch)?;
+                self.installed.disown_policy()
+            }
         }
     }
 }

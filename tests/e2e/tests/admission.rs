@@ -337,13 +337,6 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         "vitrine-images",
         &["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"],
     );
-    // But a pod that runs already is let go whatever the mirror is by then.
-    let moved = shop.vitrine.with_policy(
-        r#"{"spec":{"images":{"repositories":["elsewhere.example"]}}}"#,
-        r#"{"spec":{"images":{"repositories":["vitrine.local","127.0.0.1:1/nowhere"]}}}"#,
-    );
-    operator.allowed(&["-n", cell, "annotate", "pod", names::POD, "touched=yes"]);
-    drop(moved);
     // Its own shape passes every policy; only the quota knows that there is one already.
     let manifest = Manifest::new("sound", &set("/metadata/name", json!(names::POD)));
     let said = operator
@@ -353,6 +346,20 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         said.contains("exceeded quota") || said.contains("already exists"),
         "{said}"
     );
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_runs_already_is_let_go_whatever_the_mirror_is_by_then() {
+    let _alone = alone().await;
+    let (shop, live) = live("mirror").await;
+    let moved = shop.vitrine.with_policy(
+        r#"{"spec":{"images":{"repositories":["elsewhere.example"]}}}"#,
+        r#"{"spec":{"images":{"repositories":["vitrine.local","127.0.0.1:1/nowhere"]}}}"#,
+    );
+    let touch = ["-n", &live.cell, "annotate", "pod", names::POD, "touched=yes"];
+    As(shop.vitrine, OPERATOR).allowed(&touch);
+    moved.back();
     shop.close().await;
 }
 

@@ -91,7 +91,11 @@ impl Ground {
     pub fn options(&self, args: &Args, image: &Image, preview_url: &str) -> Options {
         let mut options = Options::for_devcluster(image, preview_url);
         if matches!(self, Self::Foreign { .. }) {
-            options.set = vec![format!("previewPolicy.isolation.internet={{{}}}", args.internet)];
+            options.set = vec![
+                format!("previewPolicy.isolation.internet={{{}}}", args.internet),
+                // Off-cloud nothing answers at the metadata address, and what does not answer cannot be proven shut.
+                "previewPolicy.isolation.metadataTarget=Reported".to_owned(),
+            ];
         }
         options
     }

@@ -58,8 +58,9 @@ impl TestBinary {
             .limit(limit)
             .args(["--color", "never"]);
         if self.package == super::E2E {
-            // What tests on clusters print is figures: they belong into the log also when the test passes.
-            job = job.args(["--show-output"]);
+            // What tests on clusters print is figures: they belong into the log also when the test passes. And they mostly wait: more
+            // of them than there are cores are under way at once, where they say that they may be.
+            job = job.args(["--show-output", "--test-threads=6"]);
         }
         job.env = self.env.iter().chain(env).cloned().collect();
         if selected.len() < self.tests.len() {

@@ -1,6 +1,8 @@
 //! The stage of tests/e2e: gives each test binary the clusters that it needs. Starts clusters through `clusters`.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vitrine_devcluster::Level;
@@ -23,35 +25,75 @@ const SOAK: &str = "VITRINE_SOAK";
 /// One binary, the tests of it that are wanted, and the levels that it needs.
 type Planned<'a> = (&'a TestBinary, Vec<String>, Vec<Level>);
 
-/// How each binary of a lane ran, in its order, or why it has no cluster; and what went wrong as clusters went down.
-type Lane = (Vec<Result<Ran, Error>>, Vec<String>);
+/// The work of both lanes, as places in the plan. Each lane begins with what is its own, and then helps the other.
+struct Queue<'a> {
+    plan: &'a [Planned<'a>],
+    left: Mutex<[VecDeque<usize>; LANES]>,
+}
 
-/// Runs binaries one after the other.
-fn run_lane(plan: &[Planned], soak: bool, logs: &Path, progress: &Progress) -> Lane {
-    let mut clusters = Clusters::none(logs.to_owned());
+impl<'a> Queue<'a> {
+    /// What needs a node, and what does not.
+    fn of(plan: &'a [Planned<'a>]) -> Self {
+        let (node, no_node) =
+            (0..plan.len()).partition(|place: &usize| plan[*place].2.contains(&Level::Full));
+        Self {
+            plan,
+            left: Mutex::new([node, no_node]),
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, [VecDeque<usize>; LANES]> {
+        // A lane that panicked has taken whole places.
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next place for a lane.
+    fn take(&self, lane: usize) -> Option<usize> {
+        let mut left = self.left();
+        (0..LANES).find_map(|further| left[(lane + further) % LANES].pop_front())
+    }
+
+    /// The levels that a lane needs for the next place and for what is left of its kind.
+    fn levels(&self, place: usize) -> Vec<Level> {
+        let left = self.left();
+        let kind = usize::from(!self.plan[place].2.contains(&Level::Full));
+        let places = left[kind].iter().copied().chain([place]);
+        places.flat_map(|place| self.plan[place].2.clone()).collect()
+    }
+}
+
+/// Two: tests on clusters mostly wait, and there are two cores.
+const LANES: usize = 2;
+
+/// How binaries of a lane ran, by their place in the plan, or why one has no cluster; and what went wrong as clusters went down.
+type Lane = (Vec<(usize, Result<Ran, Error>)>, Vec<String>);
+
+/// Runs binaries one after the other, on clusters of the lane's own.
+fn run_lane(lane: usize, queue: &Queue, soak: bool, logs: &Path, progress: &Progress) -> Lane {
+    let mut clusters = Clusters::none(lane, logs.to_owned());
     let (mut outcomes, mut troubles) = (vec![], vec![]);
-    for (index, (binary, selected, levels)) in plan.iter().enumerate() {
-        outcomes.push(clusters.ensure(levels).map(|mut env| {
+    while let Some(place) = queue.take(lane) {
+        let (binary, selected, levels) = &queue.plan[place];
+        if let Err(error) = clusters.keep_only(&queue.levels(place)) {
+            troubles.push(format!("before {}: {error}", binary.label));
+        }
+        let ran = clusters.ensure(levels).map(|mut env| {
             if soak {
                 env.push((SOAK.into(), "1".into()));
             }
             let limit = if soak { SOAK_LIMIT } else { LIMIT };
             binary.run(selected, &env, limit, logs, progress)
-        }));
-        let later: Vec<Level> = plan[index + 1..]
-            .iter()
-            .flat_map(|(_, _, levels)| levels)
-            .copied()
-            .collect();
-        if let Err(error) = clusters.keep_only(&later) {
-            troubles.push(format!("after {}: {error}", binary.label));
-        }
+        });
+        outcomes.push((place, ran));
+    }
+    if let Err(error) = clusters.keep_only(&[]) {
+        troubles.push(format!("at the end: {error}"));
     }
     (outcomes, troubles)
 }
 
 impl Run {
-    /// Two lanes side by side: what needs a node, and what does not. Tests on clusters mostly wait.
+    /// Two lanes side by side, each with clusters of its own.
     pub(super) fn run_e2e(&mut self, built: &[TestBinary]) {
         let Some(needs) = self.workspace.member(E2E).map(Needs::of) else {
             return;
@@ -66,45 +108,42 @@ impl Run {
             .collect();
         plan.retain(|(_, selected, _)| !selected.is_empty());
         plan.sort_by_key(|(_, _, levels)| clusters::rank(levels));
-        let (node, no_node): (Vec<_>, Vec<_>) = plan
-            .into_iter()
-            .partition(|(_, _, levels)| levels.contains(&Level::Full));
-        let (soak, logs, progress) = (self.soak, &self.logs, self.progress.beside());
+        let queue = Queue::of(&plan);
+        let (soak, logs, beside) = (self.soak, &self.logs, self.progress.beside());
         let lanes = std::thread::scope(|scope| {
-            let beside = scope.spawn(|| {
-                let progress = progress;
-                run_lane(&no_node, soak, logs, &progress)
+            let queue = &queue;
+            let second = scope.spawn(move || {
+                let progress = beside;
+                run_lane(1, queue, soak, logs, &progress)
             });
-            let node = run_lane(&node, soak, logs, &self.progress);
-            (node, beside.join())
+            let first = run_lane(0, queue, soak, logs, &self.progress);
+            [Some(first), second.join().ok()]
         });
-        self.close_lane(&node, lanes.0);
-        match lanes.1 {
-            Ok(done) => self.close_lane(&no_node, done),
-            Err(_) => self.fail(
-                None,
-                E2E,
-                "e2e",
-                "(run)",
-                "the lane without a node panicked".to_owned(),
-            ),
-        }
-    }
-
-    fn close_lane(&mut self, plan: &[Planned], (outcomes, troubles): Lane) {
-        for ((binary, selected, _), outcome) in plan.iter().zip(outcomes) {
-            match outcome {
-                Ok(ran) => self.take(binary, selected, ran),
-                Err(why) => {
-                    for test in selected {
-                        let why = format!("it has no cluster: {why}");
-                        self.fail(None, E2E, &binary.label, test, why);
-                    }
-                }
+        let mut ran: Vec<_> = plan.iter().map(|_| None).collect();
+        for lane in lanes {
+            let Some((outcomes, troubles)) = lane else {
+                self.fail(None, E2E, "e2e", "(run)", "a lane panicked".to_owned());
+                continue;
+            };
+            for trouble in troubles {
+                self.fail(None, E2E, "e2e", "(clusters go down)", trouble);
+            }
+            for (place, outcome) in outcomes {
+                ran[place] = Some(outcome);
             }
         }
-        for trouble in troubles {
-            self.fail(None, E2E, "e2e", "(clusters go down)", trouble);
+        for ((binary, selected, _), outcome) in plan.iter().zip(ran) {
+            let why = match outcome {
+                Some(Ok(ran)) => {
+                    self.take(binary, selected, ran);
+                    continue;
+                }
+                Some(Err(why)) => format!("it has no cluster: {why}"),
+                None => "it did not run".to_owned(),
+            };
+            for test in selected {
+                self.fail(None, E2E, &binary.label, test, why.clone());
+            }
         }
     }
 }
