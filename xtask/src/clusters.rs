@@ -3,10 +3,9 @@
 //! They are owned: they end with this process, however it ends. A level is brought up when the first test binary
 //! needs it and goes down after the last one, so that no more of them share two cores than must.
 //!
-//! `[package.metadata.vitrine.clusters]` in tests/e2e/Cargo.toml says which levels a test binary needs, as
-//! `isolation = ["full"]`; one that is not listed gets all of them.
+//! `package.metadata.vitrine.clusters` in tests/e2e/Cargo.toml says which level a test binary needs, as `["isolation", "full"]`,
+//! and in which order they run; one that is not listed gets all of them, and runs first.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -24,7 +23,7 @@ const LEVELS: [(Level, &str); 3] = [
 ];
 
 /// Which clusters each test binary needs.
-pub struct Needs(BTreeMap<String, Vec<Level>>);
+pub struct Needs(Vec<(String, Level)>);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -35,7 +34,7 @@ struct Metadata {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Section {
-    clusters: BTreeMap<String, Vec<Level>>,
+    clusters: Vec<(String, Level)>,
 }
 
 impl Needs {
@@ -47,33 +46,25 @@ impl Needs {
             Deserialize::deserialize(&member.metadata).map_err(|error| Error::shape(what(), error))?;
         let needs = metadata.unwrap_or_default().vitrine.clusters;
         let known = |name: &str| member.targets.iter().any(|target| target.label() == name);
-        match needs.keys().find(|name| !known(name)) {
-            Some(name) => Err(Error::shape(what(), format!("there is no test binary {name:?}"))),
+        match needs.iter().find(|(name, _)| !known(name)) {
+            Some((name, _)) => Err(Error::shape(what(), format!("there is no test binary {name:?}"))),
             None => Ok(Self(needs)),
         }
     }
 
     /// The levels that a binary needs, smallest first. Unit tests need none.
     pub fn levels(&self, label: &str) -> Vec<Level> {
-        let all = || LEVELS.map(|(level, _)| level).to_vec();
-        if label == "lib" {
-            Vec::new()
-        } else {
-            self.0.get(label).cloned().unwrap_or_else(all)
+        match self.place(label) {
+            _ if label == "lib" => Vec::new(),
+            Some(place) => vec![self.0[place].1],
+            None => LEVELS.map(|(level, _)| level).to_vec(),
         }
     }
-}
 
-/// Where a binary stands in the order of binaries: those that need little come first, so that what fails without
-/// a node is known before minutes are spent on one, and those that need the same stand together.
-pub fn rank(levels: &[Level]) -> usize {
-    let place = |level: &Level| {
-        LEVELS
-            .iter()
-            .position(|(known, _)| known == level)
-            .unwrap_or_default()
-    };
-    levels.iter().map(|level| 1 << place(level)).sum()
+    /// Where a binary stands in the order of binaries, if anywhere.
+    pub fn place(&self, label: &str) -> Option<usize> {
+        self.0.iter().position(|(name, _)| name == label)
+    }
 }
 
 /// The clusters that run now.
@@ -165,7 +156,7 @@ mod tests {
     #[test]
     fn a_binary_needs_what_its_package_says_and_otherwise_everything() {
         let member = member(serde_json::json!({
-            "vitrine": { "clusters": { "isolation": ["full"], "cel": ["control-plane"] } }
+            "vitrine": { "clusters": [["isolation", "full"], ["cel", "control-plane"]] }
         }));
         let needs = Needs::of(&member).unwrap();
         assert_eq!(needs.levels("isolation"), [Full]);
@@ -183,8 +174,8 @@ mod tests {
     #[test]
     fn a_misspelt_binary_or_level_is_an_error() {
         for clusters in [
-            serde_json::json!({ "isolatoin": ["full"] }),
-            serde_json::json!({ "isolation": ["huge"] }),
+            serde_json::json!([["isolatoin", "full"]]),
+            serde_json::json!([["isolation", "huge"]]),
         ] {
             let member = member(serde_json::json!({ "vitrine": { "clusters": clusters } }));
             assert!(Needs::of(&member).is_err(), "{clusters}");
@@ -192,24 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn binaries_that_need_little_come_first() {
-        let mut order = [
-            vec![ControlPlane, Scale, Full],
-            vec![Full],
-            vec![Scale],
-            vec![],
-            vec![ControlPlane],
-        ];
-        order.sort_by_key(|levels| rank(levels));
-        assert_eq!(
-            order,
-            [
-                vec![],
-                vec![ControlPlane],
-                vec![Scale],
-                vec![Full],
-                vec![ControlPlane, Scale, Full]
-            ]
-        );
+    fn binaries_run_in_the_order_of_the_list_and_one_that_is_not_on_it_before_all() {
+        let member = member(serde_json::json!({
+            "vitrine": { "clusters": [["isolation", "full"], ["cel", "control-plane"]] }
+        }));
+        let needs = Needs::of(&member).unwrap();
+        let mut order = ["cel", "other", "isolation"];
+        order.sort_by_key(|label| needs.place(label));
+        assert_eq!(order, ["other", "isolation", "cel"]);
     }
 }

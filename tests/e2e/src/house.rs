@@ -31,6 +31,7 @@ use crate::{
     eventually::eventually,
     operator::{self, Identity, OPERATORS, Post, RECEIPTS, SLOTS},
     request,
+    turn::Turn,
 };
 
 /// Vitrine's image, which nobody pulls here.
@@ -53,7 +54,7 @@ pub struct House {
     pub shop: String,
     /// How operators are started for it.
     pub post: Post,
-    _alone: MutexGuard<'static, ()>,
+    _alone: Turn<MutexGuard<'static, ()>>,
 }
 
 impl House {
@@ -62,7 +63,7 @@ impl House {
     /// # Panics
     /// If something cannot be set up: then no test can go on.
     pub async fn take(shop: &str, per_subject: i32, retention: &str) -> Self {
-        let alone = ALONE.lock().await;
+        let alone = Turn::begin(ALONE.lock().await);
         // Another test may have installed the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let cluster = clusters::shared(Level::Scale);

@@ -38,6 +38,7 @@ use crate::{
     clusters,
     eventually::eventually,
     operator::{KEY, SLOTS, free_port},
+    turn::Turn,
 };
 
 /// Far longer than a preview takes to be ready on two busy cores.
@@ -55,13 +56,13 @@ static INSTALLED: OnceCell<Installed> = OnceCell::const_new();
 static GATE: RwLock<()> = RwLock::const_new(());
 
 /// To be held by a test that others may run beside.
-pub async fn together() -> RwLockReadGuard<'static, ()> {
-    GATE.read().await
+pub async fn together() -> Turn<RwLockReadGuard<'static, ()>> {
+    Turn::begin(GATE.read().await)
 }
 
 /// To be held by a test that breaks what all share.
-pub async fn alone() -> RwLockWriteGuard<'static, ()> {
-    GATE.write().await
+pub async fn alone() -> Turn<RwLockWriteGuard<'static, ()>> {
+    Turn::begin(GATE.write().await)
 }
 
 /// Vitrine on the full cluster.

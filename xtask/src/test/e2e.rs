@@ -9,7 +9,7 @@ use vitrine_devcluster::Level;
 
 use super::binaries::{Ran, TestBinary};
 use super::{E2E, Run};
-use crate::clusters::{self, Clusters, Needs};
+use crate::clusters::{Clusters, Needs};
 use crate::error::Error;
 use crate::progress::Progress;
 
@@ -25,24 +25,29 @@ const SOAK: &str = "VITRINE_SOAK";
 /// One binary, the tests of it that are wanted, and the levels that it needs.
 type Planned<'a> = (&'a TestBinary, Vec<String>, Vec<Level>);
 
-/// The work of both lanes, as places in the plan. Each lane begins with what is its own, and then helps the other.
+/// What needs a node, and what does not: each kind is run on clusters that the other has no use for.
+const KINDS: usize = 2;
+
+/// The kind that each lane begins with, before it helps with the other. More lanes than there are cores: tests on clusters mostly
+/// wait, those on a node most of all.
+const LANES: [usize; 3] = [0, 1, 0];
+
+/// The work of all lanes, as places in the plan, by kind.
 struct Queue<'a> {
     plan: &'a [Planned<'a>],
-    left: Mutex<[VecDeque<usize>; LANES]>,
+    left: Mutex<[VecDeque<usize>; KINDS]>,
 }
 
 impl<'a> Queue<'a> {
-    /// What needs a node, and what does not.
     fn of(plan: &'a [Planned<'a>]) -> Self {
-        let (node, no_node) =
-            (0..plan.len()).partition(|place: &usize| plan[*place].2.contains(&Level::Full));
+        let (node, no_node) = (0..plan.len()).partition(|place: &usize| kind(&plan[*place]) == 0);
         Self {
             plan,
             left: Mutex::new([node, no_node]),
         }
     }
 
-    fn left(&self) -> MutexGuard<'_, [VecDeque<usize>; LANES]> {
+    fn left(&self) -> MutexGuard<'_, [VecDeque<usize>; KINDS]> {
         // A lane that panicked has taken whole places.
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,20 +55,20 @@ impl<'a> Queue<'a> {
     /// The next place for a lane.
     fn take(&self, lane: usize) -> Option<usize> {
         let mut left = self.left();
-        (0..LANES).find_map(|further| left[(lane + further) % LANES].pop_front())
+        (0..KINDS).find_map(|further| left[(LANES[lane] + further) % KINDS].pop_front())
     }
 
     /// The levels that a lane needs for the next place and for what is left of its kind.
     fn levels(&self, place: usize) -> Vec<Level> {
         let left = self.left();
-        let kind = usize::from(!self.plan[place].2.contains(&Level::Full));
-        let places = left[kind].iter().copied().chain([place]);
+        let places = left[kind(&self.plan[place])].iter().copied().chain([place]);
         places.flat_map(|place| self.plan[place].2.clone()).collect()
     }
 }
 
-/// Two: tests on clusters mostly wait, and there are two cores.
-const LANES: usize = 2;
+fn kind((_, _, levels): &Planned) -> usize {
+    usize::from(!levels.contains(&Level::Full))
+}
 
 /// How binaries of a lane ran, by their place in the plan, or why one has no cluster; and what went wrong as clusters went down.
 type Lane = (Vec<(usize, Result<Ran, Error>)>, Vec<String>);
@@ -93,7 +98,7 @@ fn run_lane(lane: usize, queue: &Queue, soak: bool, logs: &Path, progress: &Prog
 }
 
 impl Run {
-    /// Two lanes side by side, each with clusters of its own.
+    /// Lanes side by side, each with clusters of its own.
     pub(super) fn run_e2e(&mut self, built: &[TestBinary]) {
         let Some(needs) = self.workspace.member(E2E).map(Needs::of) else {
             return;
@@ -107,17 +112,23 @@ impl Run {
             .map(|binary| (binary, self.selected(binary), needs.levels(&binary.label)))
             .collect();
         plan.retain(|(_, selected, _)| !selected.is_empty());
-        plan.sort_by_key(|(_, _, levels)| clusters::rank(levels));
+        plan.sort_by_key(|(binary, _, _)| needs.place(&binary.label));
         let queue = Queue::of(&plan);
-        let (soak, logs, beside) = (self.soak, &self.logs, self.progress.beside());
-        let lanes = std::thread::scope(|scope| {
+        let (soak, logs) = (self.soak, &self.logs);
+        let lanes: Vec<Option<Lane>> = std::thread::scope(|scope| {
             let queue = &queue;
-            let second = scope.spawn(move || {
-                let progress = beside;
-                run_lane(1, queue, soak, logs, &progress)
-            });
+            let others: Vec<_> = (1..LANES.len())
+                .map(|lane| {
+                    let progress = self.progress.beside();
+                    scope.spawn(move || {
+                        let progress = progress;
+                        run_lane(lane, queue, soak, logs, &progress)
+                    })
+                })
+                .collect();
             let first = run_lane(0, queue, soak, logs, &self.progress);
-            [Some(first), second.join().ok()]
+            let others = others.into_iter().map(|lane| lane.join().ok());
+            std::iter::once(Some(first)).chain(others).collect()
         });
         let mut ran: Vec<_> = plan.iter().map(|_| None).collect();
         for lane in lanes {
