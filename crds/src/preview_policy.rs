@@ -555,7 +555,16 @@ pub struct IsolationTargets {
     #[serde(default = "default_metadata")]
     #[schemars(length(max = 4), inner(length(max = 21)))]
     pub metadata: Vec<String>,
-    /// Whether the node's own listeners (kubelet, API server on its node) must be shut.
+    /// The kubelet's port on every node.
+    #[serde(default = "default_kubelet_port")]
+    #[schemars(range(min = 1))]
+    pub kubelet_port: u16,
+    /// Ports on which something listens on every node, beside the kubelet's, as an ingress controller's NodePort: some networks let
+    /// pods reach these whatever their policies say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(range(min = 1)))]
+    pub node_ports: Vec<u16>,
+    /// Whether the node's own listeners (kubelet, API server on its node, `nodePorts`) must be shut.
     #[serde(default)]
     pub node_targets: Requirement,
     /// Whether the metadata service must be up to be proven shut (a cluster outside a cloud has none).
@@ -582,6 +591,11 @@ fn default_retention() -> TimeSpan {
 
 fn default_metadata() -> Vec<String> {
     vec!["169.254.169.254:80".to_owned()]
+}
+
+/// Where Kubernetes' own tools have it listen.
+const fn default_kubelet_port() -> u16 {
+    10250
 }
 
 fn default_queue_deadline() -> TimeSpan {

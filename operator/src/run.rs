@@ -305,13 +305,18 @@ async fn guard(context: &Context, admission_policies: bool, readiness: &Readines
     if !admission_policies {
         return std::future::pending().await;
     }
+    let mut next = PROVE;
     loop {
-        tokio::time::sleep(PROVE).await;
+        tokio::time::sleep(next).await;
         match admission::prove(&context.client, &context.settings).await {
-            Ok(()) => readiness.present("admission-policies"),
+            Ok(()) => {
+                readiness.present("admission-policies");
+                next = PROVE;
+            }
             Err(error) => {
                 tracing::error!(%error, "previews are less confined than they should be");
                 readiness.missing("admission-policies", error.to_string());
+                next = RETRY;
             }
         }
     }

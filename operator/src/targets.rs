@@ -13,9 +13,6 @@ use crate::{
     preview::Settings,
 };
 
-/// The kubelet's port, the same on every node that Kubernetes' own tools set up.
-const KUBELET_PORT: u16 = 10250;
-
 /// The addresses of this cluster that do not change while it lives, or change rarely: read for each new pod.
 #[derive(Clone, Debug)]
 pub struct Landmarks {
@@ -107,6 +104,8 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
     let IsolationTargets {
         internet,
         metadata,
+        kubelet_port,
+        node_ports,
         node_targets,
         metadata_target,
         node_quarantine: _,
@@ -138,9 +137,12 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
     }
     add(
         "kubelet",
-        format!("{NODE_PLACEHOLDER}:{KUBELET_PORT}"),
+        format!("{NODE_PLACEHOLDER}:{kubelet_port}"),
         node_required,
     );
+    for port in node_ports {
+        add("node-port", format!("{NODE_PLACEHOLDER}:{port}"), node_required);
+    }
     if let Some(address) = &landmarks.dns {
         add("cluster-dns", address.clone(), true);
     }

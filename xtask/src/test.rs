@@ -75,6 +75,8 @@ const STAGES: [(Stage, &str, &str); 10] = [
 
 /// Packages that need a machine they may change; all others are pure.
 const DEVCLUSTER: &str = "vitrine-devcluster";
+/// The program of the images.
+const OPERATOR: &str = "vitrine-operator";
 const E2E: &str = "vitrine-e2e";
 
 /// Pure tests take milliseconds; a binary that is still running after this hangs.

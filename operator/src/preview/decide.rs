@@ -890,6 +890,9 @@ fn no_targets() -> IsolationTargets {
     IsolationTargets {
         internet: vec![],
         metadata: vec![],
+        // Nobody asks it.
+        kubelet_port: 0,
+        node_ports: vec![],
         node_targets: Requirement::Required,
         metadata_target: Requirement::Required,
         node_quarantine: None,

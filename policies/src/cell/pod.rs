@@ -10,7 +10,7 @@ use k8s_openapi::{
         Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
         ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector,
         NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod, PodDNSConfig,
-        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Sysctl,
         TCPSocketAction, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
@@ -28,6 +28,9 @@ pub const PROBE_UID: i64 = 64_534;
 /// Seconds between SIGTERM and SIGKILL. Never 0: a pod deleted with grace 0 is gone from the API while its containers
 /// still run (attacks, 4).
 pub const GRACE_SECONDS: i64 = 1;
+
+/// A range of groups with none in it (icmp(7), `ping_group_range`).
+const NO_GROUP: &str = "1 0";
 
 /// The volume in which the sidecar leaves that it has begun, so that one started anew knows.
 const WATCH_LIFE_VOLUME: &str = "watch-life";
@@ -108,6 +111,12 @@ pub fn pod(
                 run_as_group: Some(PRODUCT_UID),
                 fs_group: Some(PRODUCT_UID),
                 seccomp_profile: Some(runtime_default()),
+                // NetworkPolicies say nothing of ICMP, and some that enforce them let echo requests pass always. Without a raw
+                // socket a container sends one only by a socket of its group, which containerd gives to every group.
+                sysctls: Some(vec![Sysctl {
+                    name: "net.ipv4.ping_group_range".to_owned(),
+                    value: NO_GROUP.to_owned(),
+                }]),
                 ..PodSecurityContext::default()
             }),
             service_account_name: Some(names::SERVICE_ACCOUNT.to_owned()),

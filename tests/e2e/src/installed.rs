@@ -651,13 +651,20 @@ impl Shop {
 
     /// Runs a script in a pod of a namespace, under nobody's policies but those of the namespace.
     pub async fn bare_pod(&self, namespace: &str, name: &str, script: &str) {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned);
+        self.bare_pod_of(namespace, name, &self.vitrine.busybox, &command)
+            .await;
+    }
+
+    /// The same, of another image.
+    pub async fn bare_pod_of(&self, namespace: &str, name: &str, image: &Image, command: &[String]) {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": namespace},
             "spec": {
                 "restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
                 "volumes": [{"name": "data", "emptyDir": {"medium": "Memory"}}],
-                "containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/data"}], "image": self.vitrine.busybox.by_digest(),
-                    "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", script]}]
+                "containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/data"}], "image": image.by_digest(),
+                    "imagePullPolicy": "IfNotPresent", "command": command}]
             }
         }))
         .unwrap_or_else(|error| panic!("the pod {name} is wrong: {error}"));

@@ -270,7 +270,7 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_i
     let _alone = alone().await;
     let shop = Shop::open("flushed").await;
     let policy = shop.vitrine.with_policy(
-        r#"{"spec":{"isolation":{"nodeQuarantine":"40s"}}}"#,
+        r#"{"spec":{"isolation":{"nodeQuarantine":"25s"}}}"#,
         r#"{"spec":{"isolation":{"nodeQuarantine":null}}}"#,
     );
     let live = shop.live("page", objects::SERVE, "3m").await;

@@ -1,6 +1,5 @@
 //! Leak 0: previews of a hostile image that sends to every target, by every protocol, from its first instruction to its last, and
-//! nothing that passes. Counted where packets come out of the node's filter, and by the outside world itself. Not ICMP: the hostile
-//! image's shell has no program that sends it without a raw socket, and no container of a preview has one.
+//! nothing that passes. Counted where packets come out of the node's filter, and by the outside world itself.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use std::time::Duration;
@@ -14,32 +13,36 @@ use vitrine_e2e::{
     installed::{Shop, alone, now_ms},
     soak,
 };
-use vitrine_kit::objects;
+use vitrine_kit::{images, objects};
 use vitrine_policies::names;
 
 /// What the seller sends. The probe, which knocks by TCP before the rules are in force, sends no byte, and nothing by UDP.
 const WORD: &str = "leak";
 /// The node's filter decides in the table `filter`; what comes to these chains has passed (netfilter, "security" table).
 const PASSED: [&str; 2] = ["INPUT", "FORWARD"];
-const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 /// A preview's life: long enough for many rounds.
 const TTL: &str = "8s";
 /// Twenty at once, on a busy node.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Sends by TCP and UDP to all of these, again and again; DNS is asked by UDP at every one of them.
-fn hostile(tcp: &[String], hosts: &[String]) -> String {
-    format!(
-        r#"(while :; do
-  for a in {}; do (echo {WORD} | nc -w 1 ${{a%:*}} ${{a#*:}} > /dev/null 2>&1) & done
-  for h in {}; do (nslookup {WORD}.example $h; timeout 1 tftp -g -r {WORD} $h 69) > /dev/null 2>&1 & done
-  sleep 1
-done) &
-{}"#,
-        tcp.join(" "),
-        hosts.join(" "),
-        objects::SERVE
-    )
+/// Sends to all of these, again and again: `devcluster/go/hostile`. UDP goes to a port where nobody listens, which is none of the
+/// filter's business, and to where DNS is asked.
+fn hostile(tcp: &[String], hosts: &[String]) -> Vec<String> {
+    let connections = tcp.iter().map(|address| format!("tcp:{address}"));
+    let datagrams = hosts.iter().flat_map(|host| {
+        [
+            format!("udp:{host}:69"),
+            format!("dns:{host}"),
+            format!("icmp:{host}"),
+        ]
+    });
+    ["/hostile", WORD, "8090"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(connections)
+        .chain(datagrams)
+        .collect()
 }
 
 /// Rules that count and do nothing else, until they are dropped.
@@ -65,21 +68,21 @@ impl<'a> Counters<'a> {
     }
 
     /// Packets by protocol, in both chains together.
-    fn packets(&self) -> [u64; 2] {
-        let mut packets = [0; 2];
+    fn packets(&self) -> [u64; 3] {
+        let mut packets = [0; 3];
         for chain in PASSED {
             let list = ["iptables", "-w", "-t", "security", "-nvxL", chain];
             let text = self.0.vitrine.cluster.exec(Place::Node, &list).unwrap().stdout;
             for line in text.lines().filter(|line| line.contains("10.244.0.0/16")) {
-                let mut words = line.split_whitespace();
-                let count: u64 = words.next().unwrap().parse().unwrap();
-                // -n prints protocols by number (iptables 1.8.9) or by name.
-                let named = |word: &str| match word {
-                    "tcp" | "6" => Some(0),
-                    "udp" | "17" => Some(1),
-                    _ => None,
+                // Packets, bytes, protocol: by number (iptables 1.8.9 with -n) or by name. The rules have no target.
+                let words: Vec<_> = line.split_whitespace().collect();
+                let protocol = match words[2] {
+                    "tcp" | "6" => 0,
+                    "udp" | "17" => 1,
+                    "icmp" | "1" => 2,
+                    other => panic!("{other} in {line}"),
                 };
-                packets[words.find_map(named).unwrap()] += count;
+                packets[protocol] += words[0].parse::<u64>().unwrap();
             }
         }
         packets
@@ -124,7 +127,9 @@ async fn nothing_that_hostile_previews_send_passes_and_without_enforcement_all_o
         // Neither the port of any cell's canary.
         format!("{responder}:8082"),
     ];
-    let mut listing = objects::script("hostile", &shop.vitrine.busybox, &hostile(&tcp, &hosts));
+    let image = images::hostile().unwrap();
+    shop.vitrine.cluster.import_image(&image).unwrap();
+    let mut listing = objects::command("hostile", &image, &hostile(&tcp, &hosts));
     listing.spec.preview.size.memory = "64Mi".to_owned();
     shop.offer(&listing).await;
     let counters = Counters::new(&shop);
@@ -162,11 +167,11 @@ async fn nothing_that_hostile_previews_send_passes_and_without_enforcement_all_o
     }
     let passed = counters.packets();
     println!(
-        "of {} hostile previews, in {} s, [tcp, udp] packets that passed: {passed:?}",
+        "of {} hostile previews, in {} s, [tcp, udp, icmp] packets that passed: {passed:?}",
         batches * size,
         (now_ms() - begun) / 1000
     );
-    assert_eq!(passed, [0, 0]);
+    assert_eq!(passed, [0; 3]);
 
     // The same product under the same policy, while the controller that enforces does nothing.
     let netpol = shop.vitrine.without("netpol", Action::Pause);
@@ -177,7 +182,7 @@ async fn nothing_that_hostile_previews_send_passes_and_without_enforcement_all_o
     };
     same.metadata.name = Some("same".to_owned());
     policies.create(&PostParams::default(), &same).await.unwrap();
-    shop.bare_pod(&shop.namespace, "bare", &hostile(&tcp, &hosts))
+    shop.bare_pod_of(&shop.namespace, "bare", &image, &hostile(&tcp, &hosts))
         .await;
     let control = eventually(
         "the method sees every protocol",

@@ -29,11 +29,14 @@ pub enum Build {
     Optimised,
 }
 
-/// The operator's program.
+/// The operator's program. In a test, what `cargo xtask test` has built with everything else, and names in `VITRINE_OPERATOR`.
 ///
 /// # Errors
 /// If it does not compile.
 pub fn operator_program(build: Build) -> Result<PathBuf> {
+    if let (Build::Quick, Some(built)) = (build, std::env::var_os("VITRINE_OPERATOR")) {
+        return Ok(built.into());
+    }
     // With the whole workspace selected, its dependencies are those that tests were built with, and not compiled again; and
     // the launcher, which the next step needs, comes along.
     let (what, folder): (&[&str], _) = match build {
@@ -150,6 +153,24 @@ pub fn pocketbase_at(repository: &str, progress: &dyn Progress) -> Result<Image>
 pub fn busybox() -> Result<Image> {
     host::ensure(host::BUSYBOX, &*progress::for_stderr(true))?;
     build_image(&image::busybox("vitrine.local/busybox:dev")?)
+}
+
+/// A product that sends to wherever its arguments say, by every protocol, and serves a page meanwhile.
+///
+/// # Errors
+/// If it does not compile.
+pub fn hostile() -> Result<Image> {
+    let program = tools::ensure(&["hostile"], &*progress::for_stderr(true))?.binary("hostile", "hostile")?;
+    let contents = Contents {
+        name: format!("{LOCAL}/hostile:dev"),
+        files: vec![FileEntry::program("/hostile", program)],
+        config: ImageConfig {
+            user: Some("65532:65532".to_owned()),
+            entrypoint: vec!["/hostile".to_owned()],
+            ..ImageConfig::default()
+        },
+    };
+    build_image(&contents)
 }
 
 fn build_image(contents: &Contents) -> Result<Image> {

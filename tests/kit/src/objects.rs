@@ -35,11 +35,16 @@ pub fn pocketbase(image: &Image) -> SkuListing {
 
 /// A listing whose product is a shell script: small, and as hostile as the script.
 pub fn script(name: &str, image: &Image, script: &str) -> SkuListing {
+    command(name, image, &["/bin/sh", "-c", script].map(str::to_owned))
+}
+
+/// A small listing whose product is one command, which serves at port 8090.
+pub fn command(name: &str, image: &Image, command: &[String]) -> SkuListing {
     listing(
         name,
         json!({
             "image": image.by_digest(), "port": 8090,
-            "command": ["/bin/sh", "-c", script],
+            "command": command,
             "writable": [{"path": "/data", "size": "8Mi"}],
             "size": {"cpu": "50m", "memory": "32Mi", "ephemeralStorage": "8Mi"}
         }),

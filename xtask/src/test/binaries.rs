@@ -409,12 +409,18 @@ fn environment(member: &Member, artifacts: &[Artifact]) -> Vec<(OsString, OsStri
             executable.into(),
         ))
     }));
-    // With a build folder of its own (`build.build-dir`), a test does not find the launcher beside itself.
-    let launcher = artifacts
-        .iter()
-        .find(|artifact| artifact.target.name == super::DEVCLUSTER && !artifact.profile.test)
-        .and_then(|artifact| artifact.executable.clone());
-    env.extend(launcher.map(|launcher| ("VITRINE_DEVCLUSTER".into(), launcher.into())));
+    // With a build folder of its own (`build.build-dir`), a test does not find the launcher beside itself; and without its tests the
+    // operator would be compiled once more, for other features of what it depends on.
+    let programs = [
+        (super::DEVCLUSTER, "VITRINE_DEVCLUSTER"),
+        (super::OPERATOR, "VITRINE_OPERATOR"),
+    ];
+    env.extend(programs.iter().filter_map(|(name, variable)| {
+        let built = artifacts
+            .iter()
+            .find(|artifact| artifact.target.name == *name && !artifact.profile.test)?;
+        Some((variable.into(), built.executable.clone()?.into()))
+    }));
     env
 }
 

@@ -1,0 +1,54 @@
+//! Attack 2: a NetworkPolicy of somebody else, in a namespace of theirs, that the enforcer cannot read: it stops enforcing for new
+//! pods, and says so in its log only.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::PostParams;
+use serde_json::json;
+use vitrine_crds::{Phase, StatusReason};
+use vitrine_e2e::installed::{READY, Shop, alone};
+use vitrine_kit::objects;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_policy_elsewhere_keeps_the_enforcer_from_its_work_no_preview_is_ready() {
+    let _alone = alone().await;
+    let shop = Shop::open("foreign").await;
+    let policy = shop.vitrine.with_policy(
+        r#"{"spec":{"proofDeadline":"5s"}}"#,
+        r#"{"spec":{"proofDeadline":"30s"}}"#,
+    );
+    shop.offer_script("page", objects::SERVE).await;
+    let before = shop.live("before", objects::SERVE, "3m").await;
+    let everywhere = json!({"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}});
+    let foreign = json!({
+        "metadata": {"name": "unreadable"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [everywhere]}]}
+    });
+    let foreign: NetworkPolicy = serde_json::from_value(foreign).unwrap();
+    let policies = shop.within::<NetworkPolicy>(&shop.namespace);
+    policies.create(&PostParams::default(), &foreign).await.unwrap();
+    shop.bare_pod(&shop.namespace, "bare", "sleep 600").await;
+    shop.address(&shop.namespace, "bare").await;
+
+    shop.ask("page", "page", "1m").await;
+    let told = shop
+        .until("page", "told", READY, |s| {
+            matches!(s.phase, Phase::Ready | Phase::Ending) || s.phase.is_terminal()
+        })
+        .await;
+    assert_eq!(told.reason, Some(StatusReason::NetworkNotEnforcing), "{told:?}");
+    let over = shop.over("page").await;
+    assert!(over.started_at.is_none(), "it was never ready: {over:?}");
+    // What was confined before stays confined.
+    let lives = shop
+        .until("before", "it lives", READY, |s| s.phase == Phase::Ready)
+        .await;
+    assert_eq!(lives.pod.map(|pod| pod.uid), Some(before.pod));
+    policies
+        .delete("unreadable", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+    shop.ask("after", "page", "1m").await;
+    shop.ready("after").await;
+    policy.back();
+    shop.close().await;
+}

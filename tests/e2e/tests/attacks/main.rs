@@ -1,0 +1,7 @@
+//! Attacks that were tried against the design (docs/threat-model.md), one file each, on a real node: the attack is made, and it
+//! fails. Those that a test of a whole behaviour makes already, as *drift* or *end*, are with that behaviour.
+#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+
+mod a01_ipv6;
+mod a02_foreign_policy;
+mod a13_sandbox_killed;
