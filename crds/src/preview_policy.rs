@@ -557,13 +557,13 @@ pub struct IsolationTargets {
     pub metadata: Vec<String>,
     /// The kubelet's port on every node.
     #[serde(default = "default_kubelet_port")]
-    #[schemars(range(min = 1))]
-    pub kubelet_port: u16,
+    #[schemars(range(min = 1, max = 65535))]
+    pub kubelet_port: i32,
     /// Ports on which something listens on every node, beside the kubelet's, as an ingress controller's NodePort: some networks let
     /// pods reach these whatever their policies say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4), inner(range(min = 1)))]
-    pub node_ports: Vec<u16>,
+    #[schemars(length(max = 4), inner(range(min = 1, max = 65535)))]
+    pub node_ports: Vec<i32>,
     /// Whether the node's own listeners (kubelet, API server on its node, `nodePorts`) must be shut.
     #[serde(default)]
     pub node_targets: Requirement,
@@ -594,7 +594,7 @@ fn default_metadata() -> Vec<String> {
 }
 
 /// Where Kubernetes' own tools have it listen.
-const fn default_kubelet_port() -> u16 {
+const fn default_kubelet_port() -> i32 {
     10250
 }
 
