@@ -308,17 +308,17 @@ async fn guard(context: &Context, admission_policies: bool, readiness: &Readines
     let mut next = PROVE;
     loop {
         tokio::time::sleep(next).await;
-        match admission::prove(&context.client, &context.settings).await {
+        next = match admission::prove(&context.client, &context.settings).await {
             Ok(()) => {
                 readiness.present("admission-policies");
-                next = PROVE;
+                PROVE
             }
             Err(error) => {
                 tracing::error!(%error, "previews are less confined than they should be");
                 readiness.missing("admission-policies", error.to_string());
-                next = RETRY;
+                RETRY
             }
-        }
+        };
     }
 }
 

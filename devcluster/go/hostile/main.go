@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -29,16 +28,15 @@ func main() {
 		os.Exit(2)
 	}
 	word := os.Args[1]
-	var told sync.Map
 	for _, target := range os.Args[3:] {
 		protocol, address, _ := strings.Cut(target, ":")
 		go func() {
+			told := false
 			for {
-				if err := send(protocol, address, word); err != nil {
+				if err := send(protocol, address, word); err != nil && !told {
 					// Once a target: what the kernel itself refuses is worth reading in the log.
-					if _, known := told.LoadOrStore(target, true); !known {
-						fmt.Fprintln(os.Stderr, target, err)
-					}
+					fmt.Fprintln(os.Stderr, target, err)
+					told = true
 				}
 				time.Sleep(round)
 			}
@@ -125,10 +123,7 @@ func serve(port string) {
 	listener, err := net.Listen("tcp", ":"+port)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		// Not select: without another goroutine the runtime would call that a deadlock, and end.
-		for {
-			time.Sleep(time.Hour)
-		}
+		select {}
 	}
 	for {
 		connection, err := listener.Accept()

@@ -162,7 +162,7 @@ pub(super) fn environment(tools: &Tools) -> Vec<(String, String)> {
         ),
         ("CONTAINERD_ADDRESS", files::CONTAINERD_SOCKET.to_owned()),
         ("CONTAINERD_NAMESPACE", "k8s.io".to_owned()),
-        // A third of what the API server does under tests is to collect garbage; memory there is enough of.
+        // Of what the API server does under tests an eighth is marking garbage (its own profile, at the default of 100).
         ("GOGC", "300".to_owned()),
         // After how long client-go asks whether a silent connection still lives, and for how long it waits for the answer. The node's
         // chains can swallow the end of a connection as the API server restarts; with the defaults (30 and 15) whoever enforces

@@ -212,10 +212,7 @@ async fn nothing_of_twelve_hostile_previews_at_once_arrives_outside_and_without_
 async fn with_the_policy_controller_stopped_no_preview_is_ready_and_the_reason_says_why() {
     let _alone = alone().await;
     let shop = Shop::open("stopped").await;
-    let policy = shop.vitrine.with_policy(
-        r#"{"spec":{"proofDeadline":"5s"}}"#,
-        r#"{"spec":{"proofDeadline":"30s"}}"#,
-    );
+    let policy = shop.vitrine.with_hasty_proof();
     let netpol = shop.vitrine.without("netpol", Action::Stop);
     shop.offer_script("page", objects::SERVE).await;
     shop.ask("page", "page", "1m").await;
@@ -270,7 +267,7 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_i
     let _alone = alone().await;
     let shop = Shop::open("flushed").await;
     let policy = shop.vitrine.with_policy(
-        r#"{"spec":{"isolation":{"nodeQuarantine":"25s"}}}"#,
+        r#"{"spec":{"isolation":{"nodeQuarantine":"40s"}}}"#,
         r#"{"spec":{"isolation":{"nodeQuarantine":null}}}"#,
     );
     let live = shop.live("page", objects::SERVE, "3m").await;

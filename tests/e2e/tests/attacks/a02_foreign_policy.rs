@@ -12,10 +12,7 @@ use vitrine_kit::objects;
 async fn while_a_policy_elsewhere_keeps_the_enforcer_from_its_work_no_preview_is_ready() {
     let _alone = alone().await;
     let shop = Shop::open("foreign").await;
-    let policy = shop.vitrine.with_policy(
-        r#"{"spec":{"proofDeadline":"5s"}}"#,
-        r#"{"spec":{"proofDeadline":"30s"}}"#,
-    );
+    let policy = shop.vitrine.with_hasty_proof();
     shop.offer_script("page", objects::SERVE).await;
     let before = shop.live("before", objects::SERVE, "3m").await;
     let everywhere = json!({"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}});
