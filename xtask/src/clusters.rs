@@ -4,7 +4,8 @@
 //! needs it and goes down after the last one, so that no more of them share two cores than must.
 //!
 //! `package.metadata.vitrine.clusters` in tests/e2e/Cargo.toml says which level a test binary needs, as `["isolation", "full"]`,
-//! and in which order they run; one that is not listed gets all of them, and runs first.
+//! and in which order they run; one that is not listed gets all of them, and runs first. `timed` beside it names those that run after
+//! all others, one at a time.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,8 +23,11 @@ const LEVELS: [(Level, &str); 3] = [
     (Level::Full, "VITRINE_E2E_FULL"),
 ];
 
-/// Which clusters each test binary needs.
-pub struct Needs(Vec<(String, Level)>);
+/// Which clusters each test binary needs, and which ones need the machine for themselves.
+pub struct Needs {
+    clusters: Vec<(String, Level)>,
+    timed: Vec<String>,
+}
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -35,6 +39,7 @@ struct Metadata {
 #[serde(default, deny_unknown_fields)]
 struct Section {
     clusters: Vec<(String, Level)>,
+    timed: Vec<String>,
 }
 
 impl Needs {
@@ -44,11 +49,12 @@ impl Needs {
         let what = || format!("package.metadata.vitrine in {}", member.manifest_path.display());
         let metadata: Option<Metadata> =
             Deserialize::deserialize(&member.metadata).map_err(|error| Error::shape(what(), error))?;
-        let needs = metadata.unwrap_or_default().vitrine.clusters;
+        let Section { clusters, timed } = metadata.unwrap_or_default().vitrine;
         let known = |name: &str| member.targets.iter().any(|target| target.label() == name);
-        match needs.iter().find(|(name, _)| !known(name)) {
-            Some((name, _)) => Err(Error::shape(what(), format!("there is no test binary {name:?}"))),
-            None => Ok(Self(needs)),
+        let mut named = clusters.iter().map(|(name, _)| name).chain(&timed);
+        match named.find(|name| !known(name)) {
+            Some(name) => Err(Error::shape(what(), format!("there is no test binary {name:?}"))),
+            None => Ok(Self { clusters, timed }),
         }
     }
 
@@ -56,14 +62,19 @@ impl Needs {
     pub fn levels(&self, label: &str) -> Vec<Level> {
         match self.place(label) {
             _ if label == "lib" => Vec::new(),
-            Some(place) => vec![self.0[place].1],
+            Some(place) => vec![self.clusters[place].1],
             None => LEVELS.map(|(level, _)| level).to_vec(),
         }
     }
 
     /// Where a binary stands in the order of binaries, if anywhere.
     pub fn place(&self, label: &str) -> Option<usize> {
-        self.0.iter().position(|(name, _)| name == label)
+        self.clusters.iter().position(|(name, _)| name == label)
+    }
+
+    /// Whether a binary holds Vitrine to seconds, and nothing else may run beside it.
+    pub fn is_timed(&self, label: &str) -> bool {
+        self.timed.iter().any(|name| name == label)
     }
 }
 
@@ -180,6 +191,15 @@ mod tests {
             let member = member(serde_json::json!({ "vitrine": { "clusters": clusters } }));
             assert!(Needs::of(&member).is_err(), "{clusters}");
         }
+        let member = member(serde_json::json!({ "vitrine": { "timed": ["isolatoin"] } }));
+        assert!(Needs::of(&member).is_err());
+    }
+
+    #[test]
+    fn what_is_timed_is_named() {
+        let member = member(serde_json::json!({ "vitrine": { "timed": ["isolation"] } }));
+        let needs = Needs::of(&member).unwrap();
+        assert!(needs.is_timed("isolation") && !needs.is_timed("cel"));
     }
 
     #[test]

@@ -16,7 +16,6 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use prometheus::IntGauge;
-use vitrine_crds::Phase;
 
 use super::{
     Metrics, headers,
@@ -54,7 +53,8 @@ enum Going {
 enum Stop {
     NoHost,
     Unknown,
-    Closed(Phase),
+    Early,
+    Over,
     Link(BadLink),
     NoCookie,
     BadUpgrade,
@@ -67,7 +67,7 @@ impl Stop {
     fn outcome(&self) -> &'static str {
         match self {
             Self::NoHost | Self::Unknown => "unknown",
-            Self::Closed(_) => "closed",
+            Self::Early | Self::Over => "closed",
             Self::Link(_) => "bad_link",
             Self::NoCookie => "no_link",
             Self::BadUpgrade => "bad_upgrade",
@@ -84,12 +84,13 @@ impl Stop {
                 "This address names no preview.".to_owned(),
             ),
             Self::Unknown => (StatusCode::NOT_FOUND, "There is no such preview.".to_owned()),
-            Self::Closed(Phase::Queued | Phase::Provisioning | Phase::Proving) => (
+            Self::Early => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "This preview is not ready yet.".to_owned(),
             ),
-            Self::Closed(_) => (StatusCode::GONE, "This preview has ended.".to_owned()),
-            Self::Link(BadLink::Expired) => (StatusCode::GONE, "This preview has ended.".to_owned()),
+            Self::Over | Self::Link(BadLink::Expired) => {
+                (StatusCode::GONE, "This preview has ended.".to_owned())
+            }
             Self::Link(why) => (StatusCode::FORBIDDEN, format!("This link opens nothing: {why}.")),
             Self::NoCookie => (
                 StatusCode::FORBIDDEN,
@@ -185,20 +186,31 @@ impl Gateway {
     fn route(&self, request: &Request<Incoming>, visit: &mut Visit) -> Result<Going, Stop> {
         let label = label(request).ok_or(Stop::NoHost)?;
         let found = self.routes.find(&label).ok_or(Stop::Unknown)?;
-        let upstream = match &*found.route.borrow() {
-            Route::Open(upstream) if upstream.expires > Timestamp::now() => upstream.clone(),
-            Route::Open(_) => return Err(Stop::Closed(Phase::Ended)),
-            Route::Closed(phase) => return Err(Stop::Closed(*phase)),
-        };
-        visit.of(&upstream.preview, &upstream.uid);
+        let now = found.route.borrow().clone();
+        match &now {
+            Route::Open(upstream) if upstream.expires > Timestamp::now() => {
+                visit.of(&upstream.preview, &upstream.uid);
+            }
+            Route::Closed(_) if !routes::is_decided(&now) => {}
+            Route::Open(_) | Route::Closed(_) => return Err(Stop::Over),
+        }
         let keys = self.routes.keys();
         let check = |token: &str| keys.check(token, &label, Timestamp::now()).map_err(Stop::Link);
-        if request.uri().path() == OPEN_PATH {
+        let opening = if request.uri().path() == OPEN_PATH {
             let token = token(request.uri()).ok_or(Stop::Link(BadLink::Malformed))?;
             let claims = check(&token)?;
+            Some((token, claims))
+        } else {
+            check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
+            None
+        };
+        // How far a preview is only those are told whom it is for.
+        let Route::Open(upstream) = now else {
+            return Err(Stop::Early);
+        };
+        if let Some((token, claims)) = opening {
             return Ok(Going::In(token, claims));
         }
-        check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
         // Only who has the link uses the preview's rate up.
         let limits = self.routes.limits();
         if !found.usage.admits(limits.requests, Instant::now()) {

@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
+use kube::ResourceExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 use vitrine_e2e::{
     eventually::eventually,
-    installed::{Shop, together},
+    installed::{READY, Shop, together},
 };
 use vitrine_kit::objects;
+use vitrine_policies::names;
 
 /// Shows what the product is told: the environment of a CGI program holds every request header.
 const MIRROR: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
@@ -104,6 +106,32 @@ async fn only_the_link_opens_a_preview_and_the_product_never_sees_it() {
     assert_eq!(crossed.status, 403);
     let crossed = vitrine.ask(&other.host, &format!("GET /\n{cookie}")).await;
     assert_eq!(crossed.status, 403);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_not_told_how_far_a_preview_is() {
+    let _together = together().await;
+    let shop = Shop::open("early").await;
+    shop.offer_script("page", objects::SERVE).await;
+    let subject = format!("{}-subject", shop.namespace);
+    let of_subject = |name: &str| objects::preview(name, "page", &subject, Some("2m"));
+    shop.ask_for(of_subject("first")).await;
+    shop.ready("first").await;
+    let waits = shop.ask_for(of_subject("second")).await;
+    shop.until("second", "it waits for its turn", READY, |s| {
+        s.queue_position.is_some()
+    })
+    .await;
+    let host = format!("{}.previews.localhost", names::host_label(&waits.uid().unwrap()));
+    let status = eventually("the gateway knows it", READY, async || {
+        match shop.vitrine.ask(&host, "GET /").await.status {
+            404 => Err("not yet".to_owned()),
+            status => Ok(status),
+        }
+    })
+    .await;
+    assert_eq!(status, 403);
     shop.close().await;
 }
 

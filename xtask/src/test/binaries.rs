@@ -44,25 +44,17 @@ impl TestBinary {
     }
 
     /// Runs the selected tests, and says in a line how they went.
-    pub fn run(
-        &self,
-        selected: &[String],
-        env: &[(OsString, OsString)],
-        limit: Duration,
-        logs: &Path,
-        progress: &Progress,
-    ) -> Ran {
+    pub fn run(&self, selected: &[String], how: &How, logs: &Path, progress: &Progress) -> Ran {
         let log = logs.join(format!("{}-{}.log", self.package, self.label.replace(':', "-")));
         let mut job = Job::new(self.title(), &self.executable, &self.directory)
             .log(log.clone())
-            .limit(limit)
+            .limit(how.limit)
             .args(["--color", "never"]);
-        if self.package == super::E2E {
-            // What tests on clusters print is figures: they belong into the log also when the test passes. And they mostly wait: more
-            // of them than there are cores are under way at once, where they say that they may be.
-            job = job.args(["--show-output", "--test-threads=6"]);
+        if let Some(threads) = how.threads {
+            // What tests on clusters print is figures: they belong into the log also when the test passes.
+            job = job.args(["--show-output".to_owned(), format!("--test-threads={threads}")]);
         }
-        job.env = self.env.iter().chain(env).cloned().collect();
+        job.env = self.env.iter().chain(how.env).cloned().collect();
         if selected.len() < self.tests.len() {
             job = job.args(["--exact"]).args(selected);
         }
@@ -85,6 +77,16 @@ impl TestBinary {
             label => format!("{} {label}", self.package),
         }
     }
+}
+
+/// How a binary is to run.
+pub struct How<'a> {
+    /// Variables for it, beside its own.
+    pub env: &'a [(OsString, OsString)],
+    /// How long it has.
+    pub limit: Duration,
+    /// Tests at once, if they are on clusters; as many as there are cores otherwise.
+    pub threads: Option<usize>,
 }
 
 /// How a binary ran.
@@ -252,7 +254,12 @@ impl Run {
         env: &[(OsString, OsString)],
         limit: Duration,
     ) {
-        let ran = binary.run(selected, env, limit, &self.logs, &self.progress);
+        let how = How {
+            env,
+            limit,
+            threads: None,
+        };
+        let ran = binary.run(selected, &how, &self.logs, &self.progress);
         self.take(binary, selected, ran);
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vitrine_devcluster::Level;
 
-use super::binaries::{Ran, TestBinary};
+use super::binaries::{How, Ran, TestBinary};
 use super::{E2E, Run};
 use crate::clusters::{Clusters, Needs};
 use crate::error::Error;
@@ -22,79 +22,114 @@ const SOAK_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// Tells tests to run with the counts that evidence needs.
 const SOAK: &str = "VITRINE_SOAK";
 
-/// One binary, the tests of it that are wanted, and the levels that it needs.
-type Planned<'a> = (&'a TestBinary, Vec<String>, Vec<Level>);
+/// One binary, the tests of it that are wanted, and what they need.
+struct Planned<'a> {
+    binary: &'a TestBinary,
+    selected: Vec<String>,
+    levels: Vec<Level>,
+    kind: Kind,
+}
 
-/// What needs a node, and what does not: each kind is run on clusters that the other has no use for.
-const KINDS: usize = 2;
+/// What a lane takes next. What needs a node and what does not run on clusters that the other has no use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Node,
+    NoNode,
+    /// A promise in seconds is Vitrine's to keep, and not that of two cores that other clusters share: such tests run when all
+    /// others are done.
+    Timed,
+}
 
-/// The kind that each lane begins with, before it helps with the other. More lanes than there are cores: tests on clusters mostly
-/// wait, those on a node most of all.
-const LANES: [usize; 3] = [0, 1, 0];
+/// What each lane takes: of the first kind until there is none, then of the second. More lanes than there are cores: tests on
+/// clusters mostly wait, those on a node most of all.
+const LANES: [&[Kind]; 3] = [
+    &[Kind::Node, Kind::NoNode],
+    &[Kind::NoNode, Kind::Node],
+    &[Kind::Node, Kind::NoNode],
+];
 
-/// The work of all lanes, as places in the plan, by kind.
+/// The tests of a binary that are under way at once beside other lanes: where they say that they may be.
+const THREADS: usize = 4;
+
+/// The work of all lanes, as places in the plan.
 struct Queue<'a> {
     plan: &'a [Planned<'a>],
-    left: Mutex<[VecDeque<usize>; KINDS]>,
+    left: Mutex<VecDeque<usize>>,
 }
 
 impl<'a> Queue<'a> {
     fn of(plan: &'a [Planned<'a>]) -> Self {
-        let (node, no_node) = (0..plan.len()).partition(|place: &usize| kind(&plan[*place]) == 0);
         Self {
             plan,
-            left: Mutex::new([node, no_node]),
+            left: Mutex::new((0..plan.len()).collect()),
         }
     }
 
-    fn left(&self) -> MutexGuard<'_, [VecDeque<usize>; KINDS]> {
+    fn left(&self) -> MutexGuard<'_, VecDeque<usize>> {
         // A lane that panicked has taken whole places.
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next place for a lane.
-    fn take(&self, lane: usize) -> Option<usize> {
+    /// The next place for a lane that takes these kinds.
+    fn take(&self, kinds: &[Kind]) -> Option<usize> {
         let mut left = self.left();
-        (0..KINDS).find_map(|further| left[(LANES[lane] + further) % KINDS].pop_front())
+        let of = |kind| left.iter().position(|place| self.plan[*place].kind == kind);
+        let next = kinds.iter().find_map(|kind| of(*kind))?;
+        left.remove(next)
     }
 
     /// The levels that a lane needs for the next place and for what is left of its kind.
     fn levels(&self, place: usize) -> Vec<Level> {
         let left = self.left();
-        let places = left[kind(&self.plan[place])].iter().copied().chain([place]);
-        places.flat_map(|place| self.plan[place].2.clone()).collect()
+        let same = |other: &usize| self.plan[*other].kind == self.plan[place].kind;
+        let places = left.iter().copied().filter(same).chain([place]);
+        places.flat_map(|place| self.plan[place].levels.clone()).collect()
     }
-}
-
-fn kind((_, _, levels): &Planned) -> usize {
-    usize::from(!levels.contains(&Level::Full))
 }
 
 /// How binaries of a lane ran, by their place in the plan, or why one has no cluster; and what went wrong as clusters went down.
 type Lane = (Vec<(usize, Result<Ran, Error>)>, Vec<String>);
 
-/// Runs binaries one after the other, on clusters of the lane's own.
-fn run_lane(lane: usize, queue: &Queue, soak: bool, logs: &Path, progress: &Progress) -> Lane {
-    let mut clusters = Clusters::none(lane, logs.to_owned());
-    let (mut outcomes, mut troubles) = (vec![], vec![]);
-    while let Some(place) = queue.take(lane) {
-        let (binary, selected, levels) = &queue.plan[place];
-        if let Err(error) = clusters.keep_only(&queue.levels(place)) {
-            troubles.push(format!("before {}: {error}", binary.label));
-        }
-        let ran = clusters.ensure(levels).map(|mut env| {
-            if soak {
-                env.push((SOAK.into(), "1".into()));
+/// What all lanes share.
+struct Lanes<'a> {
+    queue: Queue<'a>,
+    soak: bool,
+    logs: &'a Path,
+}
+
+impl Lanes<'_> {
+    /// Runs binaries one after the other, on clusters of the lane's own.
+    fn run(&self, lane: usize, kinds: &[Kind], progress: &Progress) -> Lane {
+        let mut clusters = Clusters::none(lane, self.logs.to_owned());
+        let (mut outcomes, mut troubles) = (vec![], vec![]);
+        while let Some(place) = self.queue.take(kinds) {
+            let Planned {
+                binary,
+                selected,
+                levels,
+                kind,
+            } = &self.queue.plan[place];
+            if let Err(error) = clusters.keep_only(&self.queue.levels(place)) {
+                troubles.push(format!("before {}: {error}", binary.label));
             }
-            let limit = if soak { SOAK_LIMIT } else { LIMIT };
-            binary.run(selected, &env, limit, logs, progress)
-        });
-        outcomes.push((place, ran));
+            let ran = clusters.ensure(levels).map(|mut env| {
+                if self.soak {
+                    env.push((SOAK.into(), "1".into()));
+                }
+                let how = How {
+                    env: &env,
+                    limit: if self.soak { SOAK_LIMIT } else { LIMIT },
+                    threads: Some(if *kind == Kind::Timed { 1 } else { THREADS }),
+                };
+                binary.run(selected, &how, self.logs, progress)
+            });
+            outcomes.push((place, ran));
+        }
+        if let Err(error) = clusters.keep_only(&[]) {
+            troubles.push(format!("at the end: {error}"));
+        }
+        (outcomes, troubles)
     }
-    if let Err(error) = clusters.keep_only(&[]) {
-        troubles.push(format!("at the end: {error}"));
-    }
-    (outcomes, troubles)
 }
 
 impl Run {
@@ -109,27 +144,43 @@ impl Run {
         };
         let own = built.iter().filter(|binary| binary.package == E2E);
         let mut plan: Vec<Planned> = own
-            .map(|binary| (binary, self.selected(binary), needs.levels(&binary.label)))
+            .map(|binary| {
+                let levels = needs.levels(&binary.label);
+                let kind = if needs.is_timed(&binary.label) {
+                    Kind::Timed
+                } else if levels.contains(&Level::Full) {
+                    Kind::Node
+                } else {
+                    Kind::NoNode
+                };
+                Planned {
+                    binary,
+                    selected: self.selected(binary),
+                    levels,
+                    kind,
+                }
+            })
             .collect();
-        plan.retain(|(_, selected, _)| !selected.is_empty());
-        plan.sort_by_key(|(binary, _, _)| needs.place(&binary.label));
-        let queue = Queue::of(&plan);
-        let (soak, logs) = (self.soak, &self.logs);
-        let lanes: Vec<Option<Lane>> = std::thread::scope(|scope| {
-            let queue = &queue;
-            let others: Vec<_> = (1..LANES.len())
-                .map(|lane| {
-                    let progress = self.progress.beside();
-                    scope.spawn(move || {
-                        let progress = progress;
-                        run_lane(lane, queue, soak, logs, &progress)
-                    })
+        plan.retain(|planned| !planned.selected.is_empty());
+        plan.sort_by_key(|planned| needs.place(&planned.binary.label));
+        let shared = Lanes {
+            queue: Queue::of(&plan),
+            soak: self.soak,
+            logs: &self.logs,
+        };
+        let mut lanes: Vec<Option<Lane>> = std::thread::scope(|scope| {
+            let shared = &shared;
+            let lanes = LANES.iter().enumerate().map(|(lane, kinds)| {
+                let progress = self.progress.beside();
+                scope.spawn(move || {
+                    let progress = progress;
+                    shared.run(lane, kinds, &progress)
                 })
-                .collect();
-            let first = run_lane(0, queue, soak, logs, &self.progress);
-            let others = others.into_iter().map(|lane| lane.join().ok());
-            std::iter::once(Some(first)).chain(others).collect()
+            });
+            let lanes: Vec<_> = lanes.collect();
+            lanes.into_iter().map(|lane| lane.join().ok()).collect()
         });
+        lanes.push(Some(shared.run(LANES.len(), &[Kind::Timed], &self.progress)));
         let mut ran: Vec<_> = plan.iter().map(|_| None).collect();
         for lane in lanes {
             let Some((outcomes, troubles)) = lane else {
@@ -143,7 +194,8 @@ impl Run {
                 ran[place] = Some(outcome);
             }
         }
-        for ((binary, selected, _), outcome) in plan.iter().zip(ran) {
+        for (planned, outcome) in plan.iter().zip(ran) {
+            let (binary, selected) = (planned.binary, &planned.selected);
             let why = match outcome {
                 Some(Ok(ran)) => {
                     self.take(binary, selected, ran);
