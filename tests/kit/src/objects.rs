@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client,
     api::{ObjectMeta, PostParams},
+    runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
 use vitrine_crds::{PreviewSandbox, PreviewSandboxSpec, SkuListing};
@@ -15,9 +17,6 @@ use crate::error::{Error, Result};
 
 /// Who sells what is listed here.
 pub const SELLER: &str = "acme";
-
-/// How often something is looked at that is waited for.
-const POLL: Duration = Duration::from_millis(100);
 
 /// The demo's listing: PocketBase with its data in memory.
 pub fn pocketbase(image: &Image) -> SkuListing {
@@ -117,23 +116,29 @@ pub async fn until(
     patience: Duration,
     wanted: impl Fn(&PreviewSandbox) -> bool,
 ) -> Result<PreviewSandbox> {
+    let mut last = String::new();
+    // Watched, not polled: dozens wait at once, on cores that the cluster needs.
+    let mut seen = watcher::watch_object(api.clone(), name).default_backoff().boxed();
+    let wait = async {
+        while let Some(next) = seen.next().await {
+            match next {
+                Ok(Some(preview)) if wanted(&preview) => return Some(preview),
+                Ok(Some(preview)) => last = serde_json::to_string(&preview.status).unwrap_or_default(),
+                Ok(None) => {
+                    "there is no such preview".clone_into(&mut last);
+                    return None;
+                }
+                // It begins anew by itself.
+                Err(error) => last = error.to_string(),
+            }
+        }
+        None
+    };
     let begun = Instant::now();
-    loop {
-        let preview = api
-            .get(name)
-            .await
-            .map_err(Error::kube(format!("get preview {name}")))?;
-        if wanted(&preview) {
-            return Ok(preview);
-        }
-        if begun.elapsed() > patience {
-            let status = preview.status.clone().unwrap_or_default();
-            return Err(Error::Late {
-                what: format!("preview {}: {what}", preview.name_any()),
-                seconds: patience.as_secs(),
-                last: serde_json::to_string(&status).unwrap_or_default(),
-            });
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    let preview = tokio::time::timeout(patience, wait).await.ok().flatten();
+    preview.ok_or_else(|| Error::Late {
+        what: format!("preview {name}: {what}"),
+        seconds: begun.elapsed().as_secs(),
+        last,
+    })
 }
