@@ -367,11 +367,15 @@ impl Cluster {
 
     /// Makes an image known to the node, under its name and under `name@sha256:…`, without a registry.
     pub fn import_image(&self, image: &image::Image) -> Result<()> {
-        self.import_tar(&image.name, &image.tar)
+        self.import(&image.name, &image.tar, Some(&image.digest))
     }
 
     /// As [`Self::import_image`], for an OCI layout that holds an image of that name.
     pub fn import_tar(&self, name: &str, tar: &Path) -> Result<()> {
+        self.import(name, tar, None)
+    }
+
+    fn import(&self, name: &str, tar: &Path, digest: Option<&str>) -> Result<()> {
         // Several threads of one process may import at once.
         static IMPORTS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = IMPORTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -383,6 +387,7 @@ impl Cluster {
         let done = self.expect_done(&Request::ImportImage {
             file,
             name: name.to_owned(),
+            digest: digest.map(str::to_owned),
         });
         let _ = fs::remove_file(&inside);
         done

@@ -101,6 +101,8 @@ pub(crate) enum Request {
     ImportImage {
         file: String,
         name: String,
+        /// If there is one with this digest, nothing is done.
+        digest: Option<String>,
     },
     Hits,
     Forward {

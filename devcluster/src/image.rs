@@ -7,11 +7,15 @@ use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+
+/// How long a tar is kept that nobody has built again.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where a file of an image comes from.
 #[derive(Debug, Clone)]
@@ -133,17 +137,21 @@ impl Image {
     /// Builds an image and leaves its tar in a folder. The same contents always make the same digest.
     pub fn build(contents: &Contents, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
-        let layer = layer(contents)?;
-        let layer_digest = digest(&layer);
-        let config = serialized(&config(&contents.config, &layer_digest))?;
-        let manifest = serialized(&json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-        }))?;
-        let manifest_digest = digest(&manifest);
-        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        let layer = Blob::of("application/vnd.oci.image.layer.v1.tar", layer(contents)?);
+        let config = Blob::of(
+            "application/vnd.oci.image.config.v1+json",
+            serialized(&config(&contents.config, &layer.digest))?,
+        );
+        let manifest = Blob::of(
+            "application/vnd.oci.image.manifest.v1+json",
+            serialized(&json!({
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "config": config.descriptor(),
+                "layers": [layer.descriptor()],
+            }))?,
+        );
+        let mut entry = manifest.descriptor();
         entry["annotations"] = json!({
             "io.containerd.image.name": contents.name,
             "org.opencontainers.image.ref.name": contents.name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
@@ -170,16 +178,23 @@ impl Image {
             )?;
             append(&mut tar, "index.json", &index, 0o644)?;
             for blob in [&config, &manifest, &layer] {
-                let name = format!("blobs/sha256/{}", digest(blob).trim_start_matches("sha256:"));
-                append(&mut tar, &name, blob, 0o644)?;
+                let name = format!("blobs/sha256/{}", blob.digest.trim_start_matches("sha256:"));
+                append(&mut tar, &name, &blob.bytes, 0o644)?;
             }
             tar.into_inner()?.flush()?;
             fs::rename(&temporary, &tar_path)
         };
-        write().map_err(fail)?;
+        // The name is what is in it: one that is there is whole, and the same.
+        match File::options().append(true).open(&tar_path) {
+            Ok(there) => there.set_modified(SystemTime::now()).map_err(fail)?,
+            Err(_) => {
+                write().map_err(fail)?;
+                forget_old(folder);
+            }
+        }
         Ok(Self {
             name: contents.name.clone(),
-            digest: manifest_digest,
+            digest: manifest.digest,
             tar: tar_path,
         })
     }
@@ -188,6 +203,20 @@ impl Image {
     #[must_use]
     pub fn by_digest(&self) -> String {
         format!("{}@{}", repository(&self.name), self.digest)
+    }
+}
+
+/// Removes tars that nobody has built again for a week: whoever works on a program makes one a build.
+fn forget_old(folder: &Path) {
+    let is_old = |path: &Path| -> std::io::Result<bool> {
+        let age = fs::metadata(path)?.modified()?.elapsed();
+        Ok(path.extension().is_some_and(|end| end == "tar") && age.is_ok_and(|age| age > KEPT))
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // Another process may be doing the same.
+        if is_old(&entry.path()).unwrap_or(false) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -240,8 +269,26 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
+/// A part of an image, with its digest: of a layer that takes a good part of a second.
+struct Blob {
+    media_type: &'static str,
+    bytes: Vec<u8>,
+    digest: String,
+}
+
+impl Blob {
+    fn of(media_type: &'static str, bytes: Vec<u8>) -> Self {
+        let digest = digest(&bytes);
+        Self {
+            media_type,
+            bytes,
+            digest,
+        }
+    }
+
+    fn descriptor(&self) -> Value {
+        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
+    }
 }
 
 /// One layer with all files: sorted, without times, owned by root.
@@ -306,7 +353,7 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, path: &str, bytes: &[u8], mode: u
     tar.append_data(&mut header(mode, bytes.len()), path, bytes)
 }
 
-/// The folder for images that are built again and again: their tars are small and named by content.
+/// The folder for images that are built again and again: their tars are named by content.
 pub fn cache_folder() -> Result<PathBuf> {
     Ok(crate::paths::cache_home()?.join("images"))
 }

@@ -19,6 +19,7 @@ mod requirements;
 mod results;
 mod soak;
 mod test;
+mod threats;
 mod tools;
 mod trace;
 mod workspace;
@@ -50,7 +51,7 @@ enum Command {
     Crdgen,
     /// Run tests of tests/e2e with full counts and write docs/evidence/NAME.md
     Soak(soak::Args),
-    /// Check docs/requirements.md against the tests that ran, and print what is done
+    /// Check docs/requirements.md and docs/threat-model.md against the tests that ran, and print what is done
     Trace(trace::Args),
     /// Bring a real Kubernetes up on this machine, look at it, end it
     #[command(subcommand)]

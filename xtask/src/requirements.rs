@@ -1,9 +1,9 @@
 //! Reads docs/requirements.md and judges it against results. Pure: text in, rows and problems out, no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::results::{Outcome, TestResult};
+use crate::results::{Outcomes, TestResult};
 
 /// The areas by the prefix of their ids, and how many rows each has. Ids are never reused and never dropped, so
 /// this table only ever grows.
@@ -188,14 +188,7 @@ fn parse_tests(cell: &str) -> Result<Vec<String>, String> {
 pub fn check(document: &Document, results: &[TestResult]) -> Vec<String> {
     let mut problems = document.problems.clone();
     problems.extend(check_ids(&document.rows));
-    let outcomes: BTreeMap<String, Vec<Outcome>> =
-        results.iter().fold(BTreeMap::new(), |mut outcomes, result| {
-            outcomes
-                .entry(result.reference())
-                .or_insert_with(Vec::new)
-                .push(result.outcome);
-            outcomes
-        });
+    let outcomes = Outcomes::of(results);
     for row in &document.rows {
         let mut problem = |what: String| problems.push(format!("line {}: {}: {what}", row.line, row.id));
         match (row.state, row.tests.is_empty(), row.missing.is_empty()) {
@@ -205,15 +198,8 @@ pub fn check(document: &Document, results: &[TestResult]) -> Vec<String> {
             (State::Done, false, false) => problem("is done but says that something is missing".to_owned()),
             _ => {}
         }
-        for test in &row.tests {
-            match outcomes.get(test).map(Vec::as_slice) {
-                None => problem(format!(
-                    "`{test}` did not run; is it spelled as `cargo xtask test --list` has it?"
-                )),
-                Some(seen) if seen.contains(&Outcome::Failed) => problem(format!("`{test}` failed")),
-                Some(seen) if seen.contains(&Outcome::Ignored) => problem(format!("`{test}` is ignored")),
-                Some(_) => {}
-            }
+        for why in row.tests.iter().filter_map(|test| outcomes.why_not(test)) {
+            problem(why);
         }
     }
     problems
@@ -286,6 +272,7 @@ pub fn with_summary(text: &str, rows: &[Row]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Outcome;
 
     /// A correct document: every id, all open, with the given rows in place of their own.
     fn document(replaced: &[(&str, &str)]) -> String {

@@ -1,5 +1,6 @@
 //! The result file: what ran and how it ended. Reads and writes `target/vitrine/test-results.json` only.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,35 @@ impl TestResult {
     /// Whether it is a check (format, lints, …) and not a test: a run of checks alone has proven nothing.
     pub fn is_check(&self) -> bool {
         self.package == WORKSPACE
+    }
+}
+
+/// How tests ended, by the name that documents call them.
+pub struct Outcomes(BTreeMap<String, Vec<Outcome>>);
+
+impl Outcomes {
+    /// Of these results.
+    pub fn of(results: &[TestResult]) -> Self {
+        let mut outcomes: BTreeMap<String, Vec<Outcome>> = BTreeMap::new();
+        for result in results {
+            outcomes
+                .entry(result.reference())
+                .or_default()
+                .push(result.outcome);
+        }
+        Self(outcomes)
+    }
+
+    /// Why a test that a document names proves nothing; `None` if it ran and passed.
+    pub fn why_not(&self, test: &str) -> Option<String> {
+        match self.0.get(test).map(Vec::as_slice) {
+            None => Some(format!(
+                "`{test}` did not run; is it spelled as `cargo xtask test --list` has it?"
+            )),
+            Some(seen) if seen.contains(&Outcome::Failed) => Some(format!("`{test}` failed")),
+            Some(seen) if seen.contains(&Outcome::Ignored) => Some(format!("`{test}` is ignored")),
+            Some(_) => None,
+        }
     }
 }
 

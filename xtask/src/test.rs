@@ -69,7 +69,7 @@ const STAGES: [(Stage, &str, &str); 10] = [
     (
         Stage::Requirements,
         "requirements",
-        "docs/requirements.md against what ran",
+        "docs/requirements.md and docs/threat-model.md against what ran",
     ),
 ];
 

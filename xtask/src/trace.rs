@@ -1,5 +1,5 @@
-//! `cargo xtask trace`: is docs/requirements.md true? Reads it and the last result file; writes only its summary,
-//! and only with `--write-summary`.
+//! `cargo xtask trace`: are docs/requirements.md and docs/threat-model.md true? Reads them and the last result file; writes only
+//! the former's summary, and only with `--write-summary`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use crate::error::Error;
 use crate::requirements::{self, Document};
 use crate::results::{self, TestResult};
+use crate::threats;
 use crate::workspace::Workspace;
+
+const REQUIREMENTS: &str = "docs/requirements.md";
+const THREATS: &str = "docs/threat-model.md";
 
 /// The options of `trace`.
 #[derive(clap::Args)]
@@ -23,7 +27,7 @@ pub fn run(args: &Args) -> Result<bool, Error> {
     if args.write_summary {
         let (text, document) = read(&workspace)?;
         let renewed = requirements::with_summary(&text, &document.rows)
-            .ok_or_else(|| Error::shape("docs/requirements.md", "the two summary markers are not there"))?;
+            .ok_or_else(|| Error::shape(REQUIREMENTS, "the two summary markers are not there"))?;
         let path = path(&workspace);
         std::fs::write(&path, renewed).map_err(Error::file("write", &path))?;
     }
@@ -33,7 +37,7 @@ pub fn run(args: &Args) -> Result<bool, Error> {
     let results = results::read(&results::whole_run(&workspace))?;
     let problems = examine(&workspace, &results)?;
     for problem in &problems {
-        println!("docs/requirements.md: {problem}");
+        println!("{problem}");
     }
     let named: BTreeSet<&String> = document.rows.iter().flat_map(|row| &row.tests).collect();
     match problems.len() {
@@ -43,18 +47,28 @@ pub fn run(args: &Args) -> Result<bool, Error> {
     Ok(problems.is_empty())
 }
 
-/// Everything wrong with the document.
+/// Everything wrong with the documents.
 pub fn examine(workspace: &Workspace, results: &[TestResult]) -> Result<Vec<String>, Error> {
     let (text, document) = read(workspace)?;
     let mut problems = requirements::check(&document, results);
     if requirements::with_summary(&text, &document.rows).as_ref() != Some(&text) {
         problems.push("the summary is not up to date; run `cargo xtask trace --write-summary`".to_owned());
     }
-    Ok(problems)
+    let path = workspace.root.join(THREATS);
+    let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let of = |document: &str, problems: Vec<String>| -> Vec<String> {
+        let problems = problems.into_iter();
+        problems.map(|problem| format!("{document}: {problem}")).collect()
+    };
+    Ok([
+        of(REQUIREMENTS, problems),
+        of(THREATS, threats::check(&text, results)),
+    ]
+    .concat())
 }
 
 fn path(workspace: &Workspace) -> PathBuf {
-    workspace.root.join("docs/requirements.md")
+    workspace.root.join(REQUIREMENTS)
 }
 
 fn read(workspace: &Workspace) -> Result<(String, Document), Error> {

@@ -60,7 +60,7 @@ pub(super) async fn start_node(cluster: &Cluster, plan: &Plan) -> Result<()> {
         },
         &StateDir::inside().join("images"),
     )?;
-    import_image(cluster, &pause.tar, &pause.name).await?;
+    import_image(cluster, &pause.tar, &pause.name, Some(&pause.digest)).await?;
     cluster.parts.start(plan.kubelet()?)
 }
 
@@ -127,12 +127,23 @@ async fn ctr(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
     process::output(&argv, None, &[]).await
 }
 
-/// Imports an image and waits until kubelet can find it by name and by digest.
-pub(super) async fn import_image(cluster: &Cluster, tar: &Path, name: &str) -> Result<()> {
+/// Imports an image, unless the one with this digest is there, and waits until kubelet can find it by name and by digest.
+pub(super) async fn import_image(
+    cluster: &Cluster,
+    tar: &Path,
+    name: &str,
+    digest: Option<&str>,
+) -> Result<()> {
     let fail = |detail: String| Error::Image {
         image: name.to_owned(),
         detail,
     };
+    if let Some(digest) = digest
+        && is_known(cluster, name, name, digest).await?
+        && is_known(cluster, name, &by_digest(name, digest), digest).await?
+    {
+        return Ok(());
+    }
     ctr_done(
         cluster,
         name,
@@ -145,18 +156,12 @@ pub(super) async fn import_image(cluster: &Cluster, tar: &Path, name: &str) -> R
         .split_whitespace()
         .find(|word| word.starts_with("sha256:"));
     let digest = digest.ok_or_else(|| fail("containerd does not list it after its import".to_owned()))?;
-    let by_digest = format!("{}@{digest}", image::repository(name));
+    let by_digest = by_digest(name, digest);
     ctr_done(cluster, name, &["images", "tag", "--force", name, &by_digest]).await?;
-    // containerd's Kubernetes side learns of images by events; the label is how it marks what it has seen.
+    // containerd's Kubernetes side learns of images by events.
     let deadline = Instant::now() + CRI_DEADLINE;
     for reference in [name, &by_digest] {
-        let filter = format!("name=={reference},labels.\"io.cri-containerd.image\"==managed");
-        while ctr_done(cluster, name, &["images", "list", "--quiet", &filter])
-            .await?
-            .stdout
-            .trim()
-            .is_empty()
-        {
+        while !is_known(cluster, name, reference, digest).await? {
             if Instant::now() > deadline {
                 return Err(fail(format!("containerd's CRI side does not know {reference}")));
             }
@@ -164,6 +169,18 @@ pub(super) async fn import_image(cluster: &Cluster, tar: &Path, name: &str) -> R
         }
     }
     Ok(())
+}
+
+fn by_digest(name: &str, digest: &str) -> String {
+    format!("{}@{digest}", image::repository(name))
+}
+
+/// Whether containerd's Kubernetes side has an image with this digest under a reference: its label marks what it has seen.
+async fn is_known(cluster: &Cluster, name: &str, reference: &str, digest: &str) -> Result<bool> {
+    let filter =
+        format!("name=={reference},target.digest=={digest},labels.\"io.cri-containerd.image\"==managed");
+    let listed = ctr_done(cluster, name, &["images", "list", "--quiet", &filter]).await?;
+    Ok(!listed.stdout.trim().is_empty())
 }
 
 async fn ctr_done(cluster: &Cluster, image: &str, arguments: &[&str]) -> Result<Output> {

@@ -82,13 +82,14 @@ async fn answer(request: Request, cluster: &Cluster) -> Result<Reply> {
                 process::output(&command, stdin.as_deref(), &env).await?,
             ))
         }
-        Request::ImportImage { file, name } => {
+        Request::ImportImage { file, name, digest } => {
             if file.contains('/') {
                 return Err(Error::Other(format!(
                     "`{file}` is not a file in the state folder"
                 )));
             }
-            node::import_image(cluster, &StateDir::inside().join(file), &name).await?;
+            let tar = StateDir::inside().join(file);
+            node::import_image(cluster, &tar, &name, digest.as_deref()).await?;
             Ok(Reply::Done)
         }
         Request::Hits => Ok(Reply::Hits(

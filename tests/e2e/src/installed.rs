@@ -51,6 +51,14 @@ pub const END: Duration = Duration::from_secs(60);
 /// The Secret with the key that signs receipts.
 const RECEIPT_KEY: &str = "vitrine-receipt-key";
 
+/// An administrator, after the glass is broken.
+pub const SRE: (&str, &[&str]) = (
+    "vitrine-e2e:sre",
+    &["system:masters", "system:authenticated", BREAK_GLASS],
+);
+/// The operator, as whoever stole its token.
+pub const OPERATOR: (&str, &[&str]) = ("system:serviceaccount:vitrine-system:vitrine-operator", &[]);
+
 static INSTALLED: OnceCell<Installed> = OnceCell::const_new();
 // Tests of one binary run side by side, but for those that break something which all share.
 static GATE: RwLock<()> = RwLock::const_new(());
@@ -238,22 +246,35 @@ impl Installed {
         self.try_kubectl(&all)
     }
 
+    /// Creates an object as somebody else.
+    ///
+    /// # Errors
+    /// With what kubectl said, if it failed.
+    pub fn create_as(
+        &self,
+        user: &str,
+        groups: &[&str],
+        object: &serde_json::Value,
+    ) -> Result<String, String> {
+        let file = std::env::temp_dir().join(format!("vitrine-{}-{}.json", std::process::id(), now_ms()));
+        std::fs::write(&file, object.to_string()).map_err(|error| error.to_string())?;
+        let made = self.kubectl_as(user, groups, &["create", "-f", &file.display().to_string()]);
+        std::fs::remove_file(&file).map_err(|error| error.to_string())?;
+        made
+    }
+
     /// kubectl as an administrator who has broken the glass: what the admission policies refuse to all others. Must succeed.
     pub fn break_glass(&self, arguments: &[&str]) -> String {
-        self.kubectl_as(
-            "vitrine-e2e:sre",
-            &["system:masters", "system:authenticated", BREAK_GLASS],
-            arguments,
-        )
-        .unwrap_or_else(|error| panic!("{error}"))
+        let (user, groups) = SRE;
+        self.kubectl_as(user, groups, arguments)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Creates an object in the same way.
     pub fn break_glass_create(&self, object: &serde_json::Value) {
-        let file = std::env::temp_dir().join(format!("vitrine-{}-{}.json", std::process::id(), now_ms()));
-        std::fs::write(&file, object.to_string()).unwrap_or_else(|error| panic!("{error}"));
-        self.break_glass(&["create", "-f", &file.display().to_string()]);
-        std::fs::remove_file(&file).unwrap_or_else(|error| panic!("{error}"));
+        let (user, groups) = SRE;
+        let made = self.create_as(user, groups, object);
+        made.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Takes a part of the cluster away until the answer is dropped.

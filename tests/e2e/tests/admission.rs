@@ -7,7 +7,7 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use vitrine_crds::StatusReason;
 use vitrine_e2e::{
-    installed::{BREAK_GLASS, Installed, Live, Shop, alone, assert_verified, together},
+    installed::{Installed, Live, OPERATOR, SRE, Shop, alone, assert_verified, together},
     operator::{RECEIPTS, SLOTS},
 };
 use vitrine_kit::{install::NAMESPACE, objects};
@@ -15,14 +15,6 @@ use vitrine_policies::names;
 
 /// An administrator, who may do everything as far as RBAC goes.
 const ADMIN: (&str, &[&str]) = ("vitrine-e2e:admin", &["system:masters", "system:authenticated"]);
-/// The same, after the glass is broken.
-const SRE: (&str, &[&str]) = (
-    "vitrine-e2e:sre",
-    &["system:masters", "system:authenticated", BREAK_GLASS],
-);
-/// The operator, as whoever stole its token.
-const OPERATOR: (&str, &[&str]) = ("system:serviceaccount:vitrine-system:vitrine-operator", &[]);
-
 struct As<'a>(&'a Installed, (&'a str, &'a [&'a str]));
 
 impl As<'_> {

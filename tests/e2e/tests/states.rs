@@ -215,7 +215,6 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     let shop = Shop::open("states").await;
     let mut goldens = Goldens { different: vec![] };
     shop.offer_script("page", objects::SERVE).await;
-    let soon = Duration::from_secs(20);
 
     let subject = format!("{}-alice", shop.namespace);
     let alice = |name: &str| objects::preview(name, "page", &subject, Some("10m"));
@@ -224,7 +223,7 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     told(&shop, "try-ready", "Answering").await;
     goldens.check(&shop, "ready", "try-ready");
     shop.ask_for(alice("try-queued")).await;
-    shop.until("try-queued", "queued", soon, |s| {
+    shop.until("try-queued", "queued", READY, |s| {
         s.reason == Some(StatusReason::WaitingForSlot)
     })
     .await;
@@ -239,14 +238,14 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
         ephemeral_storage: "8Mi".to_owned(),
     });
     shop.ask_for(wish).await;
-    shop.until("try-refused", "refused", soon, |s| s.phase == Phase::Refused)
+    shop.until("try-refused", "refused", READY, |s| s.phase == Phase::Refused)
         .await;
     told(&shop, "try-refused", "OutsideEnvelope").await;
     goldens.check(&shop, "refused", "try-refused");
 
     let scheduler = shop.vitrine.without("scheduler", Action::Stop);
     shop.ask("try-provisioning", "page", "1m").await;
-    shop.until("try-provisioning", "provisioning", soon, |s| {
+    shop.until("try-provisioning", "provisioning", READY, |s| {
         s.reason == Some(StatusReason::WaitingForNode) && s.pod.is_some()
     })
     .await;
@@ -256,7 +255,7 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
 
     let netpol = shop.vitrine.without("netpol", Action::Pause);
     shop.ask("try-proving", "page", "1m").await;
-    shop.until("try-proving", "proving", soon, |s| s.phase == Phase::Proving)
+    shop.until("try-proving", "proving", READY, |s| s.phase == Phase::Proving)
         .await;
     goldens.check(&shop, "proving", "try-proving");
     netpol.back();
@@ -268,7 +267,7 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
         conditions::find(&s.conditions, types::TORN_DOWN)
             .is_some_and(|c| c.message.contains("has not shown every container terminated"))
     };
-    shop.until("try-ended", "ending", soon, waits).await;
+    shop.until("try-ended", "ending", READY, waits).await;
     told(&shop, "try-ended", "TimeOver").await;
     goldens.check(&shop, "ending", "try-ended");
     kubelet.back();
@@ -292,7 +291,7 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
 
 /// Events are written after the status that they tell of.
 async fn told(shop: &Shop, preview: &str, reason: &str) {
-    eventually(&format!("the event {reason}"), TOLD, async || {
+    eventually(&format!("the event {reason}"), READY, async || {
         let events = shop.events(preview).await;
         let told = events
             .iter()

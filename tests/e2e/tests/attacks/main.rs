@@ -4,4 +4,8 @@
 
 mod a01_ipv6;
 mod a02_foreign_policy;
+mod a07_quota_reads_empty;
+mod a08_stalled_operator;
 mod a13_sandbox_killed;
+mod a16_node_port;
+mod a25_framing;
