@@ -1,7 +1,9 @@
 // Command hostile is what a seller would run who wants to get something out: it sends one word to every target, by every
 // protocol, from its first instruction until it is killed, and meanwhile serves a page so that it is taken for a product.
 //
-//	hostile WORD PORT [tcp|udp|dns|icmp]:ADDRESS[:PORT]...
+//	hostile WORD PORT [tcp|udp|dns|icmp]:ADDRESS[:PORT]... [hold:FIRST-LAST]...
+//
+// With hold it takes all local TCP ports of a range, so that nobody in its pod can connect from one.
 package main
 
 import (
@@ -10,7 +12,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -18,6 +22,7 @@ import (
 const (
 	round   = 250 * time.Millisecond // between two rounds; a preview has little processor time
 	patient = time.Second            // for a connection; a refused one fails at once
+	eager   = 10 * time.Millisecond  // between two tries for a port that somebody has
 )
 
 func main() {
@@ -28,15 +33,20 @@ func main() {
 		os.Exit(2)
 	}
 	word := os.Args[1]
+	var told sync.Map
 	for _, target := range os.Args[3:] {
 		protocol, address, _ := strings.Cut(target, ":")
+		if protocol == "hold" {
+			go hold(address)
+			continue
+		}
 		go func() {
-			told := false
 			for {
-				if err := send(protocol, address, word); err != nil && !told {
+				if err := send(protocol, address, word); err != nil {
 					// Once a target: what the kernel itself refuses is worth reading in the log.
-					fmt.Fprintln(os.Stderr, target, err)
-					told = true
+					if _, known := told.LoadOrStore(target, true); !known {
+						fmt.Fprintln(os.Stderr, target, err)
+					}
 				}
 				time.Sleep(round)
 			}
@@ -63,6 +73,58 @@ func send(protocol, address, word string) error {
 		return echo(address, word)
 	}
 	return fmt.Errorf("unknown protocol %q", protocol)
+}
+
+// hold binds every port of a range that is free, and keeps it.
+func hold(ports string) {
+	var first, last int
+	if _, err := fmt.Sscanf(ports, "%d-%d", &first, &last); err != nil {
+		fmt.Fprintln(os.Stderr, "hold:", ports, err)
+		return
+	}
+	// What it takes to start another process, and to accept a connection.
+	spare := make([]int, 64)
+	for i := range spare {
+		spare[i], _ = syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	}
+	var busy []int
+	for port := first; port <= last; port++ {
+		taken, err := take(port)
+		if err != nil {
+			// A process may have only so many files; the next one goes on.
+			for _, file := range spare {
+				syscall.Close(file)
+			}
+			rest := []string{os.Args[0], os.Args[1], "0", fmt.Sprintf("hold:%d-%d", port, last)}
+			_, err = os.StartProcess("/proc/self/exe", rest, &os.ProcAttr{Files: []*os.File{nil, nil, os.Stderr}})
+			fmt.Fprintln(os.Stderr, "hold: from", port, "on in another process:", err)
+			break
+		}
+		if !taken {
+			busy = append(busy, port)
+		}
+	}
+	// Whoever had one of these lets go of it some time.
+	for {
+		busy = slices.DeleteFunc(busy, func(port int) bool {
+			taken, _ := take(port)
+			return taken
+		})
+		time.Sleep(eager)
+	}
+}
+
+// take binds a port for good, if nobody else has it. An error says that there can be no more sockets.
+func take(port int) (bool, error) {
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	if syscall.Bind(socket, &syscall.SockaddrInet4{Port: port}) == nil {
+		return true, nil
+	}
+	syscall.Close(socket)
+	return false, nil
 }
 
 func datagram(address string, payload []byte) error {
@@ -123,7 +185,10 @@ func serve(port string) {
 	listener, err := net.Listen("tcp", ":"+port)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		select {}
+		// Not select: without another goroutine the runtime would call that a deadlock, and end.
+		for {
+			time.Sleep(time.Hour)
+		}
 	}
 	for {
 		connection, err := listener.Accept()

@@ -111,8 +111,9 @@ async fn canary(address: &str, port: Option<u16>) -> bool {
     answered
 }
 
-/// Ends a connection by a reset: a connection in TIME_WAIT would keep its held port from being used again.
-fn hang_up(stream: TcpStream) {
+/// Ends a connection by a reset: in TIME_WAIT it would keep its port for a minute, a held one from being used again, and another
+/// from whoever may have it.
+pub(super) fn hang_up(stream: TcpStream) {
     if let Ok(stream) = stream.into_std() {
         let socket = tokio::net::TcpStream::from_std(stream).and_then(|s| s.set_zero_linger().map(|()| s));
         drop(socket);

@@ -107,7 +107,10 @@ pub(super) async fn until_it_listens() -> Result<()> {
     let deadline = Instant::now() + LISTEN_PATIENCE;
     loop {
         match TcpStream::connect(address).await {
-            Ok(_) => return Ok(()),
+            Ok(stream) => {
+                round::hang_up(stream);
+                return Ok(());
+            }
             Err(source) if Instant::now() > deadline => return Err(Error::Listen { address, source }),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }

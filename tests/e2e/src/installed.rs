@@ -277,6 +277,14 @@ impl Installed {
         made.unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Takes every rule of the policy controller away.
+    pub fn flush(&self) {
+        let flush = ["iptables", "-w", "-F", "KUBE-ROUTER-FORWARD"];
+        let done = self.cluster.exec(Place::Node, &flush);
+        let done = done.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+
     /// Takes a part of the cluster away until the answer is dropped.
     pub fn without(&self, part: &'static str, how: Action) -> Away<'_> {
         let back = match how {

@@ -5,20 +5,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use vitrine_crds::{Phase, StatusReason, preview_policy::NodeSetAside};
-use vitrine_devcluster::{Action, Place};
+use vitrine_devcluster::Action;
 use vitrine_e2e::{
     eventually::eventually,
     installed::{Live, READY, Shop, alone, assert_verified, now_ms},
 };
 use vitrine_kit::objects;
 use vitrine_policies::names;
-
-/// Takes every rule of the policy controller away.
-fn flush(shop: &Shop) {
-    let flush = ["iptables", "-w", "-F", "KUBE-ROUTER-FORWARD"];
-    let done = shop.vitrine.cluster.exec(Place::Node, &flush).unwrap();
-    assert_eq!(done.code, 0, "{done:?}");
-}
 
 /// Waits until the product of a preview is seen to have ended.
 async fn killed(shop: &Shop, live: &Live) {
@@ -49,7 +42,7 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_i
     // Afterwards the controller makes its rules anew: it would look by itself only every five minutes (attacks, 10).
     let netpol = shop.vitrine.without("netpol", Action::Stop);
     let flushed = now_ms();
-    flush(&shop);
+    shop.vitrine.flush();
     let told = shop
         .until("page", "told", Duration::from_secs(20), |s| {
             s.phase == Phase::Ending || s.phase.is_terminal()
@@ -133,7 +126,7 @@ async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_t
 
     let netpol = shop.vitrine.without("netpol", Action::Stop);
     let begun = now_ms();
-    flush(&shop);
+    shop.vitrine.flush();
     killed(&shop, &leaking).await;
     let ms = now_ms() - begun;
     println!("chains flushed: the product seen killed after {ms} ms");

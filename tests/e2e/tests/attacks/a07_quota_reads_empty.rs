@@ -51,7 +51,7 @@ async fn an_empty_quota_proves_no_end() {
         "its slot is kept"
     );
     kubelet.back();
-    assert_verified(&shop.over("page").await, StatusReason::ProductExited);
+    assert_verified(&shop.over("page").await, StatusReason::PodRejected);
     shop.nothing_left(&live).await;
     shop.close().await;
 }

@@ -6,6 +6,7 @@ mod a01_ipv6;
 mod a02_foreign_policy;
 mod a07_quota_reads_empty;
 mod a08_stalled_operator;
+mod a11_all_ports;
 mod a13_sandbox_killed;
 mod a16_node_port;
 mod a25_framing;
