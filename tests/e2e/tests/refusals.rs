@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason, conditions};
-use vitrine_e2e::installed::{Shop, installed, now_ms, together};
+use vitrine_e2e::installed::{Shop, alone, installed, now_ms, together};
 use vitrine_kit::objects;
 use vitrine_policies::names;
 
@@ -25,7 +25,6 @@ fn wishing(shop: &Shop, name: &str, wish: Value) -> PreviewSandbox {
 }
 
 async fn refused(name: &str, wish: Value, field: &str, asked: &str, allowed: &str) {
-    let _together = together().await;
     let shop = Shop::open(name).await;
     shop.offer_script("page", objects::SERVE).await;
     let begun = now_ms();
@@ -58,7 +57,6 @@ async fn refused(name: &str, wish: Value, field: &str, asked: &str, allowed: &st
 
 /// At once, by the API server, to whoever asks.
 async fn refused_at_create(name: &str, wish: Value, said: &str) {
-    let _together = together().await;
     let shop = Shop::open(name).await;
     shop.offer_script("page", objects::SERVE).await;
     let made = shop
@@ -75,6 +73,7 @@ async fn refused_at_create(name: &str, wish: Value, said: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_outside_the_envelope_is_refused() {
+    let _together = together().await;
     let said = "spec.ttl asks for 2h, allowed is 5s to 30m";
     refused_at_create("long", json!({"ttl": "2h"}), said).await;
     let said = "spec.ttl asks for 1s, allowed is 5s to 30m";
@@ -83,6 +82,7 @@ async fn a_ttl_outside_the_envelope_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_size_or_names_outside_the_envelope_are_refused() {
+    let _together = together().await;
     let size = json!({"size": {"cpu": "64", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
     refused_at_create("huge", size, "spec.size.cpu asks for 64, allowed is at most ").await;
     let egress = json!({"egress": ["evil.example"]});
@@ -96,12 +96,15 @@ async fn a_size_or_names_outside_the_envelope_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_size_larger_than_the_listing_is_refused() {
+    let _together = together().await;
     let size = json!({"size": {"cpu": "200m", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
     refused("large", size, "spec.size.cpu", "200m", "at most 50m").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_egress_wider_than_the_listing_is_refused() {
+    // What the platform allows is what another test is refused by.
+    let _alone = alone().await;
     let policy = installed().await.with_policy(
         r#"{"spec":{"egress":{"allowedNames":["far.example"]}}}"#,
         r#"{"spec":{"egress":{"allowedNames":[]}}}"#,
