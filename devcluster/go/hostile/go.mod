@@ -1,4 +1,4 @@
-// The seller's program of the leak test.
+// A seller's program for tests of isolation.
 module vitrine.dev/devcluster/hostile
 
 go 1.26.0

@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -33,7 +32,6 @@ func main() {
 		os.Exit(2)
 	}
 	word := os.Args[1]
-	var told sync.Map
 	for _, target := range os.Args[3:] {
 		protocol, address, _ := strings.Cut(target, ":")
 		if protocol == "hold" {
@@ -41,12 +39,12 @@ func main() {
 			continue
 		}
 		go func() {
+			told := false
 			for {
-				if err := send(protocol, address, word); err != nil {
+				if err := send(protocol, address, word); err != nil && !told {
 					// Once a target: what the kernel itself refuses is worth reading in the log.
-					if _, known := told.LoadOrStore(target, true); !known {
-						fmt.Fprintln(os.Stderr, target, err)
-					}
+					fmt.Fprintln(os.Stderr, target, err)
+					told = true
 				}
 				time.Sleep(round)
 			}

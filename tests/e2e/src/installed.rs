@@ -25,7 +25,10 @@ use tokio::{
     sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::timeout,
 };
-use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason};
+use vitrine_crds::{
+    Phase, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
+    conditions::{self, types},
+};
 use vitrine_devcluster::{Action, Cluster, Hit, Level, Place, image::Image, progress};
 use vitrine_kit::{
     images::{self, Build},
@@ -37,6 +40,7 @@ use vitrine_policies::names;
 use crate::{
     clusters,
     eventually::eventually,
+    manifest::Manifest,
     operator::{KEY, SLOTS, free_port},
     turn::Turn,
 };
@@ -256,11 +260,8 @@ impl Installed {
         groups: &[&str],
         object: &serde_json::Value,
     ) -> Result<String, String> {
-        let file = std::env::temp_dir().join(format!("vitrine-{}-{}.json", std::process::id(), now_ms()));
-        std::fs::write(&file, object.to_string()).map_err(|error| error.to_string())?;
-        let made = self.kubectl_as(user, groups, &["create", "-f", &file.display().to_string()]);
-        std::fs::remove_file(&file).map_err(|error| error.to_string())?;
-        made
+        let manifest = Manifest::new(object);
+        self.kubectl_as(user, groups, &["create", "-f", manifest.path()])
     }
 
     /// kubectl as an administrator who has broken the glass: what the admission policies refuse to all others. Must succeed.
@@ -663,6 +664,20 @@ impl Shop {
         self.ready(name).await
     }
 
+    /// Waits until a preview that was asked for is told that the network does not confine it, and requires that it was never ready;
+    /// what it was told.
+    pub async fn not_enforced(&self, name: &str) -> String {
+        let told = self
+            .until(name, "told", READY, |s| {
+                matches!(s.phase, Phase::Ready | Phase::Ending) || s.phase.is_terminal()
+            })
+            .await;
+        assert_eq!(told.reason, Some(StatusReason::NetworkNotEnforcing), "{told:?}");
+        let over = self.over(name).await;
+        assert!(over.started_at.is_none(), "it was never ready: {over:?}");
+        told.message.unwrap_or_default()
+    }
+
     /// Waits until nothing of a preview is left and returns its last status.
     pub async fn over(&self, name: &str) -> PreviewSandboxStatus {
         self.until(name, "over", END, |s| s.phase.is_terminal()).await
@@ -705,10 +720,15 @@ impl Shop {
             }
         }))
         .unwrap_or_else(|error| panic!("the pod {name} is wrong: {error}"));
+        self.put_pod(namespace, &pod).await;
+    }
+
+    /// Creates a pod in a namespace as it is.
+    pub async fn put_pod(&self, namespace: &str, pod: &Pod) {
         let api: Api<Pod> = self.within(namespace);
         // A new namespace has its ServiceAccount a moment later.
         eventually("a bare pod is taken", Duration::from_secs(20), async || {
-            let created = api.create(&PostParams::default(), &pod).await;
+            let created = api.create(&PostParams::default(), pod).await;
             created.map(drop).map_err(|error| error.to_string())
         })
         .await;
@@ -869,6 +889,12 @@ impl Live {
         let cookie = self.cookie(vitrine).await;
         vitrine.ask(&self.host, &format!("GET {path}\n{cookie}")).await
     }
+}
+
+/// Whether a preview is ending and its node has not proven that yet.
+pub fn is_unproven(status: &PreviewSandboxStatus) -> bool {
+    conditions::find(&status.conditions, types::TORN_DOWN)
+        .is_some_and(|c| c.message.contains("has not shown every container terminated"))
 }
 
 /// Whether a preview has ended for this reason, its end seen.

@@ -1,13 +1,12 @@
 //! The admission policies on the real API server: for each what it refuses to whom, and what it lets through.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
-use std::path::PathBuf;
-
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use vitrine_crds::StatusReason;
 use vitrine_e2e::{
     installed::{Installed, Live, OPERATOR, SRE, Shop, alone, assert_verified, together},
+    manifest::Manifest,
     operator::{RECEIPTS, SLOTS},
 };
 use vitrine_kit::{install::NAMESPACE, objects};
@@ -15,6 +14,7 @@ use vitrine_policies::names;
 
 /// An administrator, who may do everything as far as RBAC goes.
 const ADMIN: (&str, &[&str]) = ("vitrine-e2e:admin", &["system:masters", "system:authenticated"]);
+
 struct As<'a>(&'a Installed, (&'a str, &'a [&'a str]));
 
 impl As<'_> {
@@ -40,27 +40,6 @@ impl As<'_> {
     }
 }
 
-/// A file with an object; deleted with the value.
-struct Manifest(PathBuf);
-
-impl Manifest {
-    fn new(name: &str, object: &Value) -> Self {
-        let file = std::env::temp_dir().join(format!("vitrine-{}-{name}.json", std::process::id()));
-        std::fs::write(&file, object.to_string()).unwrap();
-        Self(file)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Manifest {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 async fn live(name: &str) -> (Shop, Live) {
     let shop = Shop::open(name).await;
     let live = shop.live("page", objects::SERVE, "5m").await;
@@ -74,16 +53,13 @@ async fn nobody_but_the_operator_writes_in_a_cell_and_nobody_gets_into_a_preview
     let cell = live.cell.as_str();
     let admin = As(shop.vitrine, ADMIN);
     let bare = Manifest::new(
-        "bare",
         &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": {"containers": [{"name": "a", "image": "b"}]}}),
     );
     let open = Manifest::new(
-        "open",
         &json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "open"},
             "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}}),
     );
     let lease = Manifest::new(
-        "lease",
         &json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "planted"}}),
     );
     for change in [
@@ -131,7 +107,6 @@ async fn nobody_but_the_operator_writes_in_a_cell_and_nobody_gets_into_a_preview
     }
     // Nodes can be drained.
     let eviction = Manifest::new(
-        "eviction",
         &json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": names::POD, "namespace": cell},
             "deleteOptions": {"dryRun": ["All"]}}),
     );
@@ -167,11 +142,8 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
     let cell = live.cell.as_str();
     let policy = "vitrine-cell-namespaces";
     let namespace = |name: &str, labels: Value, annotations: Value| {
-        Manifest::new(
-            name,
-            &json!({"apiVersion": "v1", "kind": "Namespace",
-                "metadata": {"name": name, "labels": labels, "annotations": annotations}}),
-        )
+        Manifest::new(&json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": name, "labels": labels, "annotations": annotations}}))
     };
     let sealed = json!({"vitrine.dev/cell": "true", "pod-security.kubernetes.io/enforce": "restricted"});
     let uid = json!({"vitrine.dev/preview-uid": "u"});
@@ -225,7 +197,6 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
     let operator = As(shop.vitrine, OPERATOR);
     let policy = "vitrine-operator";
     let pod = Manifest::new(
-        "pod",
         &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mine"},
             "spec": {"hostNetwork": true, "containers": [{"name": "a", "image": "b"}]}}),
     );
@@ -293,7 +264,7 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         ),
     ];
     for (pointer, value) in bad {
-        let manifest = Manifest::new("changed", &set(pointer, value));
+        let manifest = Manifest::new(&set(pointer, value));
         let said = operator.try_it(&["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"]);
         let said = said.expect_err(pointer);
         let ours = said.contains("ValidatingAdmissionPolicy 'vitrine-operator'");
@@ -324,13 +295,13 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
     resized("5m").await.unwrap();
     // What it runs comes from the platform's mirror.
     let elsewhere = json!(format!("evil.example/miner@sha256:{}", "a".repeat(64)));
-    let manifest = Manifest::new("elsewhere", &set("/spec/containers/0/image", elsewhere));
+    let manifest = Manifest::new(&set("/spec/containers/0/image", elsewhere));
     operator.refused(
         "vitrine-images",
         &["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"],
     );
     // Its own shape passes every policy; only the quota knows that there is one already.
-    let manifest = Manifest::new("sound", &set("/metadata/name", json!(names::POD)));
+    let manifest = Manifest::new(&set("/metadata/name", json!(names::POD)));
     let said = operator
         .try_it(&["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"])
         .unwrap_err();
@@ -362,7 +333,6 @@ async fn slots_are_made_and_freed_by_the_operator_alone() {
     let policy = "vitrine-slots";
     let lease = |name: &str| {
         Manifest::new(
-            name,
             &json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}),
         )
     };
@@ -387,7 +357,7 @@ async fn receipts_are_kept_and_let_go_by_the_operator_alone() {
     let policy = "vitrine-receipts";
     let map = |name: &str| {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"receipt.json": "{}"}});
-        Manifest::new(name, &map)
+        Manifest::new(&map)
     };
     let kept = "receipt-01234567-89ab-cdef-0123-456789abcdef";
     let (receipt, other, note) = (map(kept), map("receipt-of-mine"), map("note"));
@@ -419,7 +389,7 @@ async fn receipts_are_kept_and_let_go_by_the_operator_alone() {
         admin.refused(policy, &["-n", NAMESPACE, "delete", "configmap", keys]);
         // The operator publishes by update; it has no right to patch.
         let renewed = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": keys}, "data": {"renewed": "a key"}});
-        let renewed = Manifest::new(keys, &renewed);
+        let renewed = Manifest::new(&renewed);
         operator.allowed(&["-n", NAMESPACE, "replace", "-f", renewed.path()]);
         As(shop.vitrine, SRE).allowed(&planted);
     }
@@ -433,7 +403,6 @@ async fn only_requesters_name_a_trust_level() {
     shop.offer_script("page", objects::SERVE).await;
     let preview = |level: &str| {
         Manifest::new(
-            level,
             &json!({"apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox", "metadata": {"name": "known"},
                 "spec": {"listingRef": {"name": "page"}, "subject": "s", "trustLevel": level}}),
         )

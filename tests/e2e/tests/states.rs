@@ -8,15 +8,11 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 use tokio::time::Instant;
-use vitrine_crds::{
-    Phase, PreviewSandboxStatus, StatusReason,
-    conditions::{self, types},
-    sku_listing::Size,
-};
+use vitrine_crds::{Phase, StatusReason, sku_listing::Size};
 use vitrine_devcluster::Action;
 use vitrine_e2e::{
     eventually::eventually,
-    installed::{END, READY, Shop, alone, together},
+    installed::{END, READY, Shop, alone, is_unproven, together},
 };
 use vitrine_kit::objects;
 use vitrine_policies::{
@@ -263,11 +259,7 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     shop.ask("try-ended", "page", "5s").await;
     shop.ready("try-ended").await;
     let kubelet = shop.vitrine.without("kubelet", Action::Stop);
-    let waits = |s: &PreviewSandboxStatus| {
-        conditions::find(&s.conditions, types::TORN_DOWN)
-            .is_some_and(|c| c.message.contains("has not shown every container terminated"))
-    };
-    shop.until("try-ended", "ending", READY, waits).await;
+    shop.until("try-ended", "ending", READY, is_unproven).await;
     told(&shop, "try-ended", "TimeOver").await;
     goldens.check(&shop, "ending", "try-ended");
     kubelet.back();
