@@ -587,8 +587,7 @@ fn supervisor_program(progress: &dyn Progress) -> Result<PathBuf> {
 }
 
 fn build_supervisor(release: bool) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = crate::cargo::command();
     command.args(["build", "--quiet", "--package", PROGRAM, "--bin", PROGRAM]);
     if release {
         command.arg("--release");

@@ -29,6 +29,7 @@
 //! Three levels: [`Level::ControlPlane`], [`Level::Scale`], [`Level::Full`]. Several clusters live side by side under
 //! different names. All calls block; none needs a runtime.
 
+pub mod cargo;
 mod cgroup;
 pub mod cli;
 mod cluster;

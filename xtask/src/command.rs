@@ -10,6 +10,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use vitrine_devcluster::cargo;
+
 use crate::error::Error;
 use crate::progress::Progress;
 
@@ -111,7 +113,9 @@ impl Job {
     pub fn run(&self, progress: &Progress) -> Result<Finished, Error> {
         let mut log = File::create(&self.log).map_err(Error::file("create", &self.log))?;
         let began = Instant::now();
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        cargo::forget_package(&mut command);
+        let mut child = command
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.directory)

@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use vitrine_devcluster::cargo;
+
 use crate::command::Job;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::workspace::cargo;
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 /// 3 to 4 minutes on two idle cores; the rest is for busy ones.
@@ -25,7 +26,7 @@ pub fn cargo_deny(logs: &Path, progress: &Progress) -> Result<PathBuf, Error> {
         "      installing {name} into {} (once, some minutes)",
         root.display()
     ));
-    let job = Job::new(format!("cargo install {name}"), cargo(), Path::new("/"))
+    let job = Job::new(format!("cargo install {name}"), cargo::program(), Path::new("/"))
         // It runs for seconds, and an optimised build of it takes minutes.
         .args(["install", "--locked", "--force", "--debug"])
         .env("CARGO_PROFILE_DEV_DEBUG", "none")

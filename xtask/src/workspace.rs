@@ -1,10 +1,9 @@
 //! Where things are and which crates there are, as `cargo metadata` tells it; reads only.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::Deserialize;
+use vitrine_devcluster::cargo;
 
 use crate::error::Error;
 
@@ -68,7 +67,7 @@ pub struct Dependency {
 impl Workspace {
     /// Asks cargo.
     pub fn load() -> Result<Self, Error> {
-        let mut command = Command::new(cargo());
+        let mut command = cargo::command();
         command.args(["metadata", "--no-deps", "--format-version", "1"]);
         // Set by `cargo run` (and by `cargo test`): the checkout that this xtask belongs to, wherever it is called.
         if let Some(directory) = std::env::var_os("CARGO_MANIFEST_DIR") {
@@ -119,9 +118,4 @@ impl Target {
             _ => "lib".to_owned(),
         }
     }
-}
-
-/// The cargo that runs us, so that a toolchain chosen with `cargo +X xtask` stays chosen.
-pub fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

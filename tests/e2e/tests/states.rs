@@ -212,6 +212,10 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     let mut goldens = Goldens { different: vec![] };
     shop.offer_script("page", objects::SERVE).await;
 
+    // First, for it takes longest: the kubelet tries twice before a refusal counts.
+    shop.offer(&missing(&shop)).await;
+    shop.ask("try-cannot-start", "missing", "1m").await;
+
     let subject = format!("{}-alice", shop.namespace);
     let alice = |name: &str| objects::preview(name, "page", &subject, Some("10m"));
     shop.ask_for(alice("try-ready")).await;
@@ -238,6 +242,11 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
         .await;
     told(&shop, "try-refused", "OutsideEnvelope").await;
     goldens.check(&shop, "refused", "try-refused");
+
+    shop.until("try-cannot-start", "over", READY, |s| s.phase.is_terminal())
+        .await;
+    told(&shop, "try-cannot-start", "Receipt").await;
+    goldens.check(&shop, "cannot-start", "try-cannot-start");
 
     let scheduler = shop.vitrine.without("scheduler", Action::Stop);
     shop.ask("try-provisioning", "page", "1m").await;
@@ -266,16 +275,6 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     shop.over("try-ended").await;
     told(&shop, "try-ended", "Receipt").await;
     goldens.check(&shop, "ended", "try-ended");
-
-    shop.offer(&missing(&shop)).await;
-    shop.ask("try-cannot-start", "missing", "1m").await;
-    // A kubelet that was just started tries twice and reports rarely: how soon the preview says what is known, the test above measures.
-    shop.until("try-cannot-start", "over", Duration::from_secs(120), |s| {
-        s.phase.is_terminal()
-    })
-    .await;
-    told(&shop, "try-cannot-start", "Receipt").await;
-    goldens.check(&shop, "cannot-start", "try-cannot-start");
 
     shop.close().await;
     goldens.verdict();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vitrine_devcluster::{
-    host,
+    cargo, host,
     image::{self, Contents, FileEntry, Image, ImageConfig},
     progress::{self, Progress},
     tools,
@@ -52,18 +52,11 @@ pub fn operator_program(build: Build) -> Result<PathBuf> {
         ),
         Build::Optimised => (&["--release", "--package", "vitrine-operator"], "release"),
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = std::process::Command::new(cargo);
+    let mut command = cargo::command();
     command
         .current_dir(workspace())
         .args(["build", "--locked"])
         .args(what);
-    // Variables that cargo sets for the program that runs now would make it build everything again.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
-            command.env_remove(name);
-        }
-    }
     program::run_with(&mut command)?;
     Ok(target().join(folder).join("vitrine-operator"))
 }

@@ -1,12 +1,11 @@
 //! Benches on nodes that run nothing: brings up the cluster and runs `tests/e2e/examples/bench`, compiled for speed, against it.
 
-use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, progress};
+use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, cargo, progress};
 use vitrine_kit::{Result, images, program};
 
 /// Runs one; the result is its report in Markdown.
 pub fn measure(arguments: &[&str]) -> Result<String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = std::process::Command::new(cargo);
+    let mut build = cargo::command();
     // At once: what both depend on is then compiled once.
     build.current_dir(images::workspace()).args([
         "build",

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use vitrine_devcluster::cargo;
 
 use super::Run;
 use crate::command::{Finished, Job};
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::libtest::{self, Report};
 use crate::progress::{Progress, clock};
 use crate::results::{self, Outcome, TestResult};
-use crate::workspace::{Member, Target, cargo};
+use crate::workspace::{Member, Target};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(60 * 60);
 const LIST_LIMIT: Duration = Duration::from_secs(30);
@@ -400,7 +401,7 @@ fn artifacts(output: &str) -> Vec<Artifact> {
 /// What `cargo test` sets and tests look at.
 fn environment(member: &Member, artifacts: &[Artifact]) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = vec![
-        ("CARGO".into(), cargo()),
+        ("CARGO".into(), cargo::program()),
         ("CARGO_MANIFEST_DIR".into(), member.directory().into()),
         ("CARGO_MANIFEST_PATH".into(), member.manifest_path.clone().into()),
         ("CARGO_PKG_NAME".into(), member.name.clone().into()),

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use vitrine_devcluster::cargo;
+
 use super::Run;
 use crate::clusters;
 use crate::command::{Finished, Job};
 use crate::error::Error;
 use crate::results::{CHECK, WORKSPACE};
 use crate::tools;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::Workspace;
 
 pub const FORMAT: &str = "format";
 pub const LINT: &str = "lint";
@@ -70,7 +72,7 @@ impl Run {
                         "licenses",
                         "sources",
                     ])
-                    .env("CARGO", cargo())
+                    .env("CARGO", cargo::program())
                     .log(self.log(DEPENDENCIES));
                 self.check(DEPENDENCIES, &job, "deny.toml says what is allowed and why");
             }
@@ -121,7 +123,7 @@ impl Run {
 
     /// A cargo command in the workspace whose output is for a log.
     pub(super) fn cargo_job(&self, what: &str, log: &str) -> Job {
-        Job::new(what, cargo(), &self.workspace.root)
+        Job::new(what, cargo::program(), &self.workspace.root)
             .env("CARGO_TERM_COLOR", "never")
             .env("CARGO_TERM_PROGRESS_WHEN", "never")
             .log(self.log(log))
