@@ -78,12 +78,15 @@ impl<'a> Queue<'a> {
         left.remove(next)
     }
 
-    /// The levels that a lane needs for the next place and for what is left of its kind.
-    fn levels(&self, place: usize) -> Vec<Level> {
+    /// The levels that are left to be needed by these kinds.
+    fn levels(&self, kinds: &[Kind]) -> Vec<Level> {
         let left = self.left();
-        let same = |other: &usize| self.plan[*other].kind == self.plan[place].kind;
-        let places = left.iter().copied().filter(same).chain([place]);
-        places.flat_map(|place| self.plan[place].levels.clone()).collect()
+        let places = left
+            .iter()
+            .filter(|place| kinds.contains(&self.plan[**place].kind));
+        places
+            .flat_map(|place| self.plan[*place].levels.clone())
+            .collect()
     }
 }
 
@@ -98,9 +101,8 @@ struct Lanes<'a> {
 }
 
 impl Lanes<'_> {
-    /// Runs binaries one after the other, on clusters of the lane's own.
-    fn run(&self, lane: usize, kinds: &[Kind], progress: &Progress) -> Lane {
-        let mut clusters = Clusters::none(lane, self.logs.to_owned());
+    /// Runs binaries one after the other, on clusters of the lane's own, of which those are left in the end that `then` needs.
+    fn run(&self, clusters: &mut Clusters, kinds: &[Kind], then: &[Kind], progress: &Progress) -> Lane {
         let (mut outcomes, mut troubles) = (vec![], vec![]);
         while let Some(place) = self.queue.take(kinds) {
             let Planned {
@@ -109,7 +111,13 @@ impl Lanes<'_> {
                 levels,
                 kind,
             } = &self.queue.plan[place];
-            if let Err(error) = clusters.keep_only(&self.queue.levels(place)) {
+            let needed = [
+                levels.clone(),
+                self.queue.levels(&[*kind]),
+                self.queue.levels(then),
+            ]
+            .concat();
+            if let Err(error) = clusters.keep_only(&needed) {
                 troubles.push(format!("before {}: {error}", binary.label));
             }
             let ran = clusters.ensure(levels).map(|mut env| {
@@ -125,10 +133,33 @@ impl Lanes<'_> {
             });
             outcomes.push((place, ran));
         }
-        if let Err(error) = clusters.keep_only(&[]) {
+        if let Err(error) = clusters.keep_only(&self.queue.levels(then)) {
             troubles.push(format!("at the end: {error}"));
         }
         (outcomes, troubles)
+    }
+
+    /// All lanes side by side, and then, when there is nothing beside it, what is timed, on what the first lane has left.
+    fn run_all(&self, progress: &Progress) -> Vec<Option<Lane>> {
+        let timed = [Kind::Timed];
+        let mut clusters: [_; LANES.len()] =
+            std::array::from_fn(|lane| Clusters::none(lane, self.logs.to_owned()));
+        let mut lanes: Vec<_> = std::thread::scope(|scope| {
+            let started = LANES.iter().zip(&mut clusters).enumerate();
+            let started = started.map(|(lane, (kinds, clusters))| {
+                let then: &[Kind] = if lane == 0 { &timed } else { &[] };
+                let progress = progress.beside();
+                scope.spawn(move || {
+                    let progress = progress;
+                    self.run(clusters, kinds, then, &progress)
+                })
+            });
+            let started: Vec<_> = started.collect();
+            started.into_iter().map(|lane| lane.join().ok()).collect()
+        });
+        let [first, ..] = &mut clusters;
+        lanes.push(Some(self.run(first, &timed, &[], progress)));
+        lanes
     }
 }
 
@@ -168,19 +199,7 @@ impl Run {
             soak: self.soak,
             logs: &self.logs,
         };
-        let mut lanes: Vec<Option<Lane>> = std::thread::scope(|scope| {
-            let shared = &shared;
-            let lanes = LANES.iter().enumerate().map(|(lane, kinds)| {
-                let progress = self.progress.beside();
-                scope.spawn(move || {
-                    let progress = progress;
-                    shared.run(lane, kinds, &progress)
-                })
-            });
-            let lanes: Vec<_> = lanes.collect();
-            lanes.into_iter().map(|lane| lane.join().ok()).collect()
-        });
-        lanes.push(Some(shared.run(LANES.len(), &[Kind::Timed], &self.progress)));
+        let lanes = shared.run_all(&self.progress);
         let mut ran: Vec<_> = plan.iter().map(|_| None).collect();
         for lane in lanes {
             let Some((outcomes, troubles)) = lane else {
