@@ -24,8 +24,11 @@ use super::{
     stats::{self, Sorted, ms},
 };
 
-/// How long they live before they are all given the same end: longer than it takes to make them.
-const FIRST: u64 = 240;
+/// How long the first lives before all are given the same end, in seconds: longer than it takes to make them, two a second.
+fn first(count: usize) -> u64 {
+    60 + count as u64 / 2
+}
+
 /// From the last one's being ready to the common end: time to extend all and to connect to all.
 const AHEAD: u64 = 60;
 /// What an end may take before something is wrong.
@@ -38,11 +41,12 @@ pub async fn measure(count: usize) {
     let _operator = setup::operator(&house).await;
     let gateway = Gateway::start(&house).await;
     let begun = now();
-    let ready = setup::previews(&house, count, &format!("{FIRST}s"), &nonces).await;
+    let first = first(count);
+    let ready = setup::previews(&house, count, &format!("{first}s"), &nonces).await;
     let made = now() - begun;
     let last = ready.iter().map(|ready| ready.started).max().unwrap();
     // A ttl only grows.
-    let end = u64::try_from(last).unwrap() + FIRST + 1 + AHEAD;
+    let end = u64::try_from(last).unwrap() + first + 1 + AHEAD;
     let api = house.previews();
     stream::iter(&ready)
         .for_each_concurrent(8, |ready| {
