@@ -86,16 +86,17 @@ fn machine(name: &str) -> Machine {
 /// The processes of a cluster: those of its pid namespace, and those that name its state folder.
 struct Processes {
     pid_namespace: String,
+    // The kernel gives the number of a namespace that is gone to the next one: while this is open, no other cluster can get it.
+    _held: fs::File,
     state: String,
 }
 
 impl Processes {
     fn of(cluster: &Cluster) -> Self {
         let supervisor = cluster.supervisor_pid().unwrap();
-        let pid_namespace = fs::read_link(format!("/proc/{supervisor}/ns/pid"))
-            .unwrap()
-            .display()
-            .to_string();
+        let namespace = format!("/proc/{supervisor}/ns/pid");
+        let held = fs::File::open(&namespace).unwrap();
+        let pid_namespace = fs::read_link(&namespace).unwrap().display().to_string();
         let own = fs::read_link("/proc/self/ns/pid").unwrap().display().to_string();
         assert_ne!(
             pid_namespace, own,
@@ -103,6 +104,7 @@ impl Processes {
         );
         Self {
             pid_namespace,
+            _held: held,
             state: state_folder(cluster.name()).display().to_string(),
         }
     }
