@@ -333,25 +333,34 @@ pub struct SizeRange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageRange {
-    /// Repositories, or folders of them, like `mirror.example/verified`: into which only verified images are copied. Empty: images
-    /// may come from anywhere.
+    /// Repositories, or folders of them, like `mirror.example/verified`: into which only verified images are copied. `{seller}` in one,
+    /// as in `mirror.example/{seller}`, stands for the listing's seller, who then gets no other seller's images. Empty: images may
+    /// come from anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(regex(pattern = REPOSITORY), length(max = 255)))]
     pub repositories: Vec<String>,
 }
 
 /// A repository or a folder of repositories, with its registry and without a tag.
-pub const REPOSITORY: &str = "^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$";
+pub const REPOSITORY: &str = r"^[a-z0-9](([a-z0-9._:/-]|/\{seller\})*([a-z0-9]|/\{seller\}))?$";
+/// What stands for the listing's seller in a repository.
+const SELLER: &str = "{seller}";
 
 impl ImageRange {
-    /// Whether an image, named by digest, may run.
-    pub fn allows(&self, image: &str) -> bool {
+    /// The repositories of one seller's images.
+    pub fn of_seller(&self, seller: &str) -> Vec<String> {
+        let repositories = self.repositories.iter();
+        repositories.map(|one| one.replace(SELLER, seller)).collect()
+    }
+
+    /// Whether an image of a seller, named by digest, may run.
+    pub fn allows(&self, image: &str, seller: &str) -> bool {
         let within = |repository: &String| {
             image
                 .strip_prefix(repository.as_str())
                 .is_some_and(|rest| rest.starts_with(['/', '@']))
         };
-        self.repositories.is_empty() || self.repositories.iter().any(within)
+        self.repositories.is_empty() || self.of_seller(seller).iter().any(within)
     }
 }
 

@@ -105,11 +105,12 @@ pub fn resolve(
         names_within("spec.egress", egress, &template.egress)?;
     }
 
-    if !policy.images.allows(&template.image) {
+    if !policy.images.allows(&template.image, &listing.spec.seller) {
+        let repositories = policy.images.of_seller(&listing.spec.seller);
         return refuse(
             "SkuListing spec.preview.image",
             &template.image,
-            format!("only what is in {}", policy.images.repositories.join(", ")),
+            format!("only what is in {}", repositories.join(", ")),
         );
     }
     let runtime_class = runtime(policy, template.runtime_class.as_ref())?;
@@ -519,6 +520,29 @@ mod tests {
                         "SkuListing spec.preview.image asks for {image}, allowed is only what is in {allowed}"
                     )
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_seller_gets_no_other_sellers_images() {
+        let (mut mirror, mut listing) = (policy(), listing());
+        mirror.images.repositories = vec!["mirror.example/{seller}".to_owned()];
+        let digest = format!("@sha256:{}", "a".repeat(64));
+        for (image, may) in [
+            ("mirror.example/acme/app", true),
+            ("mirror.example/acme", true),
+            ("mirror.example/acmes/app", false),
+            ("mirror.example/another/app", false),
+            ("mirror.example/another/acme", false),
+            ("mirror.example/{seller}/app", false),
+        ] {
+            listing.spec.seller = "acme".to_owned();
+            listing.spec.preview.image = format!("{image}{digest}");
+            let resolved = resolve(&mirror, &listing, &preview());
+            assert_eq!(resolved.is_ok(), may, "{image}");
+            if let Err(refusal) = resolved {
+                assert_eq!(refusal.allowed, "only what is in mirror.example/acme");
             }
         }
     }

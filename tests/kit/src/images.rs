@@ -148,6 +148,17 @@ pub fn busybox() -> Result<Image> {
     build_image(&image::busybox("vitrine.local/busybox:dev")?)
 }
 
+/// The same with a volume that the image declares, which containerd would make for it.
+///
+/// # Errors
+/// As [`busybox`].
+pub fn busybox_with_volume(path: &str) -> Result<Image> {
+    host::ensure(host::BUSYBOX, &*progress::for_stderr(true))?;
+    let mut contents = image::busybox("vitrine.local/busybox-with-volume:dev")?;
+    contents.config.volumes.push(path.to_owned());
+    build_image(&contents)
+}
+
 /// A product that sends to wherever its arguments say, by every protocol, and serves a page meanwhile.
 ///
 /// # Errors

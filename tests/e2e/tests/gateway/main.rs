@@ -1,6 +1,9 @@
 //! The gateway is the only way in: by the link, for its own preview, until its end; WebSockets included.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod a23_one_origin;
+mod a24_link_leaks;
+
 use std::time::Duration;
 
 use kube::ResourceExt;
@@ -14,15 +17,6 @@ use vitrine_e2e::{
 };
 use vitrine_kit::objects;
 use vitrine_policies::names;
-
-/// Shows what the product is told: the environment of a CGI program holds every request header.
-const MIRROR: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
-cat > /data/www/cgi-bin/env <<'END'
-#!/bin/sh
-printf 'Content-Type: text/plain\r\nSet-Cookie: own=1; Path=/\r\nAlt-Svc: clear\r\nReferrer-Policy: unsafe-url\r\n'
-printf 'Content-Security-Policy: img-src *; report-uri https://evil.example\r\n\r\n'; env
-END
-chmod +x /data/www/cgi-bin/env; exec httpd -f -p 8090 -h /data/www";
 
 /// Answers every upgrade alike and returns each byte: enough of a WebSocket for whoever does not look into frames.
 const ECHO: &str = r"cat > /data/echo <<'END'
@@ -38,11 +32,11 @@ END
 chmod +x /data/echo; exec nc -ll -p 8090 -e /data/echo";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_link_opens_a_preview_and_the_product_never_sees_it() {
+async fn only_the_link_opens_a_preview() {
     let _together = together().await;
     let shop = Shop::open("gateway").await;
     let vitrine = shop.vitrine;
-    let live = shop.live("mirror", MIRROR, "2m").await;
+    let live = shop.live("page", objects::SERVE, "2m").await;
 
     assert_eq!(
         vitrine.ask(&live.host, "GET /").await.status,
@@ -61,51 +55,9 @@ async fn only_the_link_opens_a_preview_and_the_product_never_sees_it() {
         403,
         "a made up cookie"
     );
-    let stranger = "p-00000000000000000000.previews.localhost";
-    assert_eq!(
-        vitrine.ask(stranger, "GET /").await.status,
-        404,
-        "an unknown host"
-    );
-
     let opened = vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
     assert_eq!((opened.status, opened.header("location")), (303, Some("/")));
-    let cookie = opened.header("set-cookie").unwrap();
-    assert!(cookie.starts_with("__Host-vitrine-preview="), "{cookie}");
-    for attribute in ["Path=/", "Secure", "HttpOnly", "Max-Age="] {
-        assert!(cookie.contains(attribute), "{cookie}");
-    }
-    assert!(!cookie.to_lowercase().contains("domain"), "{cookie}");
-
     assert_eq!(live.page(vitrine, "/").await.body, "hello\n");
-    let cookie = live.cookie(vitrine).await;
-    let mirror = vitrine
-        .ask(&live.host, &format!("GET /cgi-bin/env\n{cookie}; theirs=2"))
-        .await;
-    assert!(mirror.body.contains("HTTP_COOKIE=theirs=2"), "{mirror:?}");
-    assert!(!mirror.body.contains("vitrine-preview"), "{mirror:?}");
-    assert!(
-        mirror.body.contains(&format!("HTTP_HOST={}", live.host)),
-        "{mirror:?}"
-    );
-    assert_eq!(mirror.header("set-cookie"), Some("own=1; Path=/"));
-    let policies: Vec<_> = mirror
-        .headers
-        .iter()
-        .filter(|line| line.to_lowercase().starts_with("content-security-policy:"))
-        .collect();
-    assert_eq!(policies.len(), 2, "{mirror:?}");
-    assert!(policies[0].contains("connect-src 'self'") && policies[0].contains("frame-ancestors 'none'"));
-    assert!(policies[1].ends_with("img-src *"), "{policies:?}");
-    assert_eq!(mirror.header("referrer-policy"), Some("same-origin"));
-    assert_eq!(mirror.header("alt-svc"), None);
-
-    // The link of one preview opens no other.
-    let other = shop.live("other", objects::SERVE, "2m").await;
-    let crossed = vitrine.ask(&other.host, &format!("GET {}", live.open)).await;
-    assert_eq!(crossed.status, 403);
-    let crossed = vitrine.ask(&other.host, &format!("GET /\n{cookie}")).await;
-    assert_eq!(crossed.status, 403);
     shop.close().await;
 }
 

@@ -1,6 +1,8 @@
 //! What visitors may have of a preview is bounded and noted, goes to its own pod only, and a preview that nobody looks at ends.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod a14_recycled_address;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -13,9 +15,9 @@ use tokio::{io::AsyncReadExt, time::timeout};
 use vitrine_crds::{Phase, StatusReason};
 use vitrine_e2e::{
     eventually::eventually,
-    installed::{Live, Shop, alone, assert_verified, together},
+    installed::{Live, Shop, alone, assert_verified},
 };
-use vitrine_kit::{install::NAMESPACE, objects};
+use vitrine_kit::install::NAMESPACE;
 
 /// A page of ten thousand bytes, and one that never ends.
 const PAGES: &str = r#"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
@@ -99,46 +101,6 @@ async fn bytes_and_requests_of_a_preview_are_bounded_and_each_request_is_noted_w
     let token = cookie.split('=').nth(1).unwrap();
     assert!(!text.contains(token), "no record holds the link");
     policy.back();
-    shop.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_is_led_to_another_previews_pod_notices() {
-    let _together = together().await;
-    let shop = Shop::open("mistaken").await;
-    let vitrine = shop.vitrine;
-    let (one, other) = (
-        shop.live("one", objects::SERVE, "5m").await,
-        shop.live("other", objects::SERVE, "5m").await,
-    );
-    assert_eq!(other.page(vitrine, "/").await.status, 200);
-    // As if the first one's pod were gone, its address the second one's, and the watch behind.
-    let lie = format!(r#"{{"status":{{"pod":{{"ip":"{}"}}}}}}"#, other.ip);
-    vitrine.kubectl(&[
-        "-n",
-        &shop.namespace,
-        "patch",
-        "previewsandbox",
-        &one.name,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &lie,
-    ]);
-    eventually("the gateway notices", Duration::from_secs(10), async || {
-        let answer = one.page(vitrine, "/").await;
-        if answer.status == 502 {
-            Ok(())
-        } else {
-            Err(format!("{answer:?}"))
-        }
-    })
-    .await;
-    assert_eq!(
-        other.page(vitrine, "/").await.status,
-        200,
-        "its own host leads there as before"
-    );
     shop.close().await;
 }
 

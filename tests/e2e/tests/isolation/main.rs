@@ -2,6 +2,8 @@
 //! policy controller at work and stopped.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod a17_old_rules;
+
 use std::time::Duration;
 
 use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};

@@ -1,13 +1,17 @@
 //! The admission policies on the real API server: for each what it refuses to whom, and what it lets through.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod a05_stolen_token;
+mod a15_into_a_pod;
+mod a18_slots;
+
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use vitrine_crds::StatusReason;
 use vitrine_e2e::{
     installed::{Installed, Live, OPERATOR, SRE, Shop, alone, assert_verified, together},
     manifest::Manifest,
-    operator::{RECEIPTS, SLOTS},
+    operator::RECEIPTS,
 };
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::names;
@@ -47,7 +51,7 @@ async fn live(name: &str) -> (Shop, Live) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_but_the_operator_writes_in_a_cell_and_nobody_gets_into_a_preview() {
+async fn nobody_but_the_operator_writes_in_a_cell() {
     let _together = together().await;
     let (shop, live) = live("cells").await;
     let cell = live.cell.as_str();
@@ -82,29 +86,6 @@ async fn nobody_but_the_operator_writes_in_a_cell_and_nobody_gets_into_a_preview
         .try_it(&["-n", cell, "create", "-f", bare.path()])
         .unwrap_err();
     assert!(refused.contains("forbidden"), "{refused}");
-    for who in [ADMIN, SRE] {
-        let somebody = As(shop.vitrine, who);
-        somebody.refused(
-            "vitrine-cells",
-            &["-n", cell, "exec", names::POD, "-c", names::PRODUCT, "--", "true"],
-        );
-        somebody.refused(
-            "vitrine-cells",
-            &["-n", cell, "attach", names::POD, "-c", names::PRODUCT],
-        );
-        somebody.refused("vitrine-cells", &["-n", cell, "port-forward", names::POD, "8090"]);
-        let proxy = format!("/api/v1/namespaces/{cell}/pods/{}:8090/proxy/", names::POD);
-        somebody.refused("vitrine-cells", &["get", "--raw", &proxy]);
-        let debug = [
-            "-n",
-            cell,
-            "debug",
-            names::POD,
-            "--image=busybox",
-            "--profile=restricted",
-        ];
-        somebody.refused("vitrine-cells", &debug);
-    }
     // Nodes can be drained.
     let eviction = Manifest::new(
         &json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": names::POD, "namespace": cell},
@@ -191,128 +172,6 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operators_token_is_worth_nothing_outside_of_cells() {
-    let _together = together().await;
-    let (shop, live) = live("token").await;
-    let operator = As(shop.vitrine, OPERATOR);
-    let policy = "vitrine-operator";
-    let pod = Manifest::new(
-        &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mine"},
-            "spec": {"hostNetwork": true, "containers": [{"name": "a", "image": "b"}]}}),
-    );
-    for namespace in ["default", "kube-system", NAMESPACE, SLOTS, &shop.namespace] {
-        operator.refused(policy, &["-n", namespace, "create", "serviceaccount", "mine"]);
-        operator.refused(policy, &["-n", namespace, "create", "quota", "mine"]);
-    }
-    for namespace in ["default", "kube-system"] {
-        operator.refused(policy, &["-n", namespace, "create", "-f", pod.path()]);
-    }
-    for arguments in [
-        vec!["create", "namespace", "mine"],
-        vec!["delete", "namespace", &shop.namespace],
-        vec![
-            "label",
-            "namespace",
-            "kube-system",
-            "pod-security.kubernetes.io/enforce=privileged",
-        ],
-    ] {
-        operator.refused(policy, &arguments);
-    }
-    // In a cell it makes previews' pods and no others.
-    let cell = live.cell.as_str();
-    let made = shop
-        .vitrine
-        .kubectl(&["-n", cell, "get", "pod", names::POD, "-o", "json"]);
-    let made: Value = serde_json::from_str(&made).unwrap();
-    let sound = json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": names::POD, "labels": made["metadata"]["labels"], "annotations": made["metadata"]["annotations"]},
-        "spec": made["spec"]});
-    let set = |pointer: &str, value: Value| {
-        let mut changed = sound.clone();
-        // The scheduler's and the API server's additions are not the operator's.
-        for own in ["nodeName", "tolerations", "priority", "preemptionPolicy"] {
-            changed["spec"].as_object_mut().unwrap().remove(own);
-        }
-        let (parent, field) = pointer.rsplit_once('/').unwrap();
-        changed.pointer_mut(parent).unwrap()[field] = value;
-        changed
-    };
-    let bad = [
-        ("/spec/automountServiceAccountToken", json!(true)),
-        ("/spec/serviceAccountName", json!("default")),
-        ("/spec/restartPolicy", json!("Always")),
-        ("/spec/terminationGracePeriodSeconds", json!(0)),
-        ("/spec/activeDeadlineSeconds", json!(null)),
-        ("/spec/nodeName", json!("node")),
-        ("/spec/priorityClassName", json!("system-node-critical")),
-        ("/spec/tolerations", json!([{"operator": "Exists"}])),
-        (
-            "/spec/volumes",
-            json!([{"name": "writable-0", "emptyDir": {}}, {"name": "watch-life", "emptyDir": {}}]),
-        ),
-        (
-            "/spec/initContainers/0/image",
-            sound["spec"]["containers"][0]["image"].clone(),
-        ),
-        ("/spec/initContainers/0/name", json!("prepare")),
-        ("/spec/initContainers/0/restartPolicy", json!("Always")),
-        ("/spec/containers/0/image", json!("vitrine.local/busybox:latest")),
-        (
-            "/spec/containers/0/securityContext/readOnlyRootFilesystem",
-            json!(false),
-        ),
-    ];
-    for (pointer, value) in bad {
-        let manifest = Manifest::new(&set(pointer, value));
-        let said = operator.try_it(&["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"]);
-        let said = said.expect_err(pointer);
-        let ours = said.contains("ValidatingAdmissionPolicy 'vitrine-operator'");
-        // Pod Security comes first.
-        assert!(ours || said.contains("violates PodSecurity"), "{pointer}: {said}");
-    }
-    // A running preview gets less from it, and never more.
-    let resize = |cpu: &str| {
-        let product =
-            json!({"name": names::PRODUCT, "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}});
-        json!({"spec": {"containers": [product]}}).to_string()
-    };
-    // By hand: kubectl would ask for the pod's size first, which is no right of the operator's.
-    let resized = async |cpu: &str| {
-        let request = http::Request::patch(format!(
-            "/api/v1/namespaces/{cell}/pods/{}/resize?dryRun=All",
-            names::POD
-        ));
-        let request = request
-            .header("Impersonate-User", OPERATOR.0)
-            .header("Content-Type", "application/strategic-merge-patch+json")
-            .body(resize(cpu).into_bytes())
-            .unwrap();
-        shop.client.request::<Value>(request).await
-    };
-    let said = resized("60m").await.unwrap_err().to_string();
-    assert!(said.contains("given less, never more"), "{said}");
-    resized("5m").await.unwrap();
-    // What it runs comes from the platform's mirror.
-    let elsewhere = json!(format!("evil.example/miner@sha256:{}", "a".repeat(64)));
-    let manifest = Manifest::new(&set("/spec/containers/0/image", elsewhere));
-    operator.refused(
-        "vitrine-images",
-        &["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"],
-    );
-    // Its own shape passes every policy; only the quota knows that there is one already.
-    let manifest = Manifest::new(&set("/metadata/name", json!(names::POD)));
-    let said = operator
-        .try_it(&["-n", cell, "create", "-f", manifest.path(), "--dry-run=server"])
-        .unwrap_err();
-    assert!(
-        said.contains("exceeded quota") || said.contains("already exists"),
-        "{said}"
-    );
-    shop.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_runs_already_is_let_go_whatever_the_mirror_is_by_then() {
     let _alone = alone().await;
     let (shop, live) = live("mirror").await;
@@ -323,30 +182,6 @@ async fn a_pod_that_runs_already_is_let_go_whatever_the_mirror_is_by_then() {
     let touch = ["-n", &live.cell, "annotate", "pod", names::POD, "touched=yes"];
     As(shop.vitrine, OPERATOR).allowed(&touch);
     moved.back();
-    shop.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn slots_are_made_and_freed_by_the_operator_alone() {
-    let _together = together().await;
-    let (shop, live) = live("slots").await;
-    let policy = "vitrine-slots";
-    let lease = |name: &str| {
-        Manifest::new(
-            &json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}),
-        )
-    };
-    let slot = lease(&format!("subject-{}-0", names::digest(&["a"])));
-    let other = lease("vitrine-operator");
-    let admin = As(shop.vitrine, ADMIN);
-    admin.refused(policy, &["-n", SLOTS, "create", "-f", slot.path()]);
-    admin.refused(policy, &["-n", SLOTS, "delete", "lease", &live.slot]);
-    admin.refused(policy, &["-n", SLOTS, "annotate", "lease", &live.slot, "a=b"]);
-    let operator = As(shop.vitrine, OPERATOR);
-    operator.allowed(&["-n", SLOTS, "create", "-f", slot.path()]);
-    operator.refused(policy, &["-n", SLOTS, "create", "-f", other.path()]);
-    operator.allowed(&["-n", SLOTS, "delete", "lease", &live.slot]);
-    As(shop.vitrine, SRE).allowed(&["-n", SLOTS, "delete", "lease", &live.slot]);
     shop.close().await;
 }
 

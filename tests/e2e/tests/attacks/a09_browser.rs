@@ -1,5 +1,4 @@
-//! A seller's script in a real browser: past every network policy of the cluster, and kept by the gateway's headers.
-#![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
+//! Attack 9: a seller's script in a real browser: past every network policy of the cluster, and kept by the gateway's headers.
 
 use std::{
     collections::BTreeSet,

@@ -1,6 +1,9 @@
 //! The end of a preview: at its time, by two clocks, and proven, whatever is restarted, stopped or deleted by force meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod a04_forced_deletion;
+mod a06_operator_down;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -11,20 +14,15 @@ use kube::{
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
-use vitrine_crds::{
-    Phase, PreviewSandboxStatus, StatusReason,
-    conditions::{self, types},
-    preview_sandbox::EndResult,
-};
+use vitrine_crds::{Phase, StatusReason, preview_sandbox::EndResult};
 use vitrine_devcluster::{Action, Cluster, Place};
 use vitrine_e2e::{
     eventually::eventually,
     installed::{END, Live, Shop, alone, assert_verified, now_ms, together},
 };
 use vitrine_kit::{install::NAMESPACE, objects};
-use vitrine_policies::names;
 
 /// Speaks five times a second for as long as it is listened to.
 const TALKER: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
@@ -112,33 +110,6 @@ async fn at_its_time_a_preview_is_cut_its_end_is_proven_and_its_slot_is_free() {
         after(cut)
     );
     assert_eq!(over.phase, Phase::Ended);
-    assert_verified(&over, StatusReason::TimeOver);
-    shop.nothing_left(&live).await;
-    shop.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_an_operator_the_gateway_cuts_at_expiry_and_a_later_operator_proves_the_end() {
-    let _alone = alone().await;
-    let shop = Shop::open("orphan").await;
-    let live = shop.live("talker", TALKER, "12s").await;
-    let operator = shop.vitrine.without_operator();
-    let stream = listen(&shop, &live).await;
-    assert!(now_ms() < live.expires_ms, "the operator took too long to go");
-    let cut = cut(stream, Duration::from_secs(30)).await;
-    let late = i128::from(cut) - i128::from(live.expires_ms);
-    println!("without an operator: expiry to cut {late} ms");
-    assert!((-100..=2000).contains(&late), "cut {late} ms after expiry");
-    let gone = shop.vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
-    assert_eq!(gone.status, 410, "{gone:?}");
-    assert!(
-        shop.slots().get_opt(&live.slot).await.unwrap().is_some(),
-        "nobody has freed the slot"
-    );
-    operator.back();
-    let back = now_ms();
-    let over = shop.over("talker").await;
-    println!("operator back to nothing left {} ms", now_ms() - back);
     assert_verified(&over, StatusReason::TimeOver);
     shop.nothing_left(&live).await;
     shop.close().await;
@@ -291,99 +262,5 @@ async fn a_restarted_containerd_neither_leaks_a_preview_nor_hides_its_end() {
     })
     .await;
     ends_verified(&shop, &live).await;
-    shop.close().await;
-}
-
-fn force_delete(shop: &Shop, live: &Live) {
-    shop.vitrine.break_glass(&[
-        "-n",
-        &live.cell,
-        "delete",
-        "pod",
-        names::POD,
-        "--force",
-        "--grace-period=0",
-        "--wait=false",
-    ]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_pod_deleted_by_force_is_proven_all_the_same() {
-    let _together = together().await;
-    let shop = Shop::open("force").await;
-    let live = shop.live("page", objects::SERVE, "2m").await;
-    force_delete(&shop, &live);
-    let over = shop.over("page").await;
-    assert_verified(&over, StatusReason::PodLost);
-    shop.nothing_left(&live).await;
-    shop.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_vanished_is_unknown_and_keeps_its_slot_until_the_node_reports_it_gone() {
-    let _alone = alone().await;
-    let shop = Shop::open("vanished").await;
-    let live = shop.live("page", objects::SERVE, "5m").await;
-    let kubelet = shop.vitrine.without("kubelet", Action::Stop);
-    let pods = shop.within::<Pod>(&live.cell);
-    force_delete(&shop, &live);
-    // First ours, then gone: the operator sees a pod that somebody deletes, and then none.
-    shop.vitrine.break_glass(&[
-        "-n",
-        &live.cell,
-        "patch",
-        "pod",
-        names::POD,
-        "--type=merge",
-        "-p",
-        r#"{"metadata":{"finalizers":null}}"#,
-    ]);
-    eventually("the pod vanishes", Duration::from_secs(10), async || {
-        match pods
-            .get_opt(names::POD)
-            .await
-            .map_err(|error| error.to_string())?
-        {
-            None => Ok(()),
-            Some(pod) => Err(format!("{:?}", pod.metadata)),
-        }
-    })
-    .await;
-    let unknown = |s: &PreviewSandboxStatus| {
-        conditions::find(&s.conditions, types::TORN_DOWN)
-            .is_some_and(|c| c.status == "Unknown" && c.reason == "EndUnknown")
-    };
-    let told = shop
-        .until("page", "unknown", Duration::from_secs(20), unknown)
-        .await;
-    assert_eq!(told.phase, Phase::Ending);
-    assert!(
-        told.message.unwrap_or_default().contains("node-1"),
-        "the node is named"
-    );
-    assert!(told.receipt.is_none(), "nothing is proven");
-    // It stays so for longer than the operator takes to ask a node again.
-    let until = Instant::now() + Duration::from_secs(7);
-    while Instant::now() < until {
-        assert_ne!(shop.processes(&live.pod), "", "its containers still run");
-        assert!(
-            shop.slots().get_opt(&live.slot).await.unwrap().is_some(),
-            "the slot is kept while containers run"
-        );
-        sleep(Duration::from_millis(500)).await;
-    }
-    kubelet.back();
-    let back = now_ms();
-    let over = shop.over("page").await;
-    println!(
-        "kubelet back to reported gone and nothing left {} ms",
-        now_ms() - back
-    );
-    assert_eq!(
-        over.receipt.as_ref().unwrap().result,
-        EndResult::ReportedGone,
-        "{over:?}"
-    );
-    shop.nothing_left(&live).await;
     shop.close().await;
 }
