@@ -334,16 +334,17 @@ pub struct SizeRange {
 #[serde(rename_all = "camelCase")]
 pub struct ImageRange {
     /// Repositories, or folders of them, like `mirror.example/verified`: into which only verified images are copied. `{seller}` in one,
-    /// as in `mirror.example/{seller}`, stands for the listing's seller, who then gets no other seller's images. Empty: images may
-    /// come from anywhere.
+    /// as in `mirror.example/{seller}`, stands for the listing's `spec.seller`, who then gets no other seller's images, unless another
+    /// entry contains them; so write listings only for their sellers. Empty: images may come from anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(regex(pattern = REPOSITORY), length(max = 255)))]
     pub repositories: Vec<String>,
 }
 
 /// A repository or a folder of repositories, with its registry and without a tag.
-pub const REPOSITORY: &str = r"^[a-z0-9](([a-z0-9._:/-]|/\{seller\})*([a-z0-9]|/\{seller\}))?$";
-/// What stands for the listing's seller in a repository.
+pub const REPOSITORY: &str =
+    r"^[a-z0-9]([a-z0-9._:-]*[a-z0-9])?(/([a-z0-9]([a-z0-9._:-]*[a-z0-9])?|\{seller\}))*$";
+/// What stands for the listing's seller in a repository, as a whole part of its path.
 const SELLER: &str = "{seller}";
 
 impl ImageRange {

@@ -12,7 +12,7 @@ const TRIED: u32 = 26;
 pub fn check(text: &str, results: &[TestResult]) -> Vec<String> {
     let outcomes = Outcomes::of(results);
     let mut problems = Vec::new();
-    let mut attacks = 0;
+    let mut attacks: u32 = 0;
     for (index, line) in text.lines().enumerate() {
         let is_attack = line
             .strip_prefix("| ")
@@ -31,13 +31,16 @@ pub fn check(text: &str, results: &[TestResult]) -> Vec<String> {
         if named.is_empty() {
             problem("no test shows this attack to fail".to_owned());
         }
-        if let Ok(number) = number.parse::<u32>()
-            && number <= TRIED
-        {
-            let own = format!("::a{number:02}_");
-            if !named.iter().any(|name| name.contains(&own)) {
-                problem(format!("no test of a file a{number:02}_… makes this attack"));
+        match number.parse::<u32>() {
+            Ok(number) if number != attacks => problem(format!("this is line {attacks} and says {number}")),
+            Ok(number) if number <= TRIED => {
+                let own = format!("::a{number:02}_");
+                if !named.iter().any(|name| name.contains(&own)) {
+                    problem(format!("no test of a file a{number:02}_… makes this attack"));
+                }
             }
+            Ok(_) => {}
+            Err(_) => problem(format!("{number} is not the number of one attack")),
         }
         for why in named.iter().filter_map(|test| outcomes.why_not(test)) {
             problem(why);
@@ -72,31 +75,51 @@ mod tests {
         )
     }
 
+    /// The line, after those that come before it in the table.
+    fn nth(number: u32, tests: &str) -> Vec<String> {
+        let sound = |n: u32| format!("| {n} | x | none | `vitrine-e2e::attacks::a{n:02}_x::it_fails` |\n");
+        let before: String = (1..number).map(sound).collect();
+        let mut found = problems(&format!("{before}| {number} | x | none | {tests} |"));
+        // Those before it did not run here.
+        found.retain(|problem| problem.starts_with(&format!("line {}:", number + 4)));
+        found
+    }
+
     #[test]
     fn an_attack_is_shown_to_fail_by_a_test_that_passed() {
-        for row in [
-            "| 1 | IPv6 | none | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
-            "| 27 | more | none | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
-        ] {
-            assert_eq!(problems(row), Vec::<String>::new());
+        for number in [1, 27] {
+            let found = nth(number, "`vitrine-e2e::attacks::a01_ipv6::it_fails`");
+            assert_eq!(found, Vec::<String>::new());
         }
-        for (row, why) in [
-            ("| 27 | IPv6 | none | – |", "line 5: no test shows"),
+        for (number, tests, why) in [
+            (27, "–", "no test shows"),
+            (2, "`vitrine-e2e::attacks::a02_policy::it_fails`", "failed"),
+            (3, "`vitrine-e2e::attacks::a03_gone::it_fails`", "did not run"),
             (
-                "| 2 | IPv6 | none | `vitrine-e2e::attacks::a02_policy::it_fails` |",
-                "failed",
-            ),
-            (
-                "| 3 | IPv6 | none | `vitrine-e2e::attacks::a03_gone::it_fails` |",
-                "did not run",
-            ),
-            (
-                "| 3 | IPv6 | none | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
+                3,
+                "`vitrine-e2e::attacks::a01_ipv6::it_fails`",
                 "no test of a file a03_",
             ),
+        ] {
+            let found = nth(number, tests);
+            assert!(found.len() == 1 && found[0].contains(why), "{number}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn every_line_is_one_attack_and_none_is_left_out() {
+        for (row, why) in [
             (
-                "| 19, 20 | IPv6 | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
+                "| 1 | IPv6 | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
                 "4 cells",
+            ),
+            (
+                "| 1, 2 | IPv6 | none | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
+                "of one attack",
+            ),
+            (
+                "| 2 | IPv6 | none | `vitrine-e2e::attacks::a01_ipv6::it_fails` |",
+                "this is line 1 and says 2",
             ),
             ("", "no table"),
         ] {

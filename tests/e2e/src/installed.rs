@@ -63,6 +63,9 @@ pub const SRE: (&str, &[&str]) = (
 /// The operator, as whoever stole its token.
 pub const OPERATOR: (&str, &[&str]) = ("system:serviceaccount:vitrine-system:vitrine-operator", &[]);
 
+/// Where images may come from. With the registry that is not there, for the test of an image that is not to be had.
+const MIRROR: [&str; 2] = ["vitrine.local", "127.0.0.1:1/nowhere"];
+
 static INSTALLED: OnceCell<Installed> = OnceCell::const_new();
 // Tests of one binary run side by side, but for those that break something which all share.
 static GATE: RwLock<()> = RwLock::const_new(());
@@ -194,10 +197,11 @@ impl Installed {
         // As in production: with a key that lasts.
         options.set.push("profile=Production".to_owned());
         options.set.push(format!("receipts.keySecret={RECEIPT_KEY}"));
-        // With the registry that is not there, for the test of an image that is not to be had.
-        let images = "previewPolicy.images.repositories={vitrine.local,127.0.0.1:1/nowhere}";
-        options.set.push(images.to_owned());
-        // The one node is shared by tests that break its isolation on purpose; `distrust` tries this itself.
+        let mirror = MIRROR.join(",");
+        options
+            .set
+            .push(format!("previewPolicy.images.repositories={{{mirror}}}"));
+        // The one node is shared by tests that break its isolation on purpose; `breach` tries this itself.
         options
             .set
             .push("previewPolicy.isolation.nodeQuarantine=null".to_owned());
@@ -337,13 +341,20 @@ impl Installed {
     }
 
     /// Changes the platform's policy until the answer is dropped.
-    pub fn with_policy(&self, patch: &str, back: &'static str) -> Away<'_> {
+    pub fn with_policy(&self, patch: &str, back: &str) -> Away<'_> {
         self.try_patch_policy(patch)
             .unwrap_or_else(|error| panic!("{error}"));
         Away {
             installed: self,
-            undo: Some(Undo::Policy(back)),
+            undo: Some(Undo::Policy(back.to_owned())),
         }
+    }
+
+    /// Lets images come from elsewhere until the answer is dropped.
+    pub fn with_mirror(&self, repositories: &[&str]) -> Away<'_> {
+        let patch =
+            |repositories: &[&str]| json!({"spec": {"images": {"repositories": repositories}}}).to_string();
+        self.with_policy(&patch(repositories), &patch(&MIRROR))
     }
 
     /// Gives the probe five seconds to prove isolation, and not the chart's thirty, until the answer is dropped.
@@ -494,7 +505,7 @@ fn unchunked(mut rest: &str) -> String {
 enum Undo {
     Component(&'static str, Action),
     Operator,
-    Policy(&'static str),
+    Policy(String),
 }
 
 /// Something that is away; dropping brings it back.
@@ -520,7 +531,7 @@ impl Away<'_> {
             }
             Some(Undo::Operator) => self.installed.scale_operator(1),
             Some(Undo::Policy(patch)) => {
-                self.installed.try_patch_policy(patch)?;
+                self.installed.try_patch_policy(&patch)?;
                 self.installed.disown_policy()
             }
         }

@@ -166,7 +166,7 @@ impl Operator {
         let child = Command::new(program())
             .args(["run", "--namespace", NAMESPACE])
             .args(["--slots-namespace", SLOTS, "--image", &post.image])
-            // They are the chart's, and these operators have no chart; `tests/admission.rs` has.
+            // They are the chart's, and these operators have no chart; those of `tests/admission/` have.
             .args(["--admission-policies=false", "--profile=development"])
             .args(&options.arguments)
             .args(["--identity", &options.name])

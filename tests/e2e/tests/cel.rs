@@ -696,6 +696,31 @@ async fn a_policy_that_the_schema_does_not_allow_is_refused() {
                 "spec.ttl.max",
                 "should match",
             ),
+            (
+                spec(json!({"images": {"repositories": ["{seller}"]}})),
+                "spec.images.repositories[0]",
+                "should match",
+            ),
+            (
+                spec(json!({"images": {"repositories": ["mirror.example/x{seller}"]}})),
+                "spec.images.repositories[0]",
+                "should match",
+            ),
+            (
+                spec(json!({"images": {"repositories": ["mirror.example/{seller}-public"]}})),
+                "spec.images.repositories[0]",
+                "should match",
+            ),
+            (
+                spec(json!({"images": {"repositories": ["mirror.example/{buyer}"]}})),
+                "spec.images.repositories[0]",
+                "should match",
+            ),
+            (
+                spec(json!({"images": {"repositories": ["mirror.example//x"]}})),
+                "spec.images.repositories[0]",
+                "should match",
+            ),
             (spec(json!({"ttl": {"min": null}})), "spec.ttl.min", "Required"),
             (
                 spec(json!({"proofDeadline": "30"})),

@@ -1,5 +1,5 @@
 //! `helm uninstall` with live previews ends them first, proven, and leaves no cell; after it Vitrine can be installed anew.
-//! In a binary of its own, which runs last by its name: nothing else can run without Vitrine.
+//! In a binary of its own: nothing else can run without Vitrine.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};

@@ -149,10 +149,7 @@ impl Lanes<'_> {
             let started = started.map(|(lane, (kinds, clusters))| {
                 let then: &[Kind] = if lane == 0 { &timed } else { &[] };
                 let progress = progress.beside();
-                scope.spawn(move || {
-                    let progress = progress;
-                    self.run(clusters, kinds, then, &progress)
-                })
+                scope.spawn(move || self.run(clusters, kinds, then, &progress))
             });
             let started: Vec<_> = started.collect();
             started.into_iter().map(|lane| lane.join().ok()).collect()

@@ -175,10 +175,7 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
 async fn a_pod_that_runs_already_is_let_go_whatever_the_mirror_is_by_then() {
     let _alone = alone().await;
     let (shop, live) = live("mirror").await;
-    let moved = shop.vitrine.with_policy(
-        r#"{"spec":{"images":{"repositories":["elsewhere.example"]}}}"#,
-        r#"{"spec":{"images":{"repositories":["vitrine.local","127.0.0.1:1/nowhere"]}}}"#,
-    );
+    let moved = shop.vitrine.with_mirror(&["elsewhere.example"]);
     let touch = ["-n", &live.cell, "annotate", "pod", names::POD, "touched=yes"];
     As(shop.vitrine, OPERATOR).allowed(&touch);
     moved.back();
@@ -277,6 +274,7 @@ async fn with_every_policy_in_force_a_preview_comes_lives_and_goes() {
         "keys",
         "trust",
         "envelope",
+        "images",
     ] {
         assert!(
             bindings.contains(&format!("/vitrine-{policy}\n")),

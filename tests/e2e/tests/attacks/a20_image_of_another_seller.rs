@@ -8,10 +8,7 @@ use vitrine_kit::objects;
 async fn where_each_seller_has_a_folder_no_other_sellers_image_is_run() {
     let _alone = alone().await;
     let shop = Shop::open("sellers").await;
-    let policy = shop.vitrine.with_policy(
-        r#"{"spec":{"images":{"repositories":["vitrine.local/{seller}"]}}}"#,
-        r#"{"spec":{"images":{"repositories":["vitrine.local","127.0.0.1:1/nowhere"]}}}"#,
-    );
+    let policy = shop.vitrine.with_mirror(&["vitrine.local/{seller}"]);
     // The image is vitrine.local/busybox.
     for (seller, name) in [("busybox", "own"), ("busybo", "beside"), ("acme", "another")] {
         let mut listing = objects::script(name, &shop.vitrine.busybox, objects::SERVE);

@@ -82,6 +82,6 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_i
         )
         .await;
     assert!(ready.started_at.unwrap().0 >= aside[0].until.0);
-    drop(policy);
+    policy.back();
     shop.close().await;
 }

@@ -1,6 +1,7 @@
 //! Isolation that breaks under a running preview: it ends within seconds, with the operator and without it.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod a03_gap_unseen;
 mod a10_chains_flushed;
 mod a12_operator_down;
 
