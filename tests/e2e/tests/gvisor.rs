@@ -36,6 +36,12 @@ async fn a_listing_runs_under_gvisor_where_the_platform_lets_it_choose() {
         "{message}"
     );
 
+    // Refused, it would be judged anew by another policy, and run beside those that are looked at.
+    shop.previews()
+        .delete("too-early", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+
     let policy = shop.vitrine.with_policy(
         r#"{"spec":{"runtimes":{"allowed":["gvisor"]}}}"#,
         r#"{"spec":{"runtimes":{"allowed":[]}}}"#,
