@@ -52,11 +52,13 @@ impl Relays {
         Ok(port)
     }
 
-    /// Closes a relay inward; its connections live on until either end closes them.
-    pub(crate) fn close(&self, port: u16) -> Result<()> {
+    /// Closes a relay inward, and returns when its port is free; its connections live on until either end closes them.
+    pub(crate) async fn close(&self, port: u16) -> Result<()> {
         let relay = self.lock().inward.remove(&port);
         let relay = relay.ok_or_else(|| Error::Other(format!("127.0.0.1:{port} is not forwarded")))?;
         relay.task.abort();
+        // Until the task is gone it listens: whoever opens the port again at once would be told that it is in use.
+        let _ = relay.task.await;
         Ok(())
     }
 

@@ -126,7 +126,7 @@ async fn answer(request: Request, cluster: &Cluster) -> Result<Reply> {
             Ok(Reply::Done)
         }
         Request::Unforward { listen } => {
-            cluster.relays.close(listen)?;
+            cluster.relays.close(listen).await?;
             Ok(Reply::Done)
         }
     }
