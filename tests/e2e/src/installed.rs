@@ -342,8 +342,7 @@ impl Installed {
 
     /// Changes the platform's policy until the answer is dropped.
     pub fn with_policy(&self, patch: &str, back: &str) -> Away<'_> {
-        self.try_patch_policy(patch)
-            .unwrap_or_else(|error| panic!("{error}"));
+        self.patch_policy(patch);
         Away {
             installed: self,
             undo: Some(Undo::Policy(back.to_owned())),
@@ -363,6 +362,12 @@ impl Installed {
             r#"{"spec":{"proofDeadline":"5s"}}"#,
             r#"{"spec":{"proofDeadline":"30s"}}"#,
         )
+    }
+
+    /// Changes the platform's policy once more, while the answer of [`Self::with_policy`] is held, which brings it back.
+    pub fn patch_policy(&self, patch: &str) {
+        self.try_patch_policy(patch)
+            .unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn try_patch_policy(&self, patch: &str) -> Result<(), String> {

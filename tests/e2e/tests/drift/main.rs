@@ -7,7 +7,7 @@ mod a03_policy_deleted;
 use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use serde_json::Value;
+use serde_json::{Value, json};
 use vitrine_crds::{Phase, StatusReason};
 use vitrine_e2e::{
     eventually::eventually,
@@ -167,20 +167,17 @@ async fn ends(name: &str, breaks: impl Fn(&Shop, &Live)) {
     shop.close().await;
 }
 
+fn patch_seal(shop: &Shop, live: &Live, how: &str, patch: &str) {
+    let seal = ["-n", &live.cell, "patch", "networkpolicy", names::SEAL];
+    shop.vitrine
+        .break_glass(&[&seal[..], &[how, "-p", patch]].concat());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_network_policy_is_restored_and_the_preview_ends() {
     ends("emptied", |shop, live| {
         let patch = r#"{"spec":{"ingress":null,"egress":null}}"#;
-        shop.vitrine.break_glass(&[
-            "-n",
-            &live.cell,
-            "patch",
-            "networkpolicy",
-            names::SEAL,
-            "--type=merge",
-            "-p",
-            patch,
-        ]);
+        patch_seal(shop, live, "--type=merge", patch);
     })
     .await;
 }
@@ -189,16 +186,7 @@ async fn an_emptied_network_policy_is_restored_and_the_preview_ends() {
 async fn a_widened_network_policy_is_restored_and_the_preview_ends() {
     ends("widened", |shop, live| {
         let patch = r#"[{"op":"add","path":"/spec/egress/-","value":{}}]"#;
-        shop.vitrine.break_glass(&[
-            "-n",
-            &live.cell,
-            "patch",
-            "networkpolicy",
-            names::SEAL,
-            "--type=json",
-            "-p",
-            patch,
-        ]);
+        patch_seal(shop, live, "--type=json", patch);
     })
     .await;
 }
@@ -206,13 +194,10 @@ async fn a_widened_network_policy_is_restored_and_the_preview_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_network_policy_is_removed_and_the_preview_ends() {
     ends("foreign", |shop, live| {
-        let file = std::env::temp_dir().join(format!("{}-foreign.yaml", live.cell));
-        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: foreign}\n\
-                      spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}\n";
-        std::fs::write(&file, policy).unwrap();
-        shop.vitrine
-            .break_glass(&["-n", &live.cell, "create", "-f", &file.display().to_string()]);
-        std::fs::remove_file(file).unwrap();
+        shop.vitrine.break_glass_create(&json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "foreign", "namespace": live.cell},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}
+        }));
     })
     .await;
 }

@@ -91,14 +91,7 @@ async fn a_tunnel_ends_when_its_name_is_taken_off_the_list_and_when_its_preview_
 
     let (_first, id) = stream(&shop, &live, &proxies).await;
     let shut = now_ms();
-    shop.vitrine.kubectl(&[
-        "patch",
-        "previewpolicy",
-        "default",
-        "--type=merge",
-        "-p",
-        &allowing(&[], ""),
-    ]);
+    shop.vitrine.patch_policy(&allowing(&[], ""));
     let told = now_ms();
     let last = closed(&shop, &proxies, id).await;
     println!(
@@ -109,14 +102,7 @@ async fn a_tunnel_ends_when_its_name_is_taken_off_the_list_and_when_its_preview_
     let page = connect(&shop, &live, "CONNECT", &format!("{FAR}:80"), "PLAIN").await;
     assert!(page.starts_with("HTTP/1.1 403 "), "{page}");
 
-    shop.vitrine.kubectl(&[
-        "patch",
-        "previewpolicy",
-        "default",
-        "--type=merge",
-        "-p",
-        &allowing(&[FAR], ""),
-    ]);
+    shop.vitrine.patch_policy(&allowing(&[FAR], ""));
     let (_second, id) = stream(&shop, &live, &proxies).await;
     let last = closed(&shop, &proxies, id).await;
     let late = i128::from(last) - i128::from(live.expires_ms);
