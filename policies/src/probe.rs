@@ -13,6 +13,9 @@ pub const NODE_IP_ENV: &str = "VITRINE_NODE_IP";
 /// Where the sidecar finds the pod's memory of its life: a folder that outlives its container and that nobody else has.
 pub const WATCH_LIFE: &str = "/run/vitrine";
 
+/// For how long the sidecar may take to listen. It takes milliseconds; a busy node takes longer.
+pub const LISTEN_PATIENCE_SECONDS: u8 = 20;
+
 /// What the probe is to do, as JSON in [`ORDERS_ENV`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -6,6 +6,7 @@
 mod binaries;
 mod checks;
 mod e2e;
+mod queue;
 mod report;
 
 use std::path::PathBuf;

@@ -15,7 +15,7 @@ use tokio::{
 };
 use vitrine_policies::{
     names,
-    probe::{Judgement, Orders, Outcome, WATCH_LIFE},
+    probe::{Judgement, LISTEN_PATIENCE_SECONDS, Orders, Outcome, WATCH_LIFE},
 };
 
 use super::{
@@ -31,8 +31,6 @@ use crate::{
 
 /// Begin to begin of two rounds. The exposure bound that is promised is 2 s (design, promise 1).
 const PERIOD: Duration = Duration::from_secs(1);
-/// A sidecar takes milliseconds to listen; a busy node takes longer.
-const LISTEN_PATIENCE: Duration = Duration::from_secs(20);
 /// How long nothing can be proven either way (the responder is being restarted, say) before that counts as a breach.
 const UNPROVEN_LIMIT: Duration = Duration::from_secs(15);
 
@@ -104,7 +102,7 @@ fn first_life(folder: &Path) -> Result<bool> {
 /// If it does not within a few seconds.
 pub(super) async fn until_it_listens() -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, names::WATCH_PORT));
-    let deadline = Instant::now() + LISTEN_PATIENCE;
+    let deadline = Instant::now() + Duration::from_secs(LISTEN_PATIENCE_SECONDS.into());
     loop {
         match TcpStream::connect(address).await {
             Ok(stream) => {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{boundary, fixtures, network, pod};
+use crate::names;
 
 fn check<T: Serialize>(name: &str, object: &T) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -190,6 +191,13 @@ fn a_pod_goes_to_no_node_that_is_set_aside_and_runs_under_its_runtime() {
     );
     let spec = serde_json::to_value(pod.spec.unwrap()).unwrap();
     assert_eq!(spec["runtimeClassName"], "gvisor");
+    // Nothing is started after the sidecar before it listens, and nothing has to be run inside for that.
+    let sidecar = &spec["initContainers"][1];
+    assert_eq!(
+        sidecar["startupProbe"]["httpGet"],
+        serde_json::json!({"path": names::SEALED_PATH, "port": names::WATCH_PORT})
+    );
+    assert!(sidecar["lifecycle"].is_null(), "{sidecar}");
     let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
     // One value a requirement: more are refused for fields (Kubernetes API, NodeSelectorTerm).
     let not = |name: &str| serde_json::json!({"key": "metadata.name", "operator": "NotIn", "values": [name]});

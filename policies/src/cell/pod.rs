@@ -100,7 +100,10 @@ pub fn pod(
                 ..PodDNSConfig::default()
             }),
             enable_service_links: Some(false),
-            init_containers: Some(vec![prove(image, orders), watch(image, orders)]),
+            init_containers: Some(vec![
+                prove(image, orders),
+                watch(image, orders, envelope.runtime_class.as_deref()),
+            ]),
             // A preview gives way to everything, and nothing to it.
             priority_class_name: Some(names::PRIORITY_CLASS.to_owned()),
             restart_policy: Some("Never".to_owned()),
@@ -213,18 +216,10 @@ fn product(envelope: &Envelope, proxy: Option<&str>) -> Container {
             ..Probe::default()
         }),
         // The seller's liveness is the sidecar's port: a breach, or a dead sidecar, and the kubelet kills the seller even
-        // with the operator down (attacks, 12). A refused connection fails at once; the time-out is long because a busy
-        // node is no breach.
+        // with the operator down (attacks, 12). A refused connection fails at once.
         liveness_probe: Some(Probe {
-            http_get: Some(HTTPGetAction {
-                path: Some(names::SEALED_PATH.to_owned()),
-                port: IntOrString::Int(i32::from(names::WATCH_PORT)),
-                ..HTTPGetAction::default()
-            }),
-            period_seconds: Some(1),
-            timeout_seconds: Some(5),
             failure_threshold: Some(1),
-            ..Probe::default()
+            ..sealed()
         }),
         security_context: Some(hardened(PRODUCT_UID)),
         termination_message_policy: Some("File".to_owned()),
@@ -277,11 +272,43 @@ fn prove(image: &ProbeImage, orders: &probe::Orders) -> Container {
     probe_container(names::PROVE, "prove", image, orders)
 }
 
-fn watch(image: &ProbeImage, orders: &probe::Orders) -> Container {
-    Container {
+/// Asks the sidecar, each second. The time-out is long because a busy node is no breach.
+fn sealed() -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(names::SEALED_PATH.to_owned()),
+            port: IntOrString::Int(i32::from(names::WATCH_PORT)),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(1),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    }
+}
+
+/// The kubelet starts nothing after the sidecar before it holds its ports.
+fn watch(image: &ProbeImage, orders: &probe::Orders, runtime_class: Option<&str>) -> Container {
+    let sidecar = Container {
         restart_policy: Some("Always".to_owned()),
-        // The kubelet starts nothing after the sidecar before this hook has ended: the sidecar holds its ports by then. A
-        // startup probe would do the same a second later, its shortest period.
+        volume_mounts: Some(vec![VolumeMount {
+            name: WATCH_LIFE_VOLUME.to_owned(),
+            mount_path: probe::WATCH_LIFE.to_owned(),
+            ..VolumeMount::default()
+        }]),
+        ..probe_container(names::WATCH, "watch", image, orders)
+    };
+    if runtime_class.is_some() {
+        // A second later than the hook, its shortest period. An exec is the weakest part of a sandboxed runtime: gVisor's was
+        // seen to fail for once without a word, which ended the preview.
+        return Container {
+            startup_probe: Some(Probe {
+                failure_threshold: Some(i32::from(probe::LISTEN_PATIENCE_SECONDS)),
+                ..sealed()
+            }),
+            ..sidecar
+        };
+    }
+    Container {
         lifecycle: Some(Lifecycle {
             post_start: Some(LifecycleHandler {
                 exec: Some(ExecAction {
@@ -295,12 +322,7 @@ fn watch(image: &ProbeImage, orders: &probe::Orders) -> Container {
             }),
             ..Lifecycle::default()
         }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: WATCH_LIFE_VOLUME.to_owned(),
-            mount_path: probe::WATCH_LIFE.to_owned(),
-            ..VolumeMount::default()
-        }]),
-        ..probe_container(names::WATCH, "watch", image, orders)
+        ..sidecar
     }
 }
 

@@ -1,13 +1,12 @@
 //! The stage of tests/e2e: gives each test binary the clusters that it needs. Starts clusters through `clusters`.
 
-use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vitrine_devcluster::Level;
 
 use super::binaries::{How, Ran, TestBinary};
+use super::queue::{Kind, Need, Queue};
 use super::{E2E, Run};
 use crate::clusters::{Clusters, Needs};
 use crate::error::Error;
@@ -22,22 +21,10 @@ const SOAK_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// Tells tests to run with the counts that evidence needs.
 const SOAK: &str = "VITRINE_SOAK";
 
-/// One binary, the tests of it that are wanted, and what they need.
+/// One binary, and the tests of it that are wanted.
 struct Planned<'a> {
     binary: &'a TestBinary,
     selected: Vec<String>,
-    levels: Vec<Level>,
-    kind: Kind,
-}
-
-/// What a lane takes next. What needs a node and what does not run on clusters that the other has no use for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Node,
-    NoNode,
-    /// A promise in seconds is Vitrine's to keep, and not that of two cores that other clusters share: such tests run when all
-    /// others are done.
-    Timed,
 }
 
 /// What each lane takes: of the first kind until there is none, then of the second. More lanes than there are cores: tests on
@@ -51,51 +38,13 @@ const LANES: [&[Kind]; 3] = [
 /// The tests of a binary that are under way at once beside other lanes: where they say that they may be.
 const THREADS: usize = 4;
 
-/// The work of all lanes, as places in the plan.
-struct Queue<'a> {
-    plan: &'a [Planned<'a>],
-    left: Mutex<VecDeque<usize>>,
-}
-
-impl<'a> Queue<'a> {
-    fn of(plan: &'a [Planned<'a>]) -> Self {
-        Self {
-            plan,
-            left: Mutex::new((0..plan.len()).collect()),
-        }
-    }
-
-    fn left(&self) -> MutexGuard<'_, VecDeque<usize>> {
-        // A lane that panicked has taken whole places.
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next place for a lane that takes these kinds.
-    fn take(&self, kinds: &[Kind]) -> Option<usize> {
-        let mut left = self.left();
-        let of = |kind| left.iter().position(|place| self.plan[*place].kind == kind);
-        let next = kinds.iter().find_map(|kind| of(*kind))?;
-        left.remove(next)
-    }
-
-    /// The levels that are left to be needed by these kinds.
-    fn levels(&self, kinds: &[Kind]) -> Vec<Level> {
-        let left = self.left();
-        let places = left
-            .iter()
-            .filter(|place| kinds.contains(&self.plan[**place].kind));
-        places
-            .flat_map(|place| self.plan[*place].levels.clone())
-            .collect()
-    }
-}
-
 /// How binaries of a lane ran, by their place in the plan, or why one has no cluster; and what went wrong as clusters went down.
 type Lane = (Vec<(usize, Result<Ran, Error>)>, Vec<String>);
 
 /// What all lanes share.
 struct Lanes<'a> {
-    queue: Queue<'a>,
+    plan: &'a [Planned<'a>],
+    queue: Queue,
     soak: bool,
     logs: &'a Path,
 }
@@ -104,13 +53,8 @@ impl Lanes<'_> {
     /// Runs binaries one after the other, on clusters of the lane's own, of which those are left in the end that `then` needs.
     fn run(&self, clusters: &mut Clusters, kinds: &[Kind], then: &[Kind], progress: &Progress) -> Lane {
         let (mut outcomes, mut troubles) = (vec![], vec![]);
-        while let Some(place) = self.queue.take(kinds) {
-            let Planned {
-                binary,
-                selected,
-                levels,
-                kind,
-            } = &self.queue.plan[place];
+        while let Some((place, Need { kind, levels })) = self.queue.take(kinds) {
+            let Planned { binary, selected } = &self.plan[place];
             let needed = [
                 levels.clone(),
                 self.queue.levels(&[*kind]),
@@ -172,27 +116,27 @@ impl Run {
         };
         let own = built.iter().filter(|binary| binary.package == E2E);
         let mut plan: Vec<Planned> = own
-            .map(|binary| {
-                let levels = needs.levels(&binary.label);
-                let kind = if needs.is_timed(&binary.label) {
-                    Kind::Timed
-                } else if levels.contains(&Level::Full) {
-                    Kind::Node
-                } else {
-                    Kind::NoNode
-                };
-                Planned {
-                    binary,
-                    selected: self.selected(binary),
-                    levels,
-                    kind,
-                }
+            .map(|binary| Planned {
+                binary,
+                selected: self.selected(binary),
             })
             .collect();
         plan.retain(|planned| !planned.selected.is_empty());
         plan.sort_by_key(|planned| needs.place(&planned.binary.label));
+        let need = |planned: &Planned| {
+            let levels = needs.levels(&planned.binary.label);
+            let kind = if needs.is_timed(&planned.binary.label) {
+                Kind::Timed
+            } else if levels.contains(&Level::Full) {
+                Kind::Node
+            } else {
+                Kind::NoNode
+            };
+            Need { kind, levels }
+        };
         let shared = Lanes {
-            queue: Queue::of(&plan),
+            plan: &plan,
+            queue: Queue::of(plan.iter().map(need).collect()),
             soak: self.soak,
             logs: &self.logs,
         };

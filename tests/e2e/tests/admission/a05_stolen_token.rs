@@ -92,6 +92,18 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         // Pod Security comes first.
         assert!(ours || said.contains("violates PodSecurity"), "{pointer}: {said}");
     }
+    // What runs keeps its images, those of the mirror and Vitrine's own among them.
+    let vitrine = sound["spec"]["initContainers"][0]["image"].clone();
+    let product = sound["spec"]["containers"][0]["image"].clone();
+    for (list, container, image) in [
+        ("containers", names::PRODUCT, &vitrine),
+        ("initContainers", names::WATCH, &product),
+    ] {
+        let change = json!({"spec": {list: [{"name": container, "image": image}]}}).to_string();
+        let said = operator.refused(policy, &["-n", cell, "patch", "pod", names::POD, "-p", &change]);
+        assert!(said.contains("keeps the images"), "{said}");
+    }
+    operator.allowed(&["-n", cell, "label", "pod", names::POD, "looked-at=yes"]);
     // A running preview gets less from it, and never more.
     let resize = |cpu: &str| {
         let product =

@@ -9,11 +9,12 @@ use std::time::Duration;
 use kube::ResourceExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     time::timeout,
 };
 use vitrine_e2e::{
     eventually::eventually,
-    installed::{READY, Shop, together},
+    installed::{Live, READY, Shop, now_ms, together},
 };
 use vitrine_kit::objects;
 use vitrine_policies::names;
@@ -87,11 +88,8 @@ async fn a_stranger_is_not_told_how_far_a_preview_is() {
     shop.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_is_carried_both_ways_and_other_upgrades_are_refused() {
-    let _together = together().await;
-    let shop = Shop::open("websocket").await;
-    let live = shop.live("echo", ECHO, "2m").await;
+/// Opens a WebSocket to the echo and reads the answer's head.
+async fn websocket(shop: &Shop, live: &Live) -> TcpStream {
     let cookie = live.cookie(shop.vitrine).await;
     let request = format!(
         "GET /ws\n{cookie}\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n\
@@ -109,6 +107,15 @@ async fn a_websocket_is_carried_both_ways_and_other_upgrades_are_refused() {
     let head = String::from_utf8_lossy(&head).to_lowercase();
     assert!(head.starts_with("http/1.1 101"), "{head}");
     assert!(head.contains("sec-websocket-accept"), "{head}");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_carried_both_ways_and_other_upgrades_are_refused() {
+    let _together = together().await;
+    let shop = Shop::open("websocket").await;
+    let live = shop.live("echo", ECHO, "2m").await;
+    let mut stream = websocket(&shop, &live).await;
     for n in 0..3 {
         // A masked text frame, as a browser sends it.
         let frame = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2, n];
@@ -120,6 +127,7 @@ async fn a_websocket_is_carried_both_ways_and_other_upgrades_are_refused() {
             .unwrap();
         assert_eq!(back, frame);
     }
+    let cookie = live.cookie(shop.vitrine).await;
     let h2c = format!("GET /\n{cookie}\nConnection: Upgrade\nUpgrade: h2c");
     assert_eq!(shop.vitrine.ask(&live.host, &h2c).await.status, 400);
     // Whoever follows the preview is cut when it is ended early, too.
@@ -129,6 +137,30 @@ async fn a_websocket_is_carried_both_ways_and_other_upgrades_are_refused() {
         .unwrap();
     let cut = timeout(Duration::from_secs(10), stream.read(&mut [0; 1])).await;
     assert!(matches!(cut, Ok(Ok(0) | Err(_))), "{cut:?}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_websocket_is_cut_when_its_previews_time_is_over() {
+    let _together = together().await;
+    let shop = Shop::open("websocket-end").await;
+    let live = shop.live("echo", ECHO, "6s").await;
+    let mut stream = websocket(&shop, &live).await;
+    let mut last = 0;
+    let cut = timeout(Duration::from_secs(20), async {
+        let mut back = [0; 4];
+        while stream.write_all(b"more").await.is_ok() && stream.read_exact(&mut back).await.is_ok() {
+            assert_eq!(back, *b"more");
+            last = now_ms();
+            // Somebody who types fast.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    cut.await.expect("the WebSocket is cut");
+    // Times in a status are whole seconds, cut off.
+    let after = i128::from(last) - i128::from(live.expires_ms);
+    println!("the last answer came {after} ms after expiry");
+    assert!((-500..=2000).contains(&after), "{after} ms after expiry");
     shop.close().await;
 }
 
