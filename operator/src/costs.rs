@@ -57,12 +57,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// In hundredths of what a limit, in cores, would give; `None` if it is no amount.
-    pub fn percent_of(self, limit: &str) -> Option<u64> {
-        let milli = u128::from(limit.parse::<Amount>().ok()?.thousandths());
+    /// In hundredths of what a limit, in cores, would give, and never more than that: the limit may have been a larger one for
+    /// a part of the time. `None` if it gives nothing.
+    pub fn percent_of(self, limit: Amount) -> Option<u64> {
+        let milli = u128::from(limit.thousandths());
         let most = u128::try_from(self.over.as_nanos()).ok()?.checked_mul(milli)? / 1000;
         let percent = (u128::from(self.nanoseconds) * 100).checked_div(most)?;
-        u64::try_from(percent).ok()
+        u64::try_from(percent.min(100)).ok()
     }
 }
 
@@ -339,9 +340,14 @@ mod tests {
         let rate = costs.rate("p", period).unwrap();
         assert_eq!(rate.over, SignedDuration::from_secs(60));
         // A tenth of a core since.
-        assert_eq!(rate.percent_of("100m"), Some(100));
-        assert_eq!(rate.percent_of("1"), Some(10));
-        assert_eq!(rate.percent_of("0"), None);
+        assert_eq!(rate.percent_of(Amount::milli(100)), Some(100));
+        assert_eq!(rate.percent_of(Amount::whole(1)), Some(10));
+        assert_eq!(
+            rate.percent_of(Amount::milli(10)),
+            Some(100),
+            "it had more before"
+        );
+        assert_eq!(rate.percent_of(Amount::milli(0)), None);
         // The sidecar's part is not the product's.
         let mut pod = stats("q", "2026-11-22T10:00:00Z", 0, 1);
         for (at, whole, product) in [
@@ -364,7 +370,10 @@ mod tests {
                 period,
             );
         }
-        assert_eq!(costs.rate("q", period).unwrap().percent_of("100m"), Some(100));
+        assert_eq!(
+            costs.rate("q", period).unwrap().percent_of(Amount::milli(100)),
+            Some(100)
+        );
         let kept = costs.0.lock().unwrap()["p"].processor.len();
         assert_eq!(kept, 7, "a minute and the sample before it");
     }

@@ -83,6 +83,12 @@ fn reaches(seen: u64, most: i32) -> bool {
     seen >= u64::try_from(most).unwrap_or_default()
 }
 
+/// The processor time that a preview may use, once something was found or before. Who is throttled and uses all that is left
+/// shows the same sign as before: else a sign that is seen later would never add to it.
+pub fn allowed(cpu: Amount, found: Option<Measure>) -> Amount {
+    if found.is_some() { throttled(cpu) } else { cpu }
+}
+
 /// What a preview with this much processor time has once it is throttled, and never nothing.
 pub fn throttled(cpu: Amount) -> Amount {
     cpu.percent(THROTTLED_PERCENT).max(Amount::milli(1))
@@ -139,6 +145,13 @@ mod tests {
         let mut mild = rules();
         (mild.end_at, mild.block_at) = (None, None);
         assert_eq!(judge(&mild, &signs).measure, Some(Measure::Throttle));
+    }
+
+    #[test]
+    fn who_is_throttled_is_measured_by_what_is_left() {
+        let cpu = Amount::milli(500);
+        assert_eq!(allowed(cpu, None), cpu);
+        assert_eq!(allowed(cpu, Some(Measure::Throttle)), Amount::milli(50));
     }
 
     #[test]

@@ -624,7 +624,7 @@ fn a_miner_is_found_once_and_throttled_until_it_is() {
     longer.preview.spec.ttl = Some("25m".parse().unwrap());
     assert!(matches!(decide(&longer, at(201)), Plan::Extend(_)));
     limit(&mut world, "10m");
-    // With less to use it shows the sign no more, and stays throttled.
+    // At rest it shows no sign, and stays throttled.
     world.signs = Signs::default();
     assert!(matches!(decide(&world, at(202)), Plan::Idle(_)));
 }

@@ -11,7 +11,11 @@ use vitrine_crds::{
     POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing,
     conditions::{self, types},
 };
-use vitrine_policies::{abuse::Signs, cell::Tenant, names};
+use vitrine_policies::{
+    abuse::{self, Signs},
+    cell::Tenant,
+    names,
+};
 
 use super::{
     Context,
@@ -178,7 +182,8 @@ fn signs(context: &Context, world: &World, status: &PreviewSandboxStatus) -> Sig
     };
     let usage = rules.sustained_cpu.as_ref().and_then(|rule| {
         let used = context.costs.rate(&pod.uid, rule.period.as_duration())?;
-        used.percent_of(&envelope.size.cpu)
+        let found = status.abuse.as_ref().map(|found| found.measure);
+        used.percent_of(abuse::allowed(envelope.size.cpu.parse().ok()?, found))
     });
     Signs {
         cpu_percent: usage,

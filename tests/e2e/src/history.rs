@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures::StreamExt;
@@ -12,6 +12,7 @@ use kube::{
     Api, ResourceExt,
     runtime::watcher::{self, Event, watcher},
 };
+use tokio::task::JoinSet;
 use vitrine_crds::{
     Phase, PreviewSandbox,
     conditions::{self, types},
@@ -20,9 +21,11 @@ use vitrine_policies::slots::Dimension;
 
 use crate::house::House;
 
-/// What happened since it was begun.
-#[derive(Clone, Default)]
-pub struct History(Arc<Mutex<Told>>);
+/// What happened since it was begun. It watches for as long as it is kept.
+pub struct History {
+    told: Arc<Mutex<Told>>,
+    _watches: JoinSet<()>,
+}
 
 #[derive(Default)]
 struct Told {
@@ -47,22 +50,27 @@ impl History {
     /// # Panics
     /// If the watch does not come about.
     pub async fn begin(house: &House) -> Self {
-        let history = Self::default();
+        let told = Arc::new(Mutex::new(Told::default()));
+        let mut watches = JoinSet::new();
         let mut previews = watcher(house.previews(), watcher::Config::default()).boxed();
-        let told = history.clone();
-        tokio::spawn(async move {
+        let tell = told.clone();
+        watches.spawn(async move {
             while let Some(event) = previews.next().await {
-                told.preview(event.ok());
+                lock(&tell).preview(event.ok());
             }
         });
         let leases: Api<Lease> = house.leases();
         let mut leases = watcher(leases, watcher::Config::default()).boxed();
-        let told = history.clone();
-        tokio::spawn(async move {
+        let tell = told.clone();
+        watches.spawn(async move {
             while let Some(event) = leases.next().await {
-                told.lease(event.ok());
+                lock(&tell).lease(event.ok());
             }
         });
+        let history = Self {
+            told,
+            _watches: watches,
+        };
         crate::eventually::eventually("both watches began", crate::house::PATIENCE, async || {
             if history.lock().synced >= 2 {
                 Ok(())
@@ -112,41 +120,46 @@ impl History {
         self.lock().ended.len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        lock(&self.told)
     }
+}
 
-    fn preview(&self, event: Option<Event<PreviewSandbox>>) {
+fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Told {
+    fn preview(&mut self, event: Option<Event<PreviewSandbox>>) {
         let preview = match event {
             Some(Event::Apply(preview) | Event::InitApply(preview) | Event::Delete(preview)) => preview,
             Some(Event::InitDone) => {
-                self.lock().synced += 1;
+                self.synced += 1;
                 return;
             }
             _ => return,
         };
         let uid = preview.uid().unwrap_or_default();
         let status = preview.status.unwrap_or_default();
-        let mut told = self.lock();
         if conditions::is_true(&status.conditions, types::ADMITTED) {
             if status.receipt.is_some() {
-                told.live.remove(&uid);
-                told.ended.insert(uid.clone());
+                self.live.remove(&uid);
+                self.ended.insert(uid.clone());
             } else {
-                told.live.insert(uid.clone());
-                told.most_live = told.most_live.max(told.live.len());
+                self.live.insert(uid.clone());
+                self.most_live = self.most_live.max(self.live.len());
             }
         }
-        let phases = told.phases.entry(uid.clone()).or_default();
+        let phases = self.phases.entry(uid.clone()).or_default();
         if phases.last() != Some(&status.phase) {
             phases.push(status.phase);
         }
         if let Some(started) = status.started_at {
-            told.starts.entry(uid).or_default().insert(started.0.to_string());
+            self.starts.entry(uid).or_default().insert(started.0.to_string());
         }
     }
 
-    fn lease(&self, event: Option<Event<Lease>>) {
+    fn lease(&mut self, event: Option<Event<Lease>>) {
         match event {
             Some(Event::Apply(lease) | Event::InitApply(lease)) => {
                 let (uid, name) = (lease.uid().unwrap_or_default(), lease.name_any());
@@ -158,23 +171,22 @@ impl History {
                     .spec
                     .and_then(|spec| spec.holder_identity)
                     .unwrap_or_default();
-                let mut told = self.lock();
-                told.held.insert(uid, (key.to_owned(), holder.clone()));
-                let count = told.held.values().filter(|(held, _)| held == key).count();
-                let own = told
+                self.held.insert(uid, (key.to_owned(), holder.clone()));
+                let count = self.held.values().filter(|(held, _)| held == key).count();
+                let own = self
                     .held
                     .values()
                     .filter(|(held, by)| held.split('-').next() == Some(dimension) && *by == holder);
                 let own = own.count();
-                let most = told.most.entry(dimension.to_owned()).or_default();
+                let most = self.most.entry(dimension.to_owned()).or_default();
                 *most = (*most).max(count);
-                let most = told.slots.entry(holder).or_default();
+                let most = self.slots.entry(holder).or_default();
                 *most = (*most).max(own);
             }
             Some(Event::Delete(lease)) => {
-                self.lock().held.remove(&lease.uid().unwrap_or_default());
+                self.held.remove(&lease.uid().unwrap_or_default());
             }
-            Some(Event::InitDone) => self.lock().synced += 1,
+            Some(Event::InitDone) => self.synced += 1,
             _ => {}
         }
     }

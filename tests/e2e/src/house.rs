@@ -221,12 +221,20 @@ impl House {
         }
     }
 
-    /// Every write so far.
+    /// How far the API server has told what was written.
     ///
     /// # Panics
-    /// If the audit log cannot be read.
-    pub fn writes(&self) -> Vec<audit::Write> {
-        audit::read(&self.cluster.audit_log()).expect("the cluster has an audit log")
+    /// If the cluster has no audit log.
+    pub fn mark(&self) -> audit::Mark {
+        audit::mark(&self.cluster.audit_log()).expect("the cluster has an audit log")
+    }
+
+    /// What was written since then, as the API server tells it.
+    ///
+    /// # Panics
+    /// If the cluster has no audit log.
+    pub fn writes(&self, since: audit::Mark) -> Vec<audit::Write> {
+        audit::read(&self.cluster.audit_log(), since).expect("the cluster has an audit log")
     }
 
     /// Cells, slots, pods of cells and previews of the shop that there are: one line each.

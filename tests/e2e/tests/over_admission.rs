@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,6 +11,7 @@ use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
+use tokio::sync::watch;
 use vitrine_e2e::{
     dice::Dice,
     eventually::eventually,
@@ -45,13 +45,13 @@ const WRITES: [&str; 6] = [
 const ROUND: Duration = Duration::from_secs(180);
 
 /// Kills one operator, or holds its writes up, again and again until it is told to stop. Returns what it did.
-async fn trouble(house: &House, name: &str, seed: u64, stop: &AtomicBool) -> [usize; 2] {
+async fn trouble(house: &House, name: &str, seed: u64, mut stop: watch::Receiver<bool>) -> [usize; 2] {
     let mut dice = Dice::new(seed);
     let proxy = Proxy::start(house.client.clone()).await;
     let options = Options::alone(name);
     let mut operator = Operator::ready(&house.post, &options, Some(&proxy)).await;
     let mut done = [0, 0];
-    while !stop.load(Ordering::Relaxed) {
+    while !*stop.borrow_and_update() {
         let kill = dice.roll(2) == 0;
         let blow = if kill {
             Blow::Kill(operator.victim())
@@ -68,10 +68,14 @@ async fn trouble(house: &House, name: &str, seed: u64, stop: &AtomicBool) -> [us
             keys: vec![],
             blow,
         });
-        // Not every kind of write comes up all the time.
-        let sprung = tokio::time::timeout(Duration::from_secs(5), fires).await;
+        let sprung = tokio::select! {
+            fired = fires => fired.is_ok(),
+            // Not every kind of write comes up all the time.
+            () = tokio::time::sleep(Duration::from_secs(5)) => false,
+            _ = stop.changed() => false,
+        };
         proxy.disarm();
-        if matches!(sprung, Ok(Ok(()))) {
+        if sprung {
             done[usize::from(!kill)] += 1;
         }
         if !operator.runs() {
@@ -128,13 +132,13 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
             "24h",
         )
         .await;
-    let (begun, before) = (Instant::now(), house.writes().len());
+    let (begun, before) = (Instant::now(), house.mark());
     let history = History::begin(house).await;
-    let stop = AtomicBool::new(false);
+    let (stop, stopped) = watch::channel(false);
     let troubles = OPERATORS
         .iter()
         .zip(1..)
-        .map(|(name, n)| trouble(house, name, seed * 10 + n, &stop));
+        .map(|(name, n)| trouble(house, name, seed * 10 + n, stopped.clone()));
     let crowd: Vec<_> = (0..CROWD).map(|n| format!("crowd-{seed}-{n}")).collect();
     let visit = async {
         join_all(crowd.iter().map(|name| house.preview(name, "crowd", Some("1s")))).await;
@@ -148,7 +152,7 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         })
         .await;
         join_all(crowd.iter().map(|name| house.delete(name))).await;
-        stop.store(true, Ordering::Relaxed);
+        stop.send_replace(true);
     };
     let (done, ()) = tokio::join!(join_all(troubles), visit);
     // Whatever was left half done is put in order by one that nobody troubles.
@@ -164,7 +168,7 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         history.most_slots(dimension) <= CAP,
         "{dimension:?}: slots at once"
     );
-    let writes = house.writes().split_off(before);
+    let writes = house.writes(before);
     let slot = |verb: &'static str| {
         move |w: &Write| {
             let name = w.name.clone().filter(|n| n.starts_with(dimension.as_str()))?;

@@ -22,7 +22,7 @@ fn watched() -> Duration {
 async fn a_ready_preview_causes_no_writes() {
     let house = House::take("steady", 1, "24h").await;
     let options = Options::electing("steady");
-    let begun = Timestamp::now();
+    let (mark, begun) = (house.mark(), Timestamp::now());
     let operator = Operator::ready(&house.post, &options, None).await;
     house.preview("calm", "anna", None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
@@ -35,7 +35,7 @@ async fn a_ready_preview_causes_no_writes() {
     .await;
     let since = Timestamp::now();
     let ours = |from: Timestamp| -> Vec<audit::Write> {
-        let writes = house.writes().into_iter();
+        let writes = house.writes(mark).into_iter();
         writes
             .filter(|w| w.user == operator.user && w.received >= from)
             .collect()

@@ -17,6 +17,7 @@ use vitrine_e2e::{
     house::{House, PATIENCE},
     operator::{Operator, Options},
 };
+use vitrine_kit::audit;
 use vitrine_policies::slots::{self, Dimension};
 
 const LIMIT: i32 = 2;
@@ -30,7 +31,7 @@ fn phase(preview: &PreviewSandbox) -> Phase {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_operators_without_leader_election_never_exceed_a_limit() {
     let house = House::take("two-operators", LIMIT, "24h").await;
-    let before = house.writes().len();
+    let before = house.mark();
     let history = History::begin(&house).await;
     let operators = [
         Operator::ready(&house.post, &Options::alone("one"), None).await,
@@ -72,10 +73,9 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
     // The same from the API server's side: there were never other slots than the two.
     let key = slots::name(Dimension::Subject, "crowd", 0);
     let prefix = key.trim_end_matches('0');
-    let writes = house.writes();
+    let writes = house.writes(before);
     let taken: Vec<_> = writes
         .iter()
-        .skip(before)
         .filter(|w| w.is_done() && w.label() == "create leases")
         .filter(|w| w.name.as_ref().is_some_and(|name| name.starts_with(prefix)))
         .filter(|w| operators.iter().any(|operator| operator.user == w.user))
@@ -95,12 +95,11 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
     house.until_empty(patience).await;
 }
 
-/// Who wrote for previews after a number of writes.
-fn writers(house: &House, after: usize) -> BTreeSet<String> {
+/// Who wrote for previews since then.
+fn writers(house: &House, since: audit::Mark) -> BTreeSet<String> {
     house
-        .writes()
+        .writes(since)
         .into_iter()
-        .skip(after)
         .filter(|w| w.user.starts_with("vitrine-e2e:") && !w.is_aside())
         .map(|w| w.user)
         .collect()
@@ -109,7 +108,7 @@ fn writers(house: &House, after: usize) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
     let house = House::take("leader", 1, "24h").await;
-    let before = house.writes().len();
+    let before = house.mark();
     let elect = Options::electing;
     let first = Operator::ready(&house.post, &elect("leader"), None).await;
     let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
@@ -121,7 +120,7 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
     house.until("two", "it is ready", PATIENCE, ready).await;
     assert_eq!(writers(&house, before), BTreeSet::from([first.user.clone()]));
 
-    let at_kill = house.writes().len();
+    let at_kill = house.mark();
     first.kill();
     house.preview("three", "cora", None).await;
     // The lease lasts 15 s, and is tried every 2 s.
@@ -176,7 +175,7 @@ async fn an_operator_that_loses_leadership_stands_by_and_leads_again() {
         }
     })
     .await;
-    let at_loss = house.writes().len();
+    let at_loss = house.mark();
     house.preview("meanwhile", "bert", None).await;
     // The lease lasts 15 s from when it was seen last.
     let started = house

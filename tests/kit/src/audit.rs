@@ -2,7 +2,11 @@
 //!
 //! The cluster's audit policy records writes only, each once it is answered, without bodies.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
@@ -56,12 +60,35 @@ impl Write {
 /// The Lease of the operator's leadership.
 const LEADER_LEASE: &str = "vitrine-operator";
 
-/// The writes of an audit log, oldest answer first.
+/// How far an audit log was written at some moment, in bytes; by default its beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark(u64);
+
+/// How far an audit log is written. The API server writes whole lines.
+///
+/// # Errors
+/// If there is no such file.
+pub fn mark(path: &Path) -> Result<Mark> {
+    let file = std::fs::metadata(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Mark(file.len()))
+}
+
+/// The writes of an audit log since a mark, oldest answer first.
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn read(path: &Path) -> Result<Vec<Write>> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+pub fn read(path: &Path, since: Mark) -> Result<Vec<Write>> {
+    let text = || {
+        let mut file = std::fs::File::open(path)?;
+        file.seek(SeekFrom::Start(since.0))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = text().map_err(|source| Error::File {
         path: path.to_owned(),
         source,
     })?;
@@ -168,6 +195,20 @@ mod tests {
         );
         assert!(lease.is_done() && !writes[0].is_done());
         assert_eq!(writes[0].user, "admin");
+    }
+
+    #[test]
+    fn from_a_mark_on_only_what_came_later_is_read() {
+        let path = std::env::temp_dir().join(format!("vitrine-audit-{}", std::process::id()));
+        let (first, later) = LOG.split_at(LOG.find('\n').unwrap() + 1);
+        std::fs::write(&path, first).unwrap();
+        let between = mark(&path).unwrap();
+        std::fs::write(&path, [first, later].concat()).unwrap();
+        let (all, since) = (read(&path, Mark::default()), read(&path, between));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(all.unwrap(), parse(LOG));
+        assert_eq!(since.unwrap(), parse(later));
+        assert!(mark(&path).is_err(), "it is gone");
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub async fn measure(count: usize) -> Result<String> {
         pods.push(bare_pod(&client, &busybox, number).await?);
     }
     let reconciles = reconciles(&cluster, &client).await? - reconciles_before;
-    let writes = audit::read(&cluster.audit_log())?;
+    let writes = audit::read(&cluster.audit_log(), audit::Mark::default())?;
     let ours: Vec<_> = writes
         .iter()
         .filter(|w| w.user == OPERATOR && !w.is_aside())
