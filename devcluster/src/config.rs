@@ -19,6 +19,9 @@ pub const INTERNET_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// All pod addresses of the cluster.
 pub const POD_CIDR: &str = "10.244.0.0/16";
+/// The range of addresses of pods on nodes that run nothing: loopback addresses, so that whoever stands in for such a pod can
+/// listen there.
+pub const FAKE_POD_CIDR: &str = "127.244.0.0/16";
 /// The pod addresses of the one real node.
 pub const NODE_POD_CIDR: &str = "10.244.0.0/24";
 /// All service addresses of the cluster.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::namespaces::{self, NODE};
 use super::process::Spec;
-use crate::config::{API_PORT, NODE_ADDRESS, NODE_NAME, POD_CIDR, SERVICE_CIDR};
+use crate::config::{API_PORT, FAKE_POD_CIDR, NODE_ADDRESS, NODE_NAME, POD_CIDR, SERVICE_CIDR};
 use crate::error::Result;
 use crate::paths::INSIDE;
 use crate::tools::Tools;
@@ -150,7 +150,7 @@ impl Plan {
             format!("--config={INSIDE}/kwok.yaml"),
             format!("--manage-nodes-with-label-selector={FAKE_NODE_LABEL}=true"),
             format!("--node-ip={NODE_ADDRESS}"),
-            format!("--cidr={POD_CIDR}"),
+            format!("--cidr={FAKE_POD_CIDR}"),
             // A line a pod and stage is too much at scale.
             "--v=WARN".to_owned(),
         ];

@@ -1,6 +1,6 @@
 //! Reads the audit log of a development cluster: which writes were made, by whom, on what, when. Pure but for reading a file.
 //!
-//! The cluster's audit policy records writes only, each once it is answered, without bodies.
+//! The cluster's audit policy records writes only, each once it is answered, without bodies. Dry runs write nothing and are left out.
 
 use std::{
     collections::BTreeMap,
@@ -100,7 +100,7 @@ pub fn parse(text: &str) -> Vec<Write> {
     let mut writes: Vec<_> = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Event>(line).ok())
-        .filter(|event| event.stage == "ResponseComplete")
+        .filter(|event| event.stage == "ResponseComplete" && !event.request_uri.contains("dryRun="))
         .filter_map(Event::write)
         .collect();
     writes.sort_by_key(|write| write.answered);
@@ -120,6 +120,8 @@ pub fn count<'a>(writes: impl IntoIterator<Item = &'a Write>) -> BTreeMap<String
 #[serde(rename_all = "camelCase")]
 struct Event {
     stage: String,
+    #[serde(default, rename = "requestURI")]
+    request_uri: String,
     verb: String,
     request_received_timestamp: Timestamp,
     stage_timestamp: Timestamp,
@@ -177,6 +179,7 @@ mod tests {
 
     const LOG: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","stage":"ResponseComplete","requestURI":"/apis/coordination.k8s.io/v1/namespaces/vitrine-slots/leases","verb":"create","user":{"username":"admin","groups":["system:masters"]},"impersonatedUser":{"username":"operator-a"},"sourceIPs":["127.0.0.1"],"userAgent":"one","objectRef":{"resource":"leases","namespace":"vitrine-slots","name":"subject-x-0","apiGroup":"coordination.k8s.io","apiVersion":"v1"},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"2026-11-21T10:00:02.000000Z","stageTimestamp":"2026-11-21T10:00:02.500000Z"}
 {"kind":"Event","stage":"ResponseComplete","verb":"update","user":{"username":"admin"},"userAgent":"two","objectRef":{"resource":"previewsandboxes","subresource":"status","namespace":"shop","name":"try"},"responseStatus":{"code":409},"requestReceivedTimestamp":"2026-11-21T10:00:01.000000Z","stageTimestamp":"2026-11-21T10:00:01.100000Z"}
+{"kind":"Event","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/shop/pods?dryRun=All","verb":"create","user":{"username":"admin"},"objectRef":{"resource":"pods","namespace":"shop"},"responseStatus":{"code":201},"requestReceivedTimestamp":"2026-11-21T10:00:01.000000Z","stageTimestamp":"2026-11-21T10:00:01.100000Z"}
 {"kind":"Event","stage":"ResponseStarted","verb":"delete","user":{"username":"admin"},"objectRef":{"resource":"pods"},"requestReceivedTimestamp":"2026-11-21T10:00:01.000000Z","stageTimestamp":"2026-11-21T10:00:01.100000Z"}
 {"kind":"Event","stage":"Respon"#;
 
