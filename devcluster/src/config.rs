@@ -17,7 +17,7 @@ pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 1);
 pub const INTERNET_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The address on which clouds answer with the machine's metadata and credentials.
 pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// All pod addresses of the cluster.
+/// The addresses of all pods that run.
 pub const POD_CIDR: &str = "10.244.0.0/16";
 /// The range of addresses of pods on nodes that run nothing: loopback addresses, so that whoever stands in for such a pod can
 /// listen there.
