@@ -18,13 +18,12 @@ use jiff::Timestamp;
 use prometheus::IntGauge;
 
 use super::{
-    Metrics, headers,
+    headers,
     routes::{self, Found, Lifeline, Route, SharedRoutes, Upstream},
     upstream,
-    visit::{BodyError, Counted, Visit},
+    visit::{BodyError, Book, Counted, Visit},
 };
 use crate::{
-    audit::AuditLog,
     link::{BadLink, Claims, OPEN_PATH, TOKEN_PARAMETER},
     meter::Metered,
 };
@@ -37,8 +36,7 @@ type Body = UnsyncBoxBody<Bytes, BodyError>;
 /// The gateway's one service.
 pub(super) struct Gateway {
     routes: SharedRoutes,
-    metrics: Metrics,
-    audit: AuditLog,
+    book: Arc<Book>,
 }
 
 /// Where a request goes.
@@ -129,11 +127,10 @@ impl Stop {
 }
 
 impl Gateway {
-    pub(super) fn new(routes: SharedRoutes, metrics: Metrics, audit: AuditLog) -> Self {
+    pub(super) fn new(routes: SharedRoutes, book: Book) -> Self {
         Self {
             routes,
-            metrics,
-            audit,
+            book: Arc::new(book),
         }
     }
 
@@ -145,21 +142,17 @@ impl Gateway {
     ) -> Result<Response<Body>, Infallible> {
         let asked = (request.uri().path() == OPEN_PATH).then(|| (label(&request), token(request.uri())));
         if let Some((Some(label), Some(token))) = asked {
-            self.catch_up(&label, &token).await;
+            self.catch_up(&label, token).await;
         }
-        let (method, path) = (request.method().as_str(), request.uri().path());
-        let mut visit = Visit::begin(source, method, path, &self.audit, &self.metrics);
-        let going = match self.route(&request, &mut visit) {
+        let now = Timestamp::now();
+        let mut visit = Visit::begin(now, source, request.method(), request.uri(), &self.book);
+        let going = match self.route(&request, now, &mut visit) {
             Ok(going) => going,
             Err(stop) => return Ok(stopped(stop, visit)),
         };
         Ok(match going {
             Going::In(token, claims) => {
-                let response = exchange(
-                    &token,
-                    &claims.path,
-                    claims.expires - Timestamp::now().as_second(),
-                );
+                let response = exchange(&token, &claims.path, claims.expires - now.as_second());
                 visit.answered(response.status().as_u16(), "opened");
                 response
             }
@@ -183,29 +176,27 @@ impl Gateway {
     }
 
     /// Who asks, for which preview, and whether that may be.
-    fn route(&self, request: &Request<Incoming>, visit: &mut Visit) -> Result<Going, Stop> {
+    fn route(&self, request: &Request<Incoming>, now: Timestamp, visit: &mut Visit) -> Result<Going, Stop> {
         let label = label(request).ok_or(Stop::NoHost)?;
         let found = self.routes.find(&label).ok_or(Stop::Unknown)?;
-        let now = found.route.borrow().clone();
-        match &now {
-            Route::Open(upstream) if upstream.expires > Timestamp::now() => {
-                visit.of(&upstream.preview, &upstream.uid);
-            }
-            Route::Closed(_) if !routes::is_decided(&now) => {}
+        let route = found.route.borrow().clone();
+        match &route {
+            Route::Open(upstream) if upstream.expires > now => visit.of(upstream),
+            Route::Closed(_) if !routes::is_decided(&route) => {}
             Route::Open(_) | Route::Closed(_) => return Err(Stop::Over),
         }
         let keys = self.routes.keys();
-        let check = |token: &str| keys.check(token, &label, Timestamp::now()).map_err(Stop::Link);
         let opening = if request.uri().path() == OPEN_PATH {
             let token = token(request.uri()).ok_or(Stop::Link(BadLink::Malformed))?;
-            let claims = check(&token)?;
-            Some((token, claims))
+            let claims = keys.check(token, &label, now).map_err(Stop::Link)?;
+            Some((token.to_owned(), claims))
         } else {
-            check(&cookie(request.headers()).ok_or(Stop::NoCookie)?)?;
+            let token = cookie(request.headers()).ok_or(Stop::NoCookie)?;
+            found.link.check(&keys, token, &label, now).map_err(Stop::Link)?;
             None
         };
         // How far a preview is only those are told whom it is for.
-        let Route::Open(upstream) = now else {
+        let Route::Open(upstream) = route else {
             return Err(Stop::Early);
         };
         if let Some((token, claims)) = opening {
@@ -219,7 +210,7 @@ impl Gateway {
         if found.usage.budget.is_spent(limits.bytes) {
             return Err(Stop::Spent);
         }
-        visit.carried(found.usage.enter(Timestamp::now()));
+        visit.carried(found.usage.enter(now));
         Ok(Going::On(upstream, found))
     }
 
@@ -236,7 +227,7 @@ impl Gateway {
         };
         let visitor = upgrade.then(|| hyper::upgrade::on(&mut request));
         to_product(&mut request, upgrade);
-        let (route, cut) = (found.route.clone(), &self.metrics.cut);
+        let (route, cut) = (found.route.clone(), &self.book.metrics.cut);
         let sent = upstream::send(upstream, &found.idle, request, upgrade, route, cut).await;
         let mut response = match sent {
             Ok(response) => response,
@@ -290,7 +281,7 @@ async fn join(
     product: hyper::upgrade::OnUpgrade,
     found: Found,
     limit: u64,
-    visit: Visit,
+    mut visit: Visit,
     cut: IntGauge,
 ) {
     let Ok((visitor, product)) = tokio::try_join!(visitor, product) else {
@@ -315,23 +306,25 @@ fn label<B>(request: &Request<B>) -> Option<String> {
     (!label.is_empty()).then(|| label.to_ascii_lowercase())
 }
 
-fn token(uri: &Uri) -> Option<String> {
+fn token(uri: &Uri) -> Option<&str> {
     let query = uri.query()?;
     // Tokens are base64url and a dot: nothing in them is ever percent-encoded.
     query
         .split('&')
         .find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('='))
-        .map(str::to_owned)
 }
 
-fn cookie(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    cookies(headers).find_map(|pair| pair.strip_prefix(COOKIE)?.strip_prefix('='))
+}
+
+/// Each `name=value` (RFC 6265, section 4.2.1).
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::COOKIE).iter();
+    values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
-        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-        .map(str::to_owned)
+        .map(str::trim)
 }
 
 /// The link becomes a cookie, and the token leaves the address bar and every Referer.
@@ -384,26 +377,23 @@ fn wants_upgrade(headers: &HeaderMap) -> Result<bool, Stop> {
 
 /// Makes a visitor's request one to the product: without our cookie, without what ends here.
 fn to_product(request: &mut Request<Incoming>, upgrade: bool) {
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", hyper::http::uri::PathAndQuery::as_str);
     // A path that was a path stays one.
-    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    if request.uri().authority().is_some() {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
     strip_hop_by_hop(headers, upgrade);
-    let rest: Vec<String> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .map(str::trim)
-        .filter(|pair| !pair.starts_with(COOKIE) && !pair.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let mut rest = String::new();
+    for pair in cookies(headers).filter(|pair| !pair.starts_with(COOKIE) && !pair.is_empty()) {
+        if !rest.is_empty() {
+            rest.push_str("; ");
+        }
+        rest.push_str(pair);
+    }
     headers.remove(header::COOKIE);
-    if let Ok(rest) = HeaderValue::from_str(&rest.join("; "))
+    if let Ok(rest) = HeaderValue::try_from(rest)
         && !rest.is_empty()
     {
         headers.insert(header::COOKIE, rest);
@@ -478,7 +468,7 @@ mod tests {
         let headers =
             |text: &str| HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(text).unwrap())]);
         assert_eq!(
-            cookie(&headers("a=1; __Host-vitrine-preview=x.y; b=2")).as_deref(),
+            cookie(&headers("a=1; __Host-vitrine-preview=x.y; b=2")),
             Some("x.y")
         );
         assert_eq!(cookie(&headers("__Host-vitrine-preview2=x.y")), None);
@@ -517,7 +507,7 @@ mod tests {
 
     #[test]
     fn the_token_is_read_from_its_own_parameter_only() {
-        assert_eq!(token(&"/x?a=1&t=x.y".parse().unwrap()).as_deref(), Some("x.y"));
+        assert_eq!(token(&"/x?a=1&t=x.y".parse().unwrap()), Some("x.y"));
         assert_eq!(token(&"/x?tt=x.y".parse().unwrap()), None);
     }
 }

@@ -20,23 +20,38 @@ const OURS: [HeaderName; 8] = [
 ];
 
 /// Said to every visitor.
-const ALWAYS: [(&str, &str); 6] = [
+static ALWAYS: [(HeaderName, HeaderValue); 6] = [
     // A product may check where its own forms come from; nobody else learns anything.
-    ("referrer-policy", "same-origin"),
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     // Devices, identity and tracking: a preview needs none of them.
     (
-        "permissions-policy",
-        "accelerometer=(), attribution-reporting=(), bluetooth=(), browsing-topics=(), camera=(), display-capture=(), \
-         geolocation=(), gyroscope=(), hid=(), identity-credentials-get=(), idle-detection=(), local-fonts=(), \
-         magnetometer=(), microphone=(), midi=(), otp-credentials=(), payment=(), publickey-credentials-create=(), \
-         publickey-credentials-get=(), serial=(), storage-access=(), usb=(), window-management=(), xr-spatial-tracking=()",
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static(
+            "accelerometer=(), attribution-reporting=(), bluetooth=(), browsing-topics=(), camera=(), display-capture=(), \
+             geolocation=(), gyroscope=(), hid=(), identity-credentials-get=(), idle-detection=(), local-fonts=(), \
+             magnetometer=(), microphone=(), midi=(), otp-credentials=(), payment=(), publickey-credentials-create=(), \
+             publickey-credentials-get=(), serial=(), storage-access=(), usb=(), window-management=(), \
+             xr-spatial-tracking=()",
+        ),
     ),
     // The page from which a preview was opened stays out of its reach.
-    ("cross-origin-opener-policy", "same-origin"),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
     // Names are looked up as fast as a page can write them down.
-    ("x-dns-prefetch-control", "off"),
-    ("origin-agent-cluster", "?1"),
-    ("x-robots-tag", "noindex, nofollow"),
+    (
+        HeaderName::from_static("x-dns-prefetch-control"),
+        HeaderValue::from_static("off"),
+    ),
+    (
+        HeaderName::from_static("origin-agent-cluster"),
+        HeaderValue::from_static("?1"),
+    ),
+    (
+        HeaderName::from_static("x-robots-tag"),
+        HeaderValue::from_static("noindex, nofollow"),
+    ),
 ];
 
 /// The Content-Security-Policy of a preview whose script may talk to these hosts and that may be shown within these origins.
@@ -60,6 +75,8 @@ pub(super) fn policy(hosts: &[String], frame_ancestors: &[String]) -> Option<Hea
 
 /// Makes the headers of a product's answer those of a preview.
 pub(super) fn confine(headers: &mut HeaderMap, policy: &HeaderValue) {
+    // Room for all at once: each growth moves every header.
+    headers.reserve(ALWAYS.len() + 1);
     for name in &OURS {
         headers.remove(name);
     }
@@ -78,8 +95,8 @@ pub(super) fn confine(headers: &mut HeaderMap, policy: &HeaderValue) {
     for link in links {
         headers.append(header::LINK, link);
     }
-    for (name, value) in ALWAYS {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    for (name, value) in &ALWAYS {
+        headers.insert(name, value.clone());
     }
 }
 

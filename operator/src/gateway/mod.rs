@@ -34,6 +34,7 @@ use crate::{
 };
 use forward::Gateway;
 use routes::Routes;
+use visit::Book;
 
 /// Settings of the gateway.
 #[derive(Args, Clone, Debug)]
@@ -117,7 +118,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         readiness.clone(),
         move || for_text.text(),
     );
-    let gateway = Arc::new(Gateway::new(routes.clone(), metrics, audit));
+    let gateway = Arc::new(Gateway::new(routes.clone(), Book { audit, metrics }));
     tokio::select! {
         result = admin => result,
         result = listen(arguments.listen, gateway) => result,
@@ -145,6 +146,8 @@ async fn listen(address: SocketAddr, gateway: Arc<Gateway>) -> Result<()> {
 /// Serves one visitor's connection until it ends or its preview does.
 async fn connection(stream: TcpStream, source: IpAddr, gateway: Arc<Gateway>) {
     let lifeline = Arc::new(routes::Lifeline::default());
+    // The end of an answer must not wait for the acknowledgement of its beginning. If it cannot be set the connection is over.
+    let _ = stream.set_nodelay(true);
     let for_service = lifeline.clone();
     let service = service_fn(move |request| {
         let (gateway, lifeline) = (gateway.clone(), for_service.clone());

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     follow::{self, Table},
     health::Readiness,
-    link::KeyRing,
+    link::{KeyRing, LastGood},
     link_keys,
 };
 
@@ -69,18 +69,21 @@ pub(super) struct Found {
     pub(super) usage: Arc<Usage>,
     /// Connections to its pod.
     pub(super) idle: Arc<Idle>,
+    /// By which it was opened last.
+    pub(super) link: Arc<LastGood>,
 }
 
 struct Entry {
     route: watch::Sender<Route>,
     usage: Arc<Usage>,
     idle: Arc<Idle>,
+    link: Arc<LastGood>,
 }
 
 /// The routes.
 pub(super) struct Routes {
     by_label: RwLock<HashMap<String, Entry>>,
-    keys: RwLock<KeyRing>,
+    keys: RwLock<Arc<KeyRing>>,
     limits: RwLock<Limits>,
     since: Timestamp,
 }
@@ -108,6 +111,7 @@ impl Routes {
             route: entry.route.subscribe(),
             usage: entry.usage.clone(),
             idle: entry.idle.clone(),
+            link: entry.link.clone(),
         })
     }
 
@@ -134,7 +138,7 @@ impl Routes {
     }
 
     /// The keys of links.
-    pub(super) fn keys(&self) -> KeyRing {
+    pub(super) fn keys(&self) -> Arc<KeyRing> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -148,6 +152,7 @@ impl Table for Routes {
             route: watch::Sender::new(Route::Closed(Phase::Queued)),
             usage: Arc::default(),
             idle: Arc::default(),
+            link: Arc::default(),
         });
         if pod(&entry.route.borrow()) != pod(&route) {
             entry.idle = Arc::default();
@@ -247,7 +252,7 @@ async fn keys(client: Client, namespace: &str, routes: &Routes, readiness: &Read
                 if !ring.is_empty() {
                     readiness.present("link-keys");
                 }
-                *routes.keys.write().unwrap_or_else(PoisonError::into_inner) = ring;
+                *routes.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
             }
             Ok(Some(None)) => {
                 readiness.missing("link-keys", "the ConfigMap is gone: is the operator running?");
@@ -267,7 +272,13 @@ pub(super) struct Lifeline {
 impl Lifeline {
     /// From now on the connection ends when this route does.
     pub(super) fn hang_on(&self, route: &watch::Receiver<Route>) {
-        self.follows.send_replace(Some(route.clone()));
+        self.follows.send_if_modified(|follows| {
+            let other = follows.as_ref().is_none_or(|now| !now.same_channel(route));
+            if other {
+                *follows = Some(route.clone());
+            }
+            other
+        });
     }
 
     /// Returns when the connection must end.

@@ -47,7 +47,9 @@ impl Idle {
 
     fn keep(&self, sender: Sender) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|sender| !sender.is_closed());
+        if kept.len() == KEPT {
+            kept.retain(|sender| !sender.is_closed());
+        }
         if kept.len() < KEPT {
             kept.push(sender);
         }
@@ -91,6 +93,11 @@ pub(super) async fn send(
 
 /// Once the answer's body has been read the connection can take another request.
 fn keep_when_over(idle: &Arc<Idle>, mut sender: Sender) {
+    // A short answer is often all there with its head.
+    if sender.is_ready() {
+        idle.keep(sender);
+        return;
+    }
     // The table may forget the preview meanwhile: then nobody is to be kept for.
     let idle = Arc::downgrade(idle);
     tokio::spawn(async move {

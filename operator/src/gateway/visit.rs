@@ -3,93 +3,96 @@
 use std::{
     net::IpAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::{
+    Method, Uri,
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Metrics, usage::InUse};
+use super::{Metrics, routes::Upstream, usage::InUse};
 use crate::{
     audit::AuditLog,
     meter::{Budget, Spent},
 };
 
-/// A path is noted so far: what comes after tells nothing more about what happened.
-const PATH_CHARS: usize = 200;
+/// A path is noted so far, in bytes: what comes after tells nothing more about what happened.
+const PATH_BYTES: usize = 200;
 
 /// Why a body to a visitor broke off.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Where visits are noted.
+pub(super) struct Book {
+    pub(super) audit: AuditLog,
+    pub(super) metrics: Metrics,
+}
+
 /// What is noted of each request. Never a link or a cookie: of the address only the path is here.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Record {
-    pub(super) time: Timestamp,
-    pub(super) kind: &'static str,
+struct Record<'a> {
+    time: Timestamp,
+    kind: &'static str,
     /// Who asked: the visitor, or the last load balancer.
-    pub(super) source: IpAddr,
-    pub(super) preview: Option<String>,
-    pub(super) preview_uid: Option<String>,
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) status: u16,
-    pub(super) outcome: &'static str,
+    source: IpAddr,
+    preview: Option<&'a str>,
+    preview_uid: Option<&'a str>,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    outcome: &'static str,
     /// Bytes to the visitor, without heads.
-    pub(super) sent: u64,
-    pub(super) milliseconds: u128,
+    sent: u64,
+    milliseconds: u128,
 }
 
 /// A request from its head to the last byte of its answer; it is noted when this is dropped.
 pub(super) struct Visit {
     begun: Instant,
-    record: Record,
-    sent: AtomicU64,
-    audit: AuditLog,
-    metrics: Metrics,
+    time: Timestamp,
+    source: IpAddr,
+    method: Method,
+    uri: Uri,
+    upstream: Option<Arc<Upstream>>,
+    status: u16,
+    outcome: &'static str,
+    sent: u64,
+    book: Arc<Book>,
     in_use: Option<InUse>,
 }
 
 impl Visit {
     pub(super) fn begin(
+        time: Timestamp,
         source: IpAddr,
-        method: &str,
-        path: &str,
-        audit: &AuditLog,
-        metrics: &Metrics,
+        method: &Method,
+        uri: &Uri,
+        book: &Arc<Book>,
     ) -> Self {
         Self {
             begun: Instant::now(),
-            record: Record {
-                time: Timestamp::now(),
-                kind: "gateway",
-                source,
-                preview: None,
-                preview_uid: None,
-                method: method.to_owned(),
-                path: path.chars().take(PATH_CHARS).collect(),
-                status: 0,
-                outcome: "ok",
-                sent: 0,
-                milliseconds: 0,
-            },
-            sent: AtomicU64::new(0),
-            audit: audit.clone(),
-            metrics: metrics.clone(),
+            time,
+            source,
+            method: method.clone(),
+            uri: uri.clone(),
+            upstream: None,
+            status: 0,
+            outcome: "ok",
+            sent: 0,
+            book: book.clone(),
             in_use: None,
         }
     }
 
     /// It is for this preview.
-    pub(super) fn of(&mut self, preview: &str, uid: &str) {
-        self.record.preview = Some(preview.to_owned());
-        self.record.preview_uid = Some(uid.to_owned());
+    pub(super) fn of(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(upstream.clone());
     }
 
     /// It is carried: somebody is there for as long as it goes on.
@@ -99,26 +102,36 @@ impl Visit {
 
     /// How it was answered.
     pub(super) fn answered(&mut self, status: u16, outcome: &'static str) {
-        self.record.status = status;
-        self.record.outcome = outcome;
+        self.status = status;
+        self.outcome = outcome;
     }
 
     /// So many bytes went to the visitor.
-    pub(super) fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.sent += bytes;
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.record.sent = self.sent.load(Ordering::Relaxed);
-        self.record.milliseconds = self.begun.elapsed().as_millis();
-        self.metrics
-            .requests
-            .with_label_values(&[self.record.outcome])
-            .inc();
-        self.metrics.bytes.inc_by(self.record.sent);
-        self.audit.record(&self.record);
+        let path = self.uri.path();
+        let record = Record {
+            time: self.time,
+            kind: "gateway",
+            source: self.source,
+            preview: self.upstream.as_ref().map(|upstream| upstream.preview.as_str()),
+            preview_uid: self.upstream.as_ref().map(|upstream| upstream.uid.as_str()),
+            method: self.method.as_str(),
+            path: &path[..path.floor_char_boundary(PATH_BYTES)],
+            status: self.status,
+            outcome: self.outcome,
+            sent: self.sent,
+            milliseconds: self.begun.elapsed().as_millis(),
+        };
+        let metrics = &self.book.metrics;
+        metrics.requests.with_label_values(&[record.outcome]).inc();
+        metrics.bytes.inc_by(record.sent);
+        self.book.audit.record(&record);
     }
 }
 
@@ -146,7 +159,7 @@ impl Body for Counted {
         let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
         self.visit.sent(bytes);
         if !self.budget.take(bytes, self.limit) {
-            self.visit.record.outcome = "spent";
+            self.visit.outcome = "spent";
             return Poll::Ready(Some(Err(Spent.into())));
         }
         Poll::Ready(Some(Ok(frame)))

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -103,19 +103,40 @@ fn most_at_once(spans: &[(Timestamp, Timestamp)]) -> usize {
 }
 
 /// From the audit log, how long each thing was there that one kind of write makes and another lets go.
+///
+/// What has one name is there once at a time, so that its beginnings and ends take turns, whenever their answers were noted:
+/// a busy API server answers a create after others have seen it and had it deleted.
 fn spans(
     writes: &[Write],
     begins: impl Fn(&Write) -> Option<String>,
     ends: impl Fn(&Write) -> Option<String>,
 ) -> Vec<(Timestamp, Timestamp)> {
+    let mut things: BTreeMap<String, [Vec<&Write>; 2]> = BTreeMap::new();
+    for write in writes.iter().filter(|write| write.is_done()) {
+        for (which, thing) in [begins(write), ends(write)].into_iter().enumerate() {
+            if let Some(thing) = thing {
+                things.entry(thing).or_default()[which].push(write);
+            }
+        }
+    }
     let mut spans = vec![];
-    for (at, write) in writes.iter().enumerate().filter(|(_, w)| w.is_done()) {
-        let Some(thing) = begins(write) else { continue };
-        let end = writes[at..]
-            .iter()
-            .filter(|w| w.is_done())
-            .find(|w| ends(w).as_ref() == Some(&thing));
-        spans.push((write.answered, end.map_or(Timestamp::MAX, |w| w.received)));
+    for [mut begun, mut ended] in things.into_values() {
+        begun.sort_by_key(|write| write.received);
+        ended.sort_by_key(|write| write.received);
+        let mut ended = ended.into_iter().peekable();
+        for (at, begin) in begun.iter().enumerate() {
+            let next = begun.get(at + 1);
+            // What was over before this began is the end of something else.
+            while ended.next_if(|end| end.answered < begin.received).is_some() {}
+            let end = ended.next_if(|end| next.is_none_or(|next| end.received < next.answered));
+            let end = match (end, next) {
+                (Some(end), _) => end.received,
+                // Whoever ended it was never told that it worked.
+                (None, Some(next)) => next.received,
+                (None, None) => Timestamp::MAX,
+            };
+            spans.push((begin.answered, end));
+        }
     }
     spans
 }
@@ -183,7 +204,7 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         .collect();
     assert!(
         most_at_once(&slots) <= CAP,
-        "{dimension:?}: slots in the audit log"
+        "{dimension:?}: slots in the audit log: {slots:#?}"
     );
     assert!(names.len() <= CAP, "{dimension:?}: {names:?}");
     // A pod is let go of only when its end is recorded.
@@ -283,6 +304,72 @@ fn is_ready(preview: &vitrine_crds::PreviewSandbox) -> bool {
 
 fn position(preview: &vitrine_crds::PreviewSandbox) -> Option<i32> {
     preview.status.as_ref().and_then(|s| s.queue_position)
+}
+
+/// A write of a thing, received and answered at these seconds.
+fn write(verb: &str, thing: &str, received: i64, answered: i64) -> Write {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    Write {
+        received: at(received),
+        answered: at(answered),
+        verb: verb.to_owned(),
+        resource: "leases".to_owned(),
+        subresource: None,
+        namespace: None,
+        name: Some(thing.to_owned()),
+        user: String::new(),
+        agent: String::new(),
+        code: 200,
+    }
+}
+
+#[test]
+fn a_thing_that_was_made_and_let_go_again_and_again_was_there_once_at_a_time() {
+    let seconds = |writes: &[Write]| {
+        let of = |verb: &'static str| move |w: &Write| w.name.clone().filter(|_| w.verb == verb);
+        let spans = spans(writes, of("create"), of("delete"));
+        let ended = spans
+            .iter()
+            .map(|(from, until)| (from.as_second(), until.as_second()));
+        ended.collect::<Vec<_>>()
+    };
+    let end = Timestamp::MAX.as_second();
+    // One after the other, the last one still there, beside another one.
+    let plain = [
+        write("create", "a", 1, 2),
+        write("create", "b", 1, 2),
+        write("delete", "a", 5, 6),
+        write("create", "a", 7, 8),
+    ];
+    assert_eq!(seconds(&plain), [(2, 5), (8, end), (2, end)]);
+    // The first create was answered after what it made had been deleted.
+    let late = [
+        write("delete", "a", 3, 4),
+        write("create", "a", 1, 5),
+        write("create", "a", 6, 7),
+        write("delete", "a", 9, 10),
+    ];
+    assert_eq!(seconds(&late), [(5, 3), (7, 9)]);
+    // The delete was answered after the next create, or nobody heard of it, or it is of a time before.
+    let crossed = [
+        write("create", "a", 1, 2),
+        write("create", "a", 4, 5),
+        write("delete", "a", 3, 6),
+        write("delete", "a", 8, 9),
+    ];
+    assert_eq!(seconds(&crossed), [(2, 3), (5, 8)]);
+    let unheard = [
+        write("create", "a", 1, 2),
+        write("create", "a", 4, 5),
+        write("delete", "a", 8, 9),
+    ];
+    assert_eq!(seconds(&unheard), [(2, 4), (5, 8)]);
+    let before = [
+        write("delete", "a", 0, 1),
+        write("create", "a", 2, 3),
+        write("delete", "a", 8, 9),
+    ];
+    assert_eq!(seconds(&before), [(3, 8)]);
 }
 
 #[test]

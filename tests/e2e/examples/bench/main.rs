@@ -13,7 +13,32 @@ mod pods;
 mod setup;
 mod stats;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// A program compiled for speed aborts when it panics, and drops nothing: what it has started ends here.
+fn end_children_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let threads = std::fs::read_dir("/proc/self/task")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let children =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let pids: String = children.collect();
+        for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            // It may have ended already.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }));
+}
+
 fn main() {
+    end_children_on_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let number = |text: &str| {
