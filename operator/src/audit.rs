@@ -1,15 +1,14 @@
 //! A line of JSON for each thing that was let through or refused, for whoever must answer for it later. Writes to one file or
 //! to standard output, from a thread of its own.
 //!
-//! Traffic never waits for it: what the buffer cannot hold is dropped and counted.
+//! Traffic never waits for it: what the buffer cannot hold, or the file does not take, is dropped and counted.
 
 use std::{
     fs::OpenOptions,
-    io::Write,
+    io::{self, ErrorKind, Write},
     mem,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -22,8 +21,10 @@ use crate::error::{Error, Result};
 const BUFFERED: usize = 1 << 20;
 /// Lines that come within this time are written together: to wake the writer for each would cost traffic more than the lines.
 const GATHERED: Duration = Duration::from_millis(10);
+/// How long a process that ends waits for a file that takes nothing.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Takes records. Its copies share one buffer; when the last one is dropped all that waits is written first.
+/// Takes records. Its copies share one buffer; when the last one is dropped what waits is written first.
 #[derive(Clone, Debug)]
 pub struct AuditLog(Arc<Log>);
 
@@ -31,7 +32,6 @@ pub struct AuditLog(Arc<Log>);
 struct Log {
     lines: Arc<Lines>,
     dropped: IntCounter,
-    writer: Option<JoinHandle<()>>,
 }
 
 /// What waits to be written.
@@ -44,7 +44,10 @@ struct Lines {
 #[derive(Debug, Default)]
 struct Waiting {
     text: Vec<u8>,
+    /// Nothing more will come.
     over: bool,
+    /// All is written.
+    done: bool,
 }
 
 impl Lines {
@@ -58,19 +61,15 @@ impl Lines {
         if waiting.text.len() + line.len() >= BUFFERED {
             return false;
         }
-        let first = waiting.text.is_empty();
+        let before = waiting.text.len();
         waiting.text.extend_from_slice(line);
         waiting.text.push(b'\n');
+        let crosses = before < BUFFERED / 2 && waiting.text.len() >= BUFFERED / 2;
         drop(waiting);
-        if first {
-            self.changed.notify_one();
+        if before == 0 || crosses {
+            self.changed.notify_all();
         }
         true
-    }
-
-    fn end(&self) {
-        self.lock().over = true;
-        self.changed.notify_one();
     }
 
     /// Waits for lines and swaps them for an empty buffer; false once no more will come.
@@ -80,10 +79,11 @@ impl Lines {
             .changed
             .wait_while(self.lock(), |waiting| waiting.text.is_empty() && !waiting.over)
             .unwrap_or_else(PoisonError::into_inner);
-        // Only the end shortens this.
         let (mut waiting, _) = self
             .changed
-            .wait_timeout_while(waiting, GATHERED, |waiting| !waiting.over)
+            .wait_timeout_while(waiting, GATHERED, |waiting| {
+                !waiting.over && waiting.text.len() < BUFFERED / 2
+            })
             .unwrap_or_else(PoisonError::into_inner);
         mem::swap(&mut waiting.text, taken);
         !taken.is_empty()
@@ -112,14 +112,10 @@ impl AuditLog {
     }
 
     fn to(out: impl Write + Send + 'static) -> Self {
-        let lines = Arc::new(Lines::default());
-        let for_writer = lines.clone();
-        let writer = std::thread::spawn(move || write(&for_writer, out));
-        Self(Arc::new(Log {
-            lines,
-            dropped: dropped(),
-            writer: Some(writer),
-        }))
+        let (lines, dropped) = (Arc::new(Lines::default()), dropped());
+        let (for_writer, lost) = (lines.clone(), dropped.clone());
+        std::thread::spawn(move || write(&for_writer, out, &lost));
+        Self(Arc::new(Log { lines, dropped }))
     }
 
     /// How many records were dropped.
@@ -138,30 +134,69 @@ impl AuditLog {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.lines.end();
-        if let Some(writer) = self.writer.take() {
-            // It has nothing to say: what it could not write is in the log.
-            let _ = writer.join();
+        let mut waiting = self.lines.lock();
+        waiting.over = true;
+        self.lines.changed.notify_all();
+        let done = self
+            .lines
+            .changed
+            .wait_timeout_while(waiting, LAST_WORDS, |waiting| !waiting.done);
+        if done.is_ok_and(|(_, late)| late.timed_out()) {
+            tracing::warn!("the last audit records could not be written in time");
         }
     }
+}
+
+/// As much of a text as is noted, at most so many bytes: strangers say how long it is.
+pub fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 fn dropped() -> IntCounter {
     let opts = Opts::new(
         "vitrine_audit_dropped_total",
-        "audit records that were dropped because their buffer was full",
+        "audit records that were dropped because their buffer was full or they could not be written",
     );
     // Only a name that Prometheus does not allow could fail.
     IntCounter::with_opts(opts).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-fn write(lines: &Lines, mut out: impl Write) {
+fn write(lines: &Lines, mut out: impl Write, dropped: &IntCounter) {
     let mut taken = vec![];
+    let mut torn = false;
     while lines.take(&mut taken) {
-        if let Err(error) = out.write_all(&taken).and_then(|()| out.flush()) {
-            tracing::warn!(%error, "failed to write audit records");
+        if torn {
+            // What is left of the line that broke off must not spoil the next one.
+            taken.insert(0, b'\n');
+        }
+        let (written, result) = put(&mut out, &taken);
+        torn = match written {
+            0 => torn,
+            some => taken[some - 1] != b'\n',
+        };
+        if let Err(error) = result {
+            let lost = taken[written..].split_inclusive(|byte| *byte == b'\n');
+            let lost = lost.filter(|line| line.len() > 1).count();
+            dropped.inc_by(lost as u64);
+            tracing::warn!(%error, lost, "failed to write audit records");
         }
     }
+    lines.lock().done = true;
+    lines.changed.notify_all();
+}
+
+/// Writes as much as can be; how many bytes that were, and why not more.
+fn put(out: &mut impl Write, text: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < text.len() {
+        match out.write(&text[written..]) {
+            Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
+            Ok(some) => written += some,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, out.flush())
 }
 
 #[cfg(test)]
@@ -206,6 +241,54 @@ mod tests {
         let text = String::from_utf8(seen.iter().flatten().collect()).unwrap();
         let wanted: Vec<_> = (0..1000).map(|n| format!("{{\"n\":{n}}}")).collect();
         assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+    }
+
+    /// A disk that is full after some bytes, once, and then has room again.
+    struct Full {
+        room: usize,
+        kept: Sender<Vec<u8>>,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            let taken = text.len().min(self.room);
+            self.room = usize::MAX;
+            if taken == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let _ = self.kept.send(text[..taken].to_vec());
+            // The next attempt fails.
+            self.room = if taken < text.len() { 0 } else { self.room };
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_spoils_no_other_line() {
+        let lines = Lines::default();
+        let dropped = dropped();
+        let (kept, keeps) = channel();
+        for line in ["one", "two", "three"] {
+            lines.add(line.as_bytes());
+        }
+        std::thread::scope(|scope| {
+            // Breaks off in the second line.
+            let writer = scope.spawn(|| write(&lines, Full { room: 6, kept }, &dropped));
+            while dropped.get() < 2 {
+                std::thread::yield_now();
+            }
+            lines.add(b"four");
+            lines.lock().over = true;
+            lines.changed.notify_all();
+            writer.join().unwrap();
+        });
+        assert_eq!(dropped.get(), 2);
+        let text: Vec<u8> = keeps.iter().flatten().collect();
+        assert_eq!(String::from_utf8(text).unwrap(), "one\ntw\nfour\n");
     }
 
     #[test]

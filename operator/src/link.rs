@@ -175,7 +175,7 @@ struct Good {
 }
 
 impl LastGood {
-    /// As [`KeyRing::check`], which is asked only about a link that is not the last one.
+    /// As [`KeyRing::check`], which is asked only about a link that is not the last one, or whose keys have changed.
     ///
     /// # Errors
     /// Why it opens nothing.
@@ -186,6 +186,9 @@ impl LastGood {
         label: &str,
         now: Timestamp,
     ) -> Result<(), BadLink> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(BadLink::Malformed);
+        }
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some(good) = &*self.last()
             && good.digest == digest

@@ -31,7 +31,7 @@ use super::{
     hello::{self, BadHello},
 };
 use crate::{
-    audit::AuditLog,
+    audit::{self, AuditLog},
     error::{Error, Result},
     meter::{self, Metered},
 };
@@ -46,6 +46,8 @@ const DIAL: Duration = Duration::from_secs(5);
 const ADDRESSES: usize = 3;
 /// How long the first bytes of TLS may take.
 const HELLO: Duration = Duration::from_secs(10);
+/// A name and its port are noted so far, in bytes: a name has at most 253 (RFC 1035, section 2.3.4), a preview may ask for any text.
+const TARGET_BYTES: usize = 260;
 
 /// The proxy's one service.
 pub(super) struct Proxy {
@@ -222,7 +224,10 @@ impl Proxy {
             source,
             preview: None,
             preview_uid: None,
-            target: request.uri().authority().map(ToString::to_string),
+            target: request
+                .uri()
+                .authority()
+                .map(|target| audit::cut(target.as_str(), TARGET_BYTES).to_owned()),
             address: None,
             outcome: "",
             sent: 0,

@@ -375,12 +375,18 @@ fn wants_upgrade(headers: &HeaderMap) -> Result<bool, Stop> {
     }
 }
 
+/// The path alone of an address that names more (RFC 9112, section 3.2); `None` if there is nothing more.
+fn origin_form(uri: &Uri) -> Option<Uri> {
+    uri.authority()?;
+    // Of "http://host#x" the path is empty, which in a request line would be two spaces.
+    let path = uri.path_and_query().filter(|path| path.as_str() != "/");
+    Some(path.cloned().map_or_else(|| Uri::from_static("/"), Uri::from))
+}
+
 /// Makes a visitor's request one to the product: without our cookie, without what ends here.
 fn to_product(request: &mut Request<Incoming>, upgrade: bool) {
-    // A path that was a path stays one.
-    if request.uri().authority().is_some() {
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    if let Some(path) = origin_form(request.uri()) {
+        *request.uri_mut() = path;
     }
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
@@ -503,6 +509,27 @@ mod tests {
         assert!(matches!(wants_upgrade(&HeaderMap::new()), Ok(false)));
         assert!(matches!(wants_upgrade(&headers("WebSocket")), Ok(true)));
         assert!(wants_upgrade(&headers("h2c")).is_err());
+    }
+
+    #[test]
+    fn a_product_is_asked_for_a_path_whatever_the_visitor_named_with_it() {
+        let asked = |target: &'static str| {
+            let uri = Uri::try_from(target).unwrap();
+            origin_form(&uri).map_or_else(|| target.to_owned(), |path| path.to_string())
+        };
+        for (target, wanted) in [
+            ("/a?b", "/a?b"),
+            ("*", "*"),
+            ("h:80", "/"),
+            ("http://h", "/"),
+            ("http://h/", "/"),
+            ("http://h#f", "/"),
+            ("http://h/p?q", "/p?q"),
+            ("http://h/p#f", "/p"),
+            ("http://h?q", "/?q"),
+        ] {
+            assert_eq!(asked(target), wanted, "{target}");
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) async fn send(
 ) -> Result<Response<Incoming>, String> {
     // A request whose connection the product closed at the same moment is not sent again: it may not bear it. One that was never
     // sent comes back and is.
-    let request = match idle.take().filter(|_| !upgrade) {
+    let request = match (!upgrade).then(|| idle.take()).flatten() {
         Some(mut kept) => match kept.try_send_request(request).await {
             Ok(response) => {
                 keep_when_over(idle, kept);

@@ -17,12 +17,14 @@ use serde::Serialize;
 
 use super::{Metrics, routes::Upstream, usage::InUse};
 use crate::{
-    audit::AuditLog,
+    audit::{self, AuditLog},
     meter::{Budget, Spent},
 };
 
 /// A path is noted so far, in bytes: what comes after tells nothing more about what happened.
 const PATH_BYTES: usize = 200;
+/// The longest method that is registered has 17 bytes (IANA HTTP Method Registry); a stranger may send any.
+const METHOD_BYTES: usize = 20;
 
 /// Why a body to a visitor broke off.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,7 +60,8 @@ pub(super) struct Visit {
     time: Timestamp,
     source: IpAddr,
     method: Method,
-    uri: Uri,
+    /// Its own copy: a visit may last, and a part of the request's head would keep all of it.
+    path: Box<str>,
     upstream: Option<Arc<Upstream>>,
     status: u16,
     outcome: &'static str,
@@ -80,7 +83,7 @@ impl Visit {
             time,
             source,
             method: method.clone(),
-            uri: uri.clone(),
+            path: audit::cut(uri.path(), PATH_BYTES).into(),
             upstream: None,
             status: 0,
             outcome: "ok",
@@ -114,15 +117,14 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let path = self.uri.path();
         let record = Record {
             time: self.time,
             kind: "gateway",
             source: self.source,
             preview: self.upstream.as_ref().map(|upstream| upstream.preview.as_str()),
             preview_uid: self.upstream.as_ref().map(|upstream| upstream.uid.as_str()),
-            method: self.method.as_str(),
-            path: &path[..path.floor_char_boundary(PATH_BYTES)],
+            method: audit::cut(self.method.as_str(), METHOD_BYTES),
+            path: &self.path,
             status: self.status,
             outcome: self.outcome,
             sent: self.sent,

@@ -85,60 +85,71 @@ async fn trouble(house: &House, name: &str, seed: u64, mut stop: watch::Receiver
     done
 }
 
-/// The most of these spans that cover one moment. A span lasts from the answer of what began it to the request of what ended
-/// it: for so long, at least, it was there.
-fn most_at_once(spans: &[(Timestamp, Timestamp)]) -> usize {
+/// The most of these spans that cover one moment, and the first such moment. A span lasts from the answer of what began it to
+/// the request of what ended it: for so long, at least, it was there.
+fn most_at_once(spans: impl Iterator<Item = (Timestamp, Timestamp)>) -> (usize, Option<Timestamp>) {
     let mut edges: Vec<(Timestamp, i32)> = vec![];
-    for (from, until) in spans.iter().filter(|(from, until)| from < until) {
-        edges.extend([(*from, 1), (*until, -1)]);
+    for (from, until) in spans.filter(|(from, until)| from < until) {
+        edges.extend([(from, 1), (until, -1)]);
     }
     // An end at the very moment of a beginning comes first.
     edges.sort_unstable();
-    let (mut now, mut most) = (0, 0);
-    for (_, step) in edges {
+    let (mut now, mut most, mut peak) = (0, 0, None);
+    for (at, step) in edges {
         now += step;
-        most = most.max(now);
+        if now > most {
+            (most, peak) = (now, Some(at));
+        }
     }
-    usize::try_from(most).unwrap()
+    (usize::try_from(most).unwrap(), peak)
 }
 
-/// From the audit log, how long each thing was there that one kind of write makes and another lets go.
-///
-/// What has one name is there once at a time, so that its beginnings and ends take turns, whenever their answers were noted:
-/// a busy API server answers a create after others have seen it and had it deleted.
-fn spans(
-    writes: &[Write],
-    begins: impl Fn(&Write) -> Option<String>,
-    ends: impl Fn(&Write) -> Option<String>,
-) -> Vec<(Timestamp, Timestamp)> {
-    let mut things: BTreeMap<String, [Vec<&Write>; 2]> = BTreeMap::new();
-    for write in writes.iter().filter(|write| write.is_done()) {
-        for (which, thing) in [begins(write), ends(write)].into_iter().enumerate() {
-            if let Some(thing) = thing {
-                things.entry(thing).or_default()[which].push(write);
-            }
+/// All that was written in the cells whose pods were there at a moment.
+fn told(writes: &[Write], pods: &BTreeMap<String, (Timestamp, Timestamp)>, at: Option<Timestamp>) -> String {
+    let mut text = String::new();
+    for (cell, (from, until)) in pods {
+        if at.is_none_or(|at| at < *from || at >= *until) {
+            continue;
+        }
+        text += &format!("{cell}: pod from {from} until {until}\n");
+        for w in writes
+            .iter()
+            .filter(|w| w.namespace.as_ref() == Some(cell) || w.name.as_ref() == Some(cell))
+        {
+            let line = (w.received, w.answered, w.label(), w.code, &w.user);
+            text += &format!("    {line:?}\n");
         }
     }
-    let mut spans = vec![];
-    for [mut begun, mut ended] in things.into_values() {
-        begun.sort_by_key(|write| write.received);
-        ended.sort_by_key(|write| write.received);
-        let mut ended = ended.into_iter().peekable();
-        for (at, begin) in begun.iter().enumerate() {
-            let next = begun.get(at + 1);
-            // What was over before this began is the end of something else.
-            while ended.next_if(|end| end.answered < begin.received).is_some() {}
-            let end = ended.next_if(|end| next.is_none_or(|next| end.received < next.answered));
-            let end = match (end, next) {
-                (Some(end), _) => end.received,
-                // Whoever ended it was never told that it worked.
-                (None, Some(next)) => next.received,
-                (None, None) => Timestamp::MAX,
-            };
-            spans.push((begin.answered, end));
-        }
+    text
+}
+
+/// From the audit log, how long each preview's pod was there: one a cell, let go of only when its end is recorded.
+fn pods(writes: &[Write]) -> BTreeMap<String, (Timestamp, Timestamp)> {
+    let mut pods = BTreeMap::new();
+    for made in writes
+        .iter()
+        .filter(|w| w.is_done() && w.label() == "create pods")
+    {
+        let Some(cell) = made
+            .namespace
+            .clone()
+            .filter(|n| n.starts_with(names::CELL_PREFIX))
+        else {
+            continue;
+        };
+        let released = writes
+            .iter()
+            .filter(|w| w.namespace.as_ref() == Some(&cell) && w.label() == "patch pods" && may_be_done(w))
+            .map(|w| w.received)
+            .min();
+        pods.insert(cell, (made.answered, released.unwrap_or(Timestamp::MAX)));
     }
-    spans
+    pods
+}
+
+/// Whether a write took effect, or may have: of one whose writer was killed meanwhile the API server does not know either.
+fn may_be_done(write: &Write) -> bool {
+    write.is_done() || write.code < 200 || write.code >= 500
 }
 
 /// One round in which this dimension is the narrow one.
@@ -190,42 +201,28 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         "{dimension:?}: slots at once"
     );
     let writes = house.writes(before);
-    let slot = |verb: &'static str| {
-        move |w: &Write| {
-            let name = w.name.clone().filter(|n| n.starts_with(dimension.as_str()))?;
-            (w.label() == format!("{verb} leases")).then_some(name)
-        }
-    };
-    let slots = spans(&writes, slot("create"), slot("delete"));
-    let names: BTreeSet<_> = writes
+    // There is one Lease of a name at a time: so many names, so many slots at once.
+    let taken: Vec<_> = writes
         .iter()
-        .filter(|w| w.is_done())
-        .filter_map(slot("create"))
+        .filter(|w| w.is_done() && w.label() == "create leases")
+        .filter_map(|w| w.name.clone().filter(|n| n.starts_with(dimension.as_str())))
         .collect();
-    assert!(
-        most_at_once(&slots) <= CAP,
-        "{dimension:?}: slots in the audit log: {slots:#?}"
-    );
+    let names: BTreeSet<_> = taken.iter().collect();
     assert!(names.len() <= CAP, "{dimension:?}: {names:?}");
-    // A pod is let go of only when its end is recorded.
-    let pod = |label: &'static str| {
-        move |w: &Write| {
-            let cell = w
-                .namespace
-                .clone()
-                .filter(|n| n.starts_with(names::CELL_PREFIX))?;
-            (w.label() == label).then_some(cell)
-        }
-    };
-    let pods = most_at_once(&spans(&writes, pod("create pods"), pod("patch pods")));
-    assert!(pods <= CAP, "{dimension:?}: {pods} pods at once in the audit log");
+    let pods = pods(&writes);
+    let (pods_at_once, peak) = most_at_once(pods.values().copied());
+    assert!(
+        pods_at_once <= CAP,
+        "{dimension:?}: {pods_at_once} pods at once in the audit log, at {peak:?}:\n{}",
+        told(&writes, &pods, peak)
+    );
     let sums = done
         .iter()
         .fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
     println!(
-        "  {} seed {seed}: {} slots taken, {pods} pods at once, {} ends; {} kills, {} delays; {:.0} s",
+        "  {} seed {seed}: {} slots taken, {pods_at_once} pods at once, {} ends; {} kills, {} delays; {:.0} s",
         dimension.as_str(),
-        slots.len(),
+        taken.len(),
         history.ends(),
         sums[0],
         sums[1],
@@ -306,75 +303,38 @@ fn position(preview: &vitrine_crds::PreviewSandbox) -> Option<i32> {
     preview.status.as_ref().and_then(|s| s.queue_position)
 }
 
-/// A write of a thing, received and answered at these seconds.
-fn write(verb: &str, thing: &str, received: i64, answered: i64) -> Write {
-    let at = |second| Timestamp::from_second(second).unwrap();
-    Write {
-        received: at(received),
-        answered: at(answered),
-        verb: verb.to_owned(),
-        resource: "leases".to_owned(),
-        subresource: None,
-        namespace: None,
-        name: Some(thing.to_owned()),
-        user: String::new(),
-        agent: String::new(),
-        code: 200,
-    }
-}
-
-#[test]
-fn a_thing_that_was_made_and_let_go_again_and_again_was_there_once_at_a_time() {
-    let seconds = |writes: &[Write]| {
-        let of = |verb: &'static str| move |w: &Write| w.name.clone().filter(|_| w.verb == verb);
-        let spans = spans(writes, of("create"), of("delete"));
-        let ended = spans
-            .iter()
-            .map(|(from, until)| (from.as_second(), until.as_second()));
-        ended.collect::<Vec<_>>()
-    };
-    let end = Timestamp::MAX.as_second();
-    // One after the other, the last one still there, beside another one.
-    let plain = [
-        write("create", "a", 1, 2),
-        write("create", "b", 1, 2),
-        write("delete", "a", 5, 6),
-        write("create", "a", 7, 8),
-    ];
-    assert_eq!(seconds(&plain), [(2, 5), (8, end), (2, end)]);
-    // The first create was answered after what it made had been deleted.
-    let late = [
-        write("delete", "a", 3, 4),
-        write("create", "a", 1, 5),
-        write("create", "a", 6, 7),
-        write("delete", "a", 9, 10),
-    ];
-    assert_eq!(seconds(&late), [(5, 3), (7, 9)]);
-    // The delete was answered after the next create, or nobody heard of it, or it is of a time before.
-    let crossed = [
-        write("create", "a", 1, 2),
-        write("create", "a", 4, 5),
-        write("delete", "a", 3, 6),
-        write("delete", "a", 8, 9),
-    ];
-    assert_eq!(seconds(&crossed), [(2, 3), (5, 8)]);
-    let unheard = [
-        write("create", "a", 1, 2),
-        write("create", "a", 4, 5),
-        write("delete", "a", 8, 9),
-    ];
-    assert_eq!(seconds(&unheard), [(2, 4), (5, 8)]);
-    let before = [
-        write("delete", "a", 0, 1),
-        write("create", "a", 2, 3),
-        write("delete", "a", 8, 9),
-    ];
-    assert_eq!(seconds(&before), [(3, 8)]);
-}
-
 #[test]
 fn spans_that_only_touch_are_not_at_once() {
     let at = |second| Timestamp::from_second(second).unwrap();
-    assert_eq!(most_at_once(&[(at(1), at(3)), (at(3), at(5))]), 1);
-    assert_eq!(most_at_once(&[(at(1), at(4)), (at(3), at(5)), (at(3), at(9))]), 3);
+    let most = |spans: &[(i64, i64)]| most_at_once(spans.iter().map(|(from, until)| (at(*from), at(*until))));
+    assert_eq!(most(&[(1, 3), (3, 5)]), (1, Some(at(1))));
+    assert_eq!(most(&[(1, 4), (3, 5), (3, 9)]), (3, Some(at(3))));
+    // Let go of before the answer that it was made.
+    assert_eq!(most(&[(1, 4), (3, 2)]), (1, Some(at(1))));
+}
+
+#[test]
+fn a_release_of_which_nobody_heard_ends_a_pod_and_a_refused_one_does_not() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let write = |verb: &str, received, code| Write {
+        received: at(received),
+        answered: at(received + 1),
+        verb: verb.to_owned(),
+        resource: "pods".to_owned(),
+        subresource: None,
+        namespace: Some(format!("{}a", names::CELL_PREFIX)),
+        name: None,
+        user: String::new(),
+        agent: String::new(),
+        code,
+    };
+    let until = |code| {
+        pods(&[write("create", 1, 201), write("patch", 5, code)])
+            .values()
+            .next()
+            .unwrap()
+            .1
+    };
+    assert_eq!([until(200), until(504), until(0)], [at(5); 3]);
+    assert_eq!(until(409), Timestamp::MAX);
 }
