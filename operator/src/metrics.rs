@@ -24,6 +24,8 @@ pub struct Metrics {
     pub ready_seconds: Histogram,
     /// Seconds from the end's cause to its proof.
     pub end_seconds: Histogram,
+    /// For how long the preview that has been ending for the longest has been, in seconds.
+    pub longest_end_seconds: IntGauge,
     /// Previews taken for abuse, by what was done.
     pub abuse: IntCounterVec,
     /// Previews that were given less processor time.
@@ -82,6 +84,11 @@ impl Metrics {
             "nodes that get no previews because isolation did not hold on them",
         )?;
         registry.register(Box::new(nodes_set_aside.clone()))?;
+        let longest_end_seconds = IntGauge::new(
+            "vitrine_preview_longest_end_seconds",
+            "for how long the preview that has been ending for the longest has been",
+        )?;
+        registry.register(Box::new(longest_end_seconds.clone()))?;
         let metrics = Self {
             reconciles: counters(
                 "vitrine_reconciles_total",
@@ -110,6 +117,7 @@ impl Metrics {
                 "previews that were given less processor time",
             )?,
             nodes_set_aside,
+            longest_end_seconds,
             malformed: counter(
                 "vitrine_malformed_objects_total",
                 "objects that could not be read and were set aside",
@@ -142,6 +150,7 @@ impl Metrics {
         for cause in [
             StatusReason::IsolationBroken,
             StatusReason::SealBroken,
+            StatusReason::NetworkNotEnforcing,
             StatusReason::ProbeFailed,
             StatusReason::Unproven,
         ] {
@@ -155,6 +164,7 @@ impl Metrics {
     pub fn stands_by(&self) {
         self.receipts_waiting.set(0);
         self.nodes_set_aside.set(0);
+        self.longest_end_seconds.set(0);
         for phase in Phase::ALL {
             self.previews.with_label_values(&[phase.as_str()]).set(0);
         }

@@ -14,7 +14,10 @@ use kube::{
     api::{DeleteParams, ListParams, Preconditions},
 };
 use tokio::time::Instant;
-use vitrine_crds::{POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox};
+use vitrine_crds::{
+    POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
+    conditions::{self, types},
+};
 use vitrine_policies::{capacity, cell::pod::GRACE_SECONDS, names, slots};
 
 use super::{
@@ -65,18 +68,35 @@ pub async fn run(context: Arc<Context>) {
 
 fn count(context: &Context) {
     let previews = context.watched.previews.state();
+    let readable = || previews.iter().filter_map(|guarded| guarded.0.as_ref().ok());
     for phase in Phase::ALL {
-        let count = previews
-            .iter()
-            .filter_map(|guarded| guarded.0.as_ref().ok())
-            .filter(|p| p.status.as_ref().map_or(Phase::Queued, |s| s.phase) == phase)
-            .count();
+        let count = readable().filter(|p| self::phase(p) == phase).count();
         context
             .metrics
             .previews
             .with_label_values(&[phase.as_str()])
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+    let longest = longest_end(readable(), Timestamp::now());
+    context.metrics.longest_end_seconds.set(longest);
+}
+
+fn phase(preview: &PreviewSandbox) -> Phase {
+    preview
+        .status
+        .as_ref()
+        .map_or(Phase::Queued, |status| status.phase)
+}
+
+/// For how many seconds the preview that has been ending for the longest has been; 0 if none is.
+fn longest_end<'a>(previews: impl Iterator<Item = &'a PreviewSandbox>, now: Timestamp) -> i64 {
+    previews
+        .filter(|preview| phase(preview) == Phase::Ending)
+        .filter_map(|preview| conditions::find(&preview.status.as_ref()?.conditions, types::EXPIRED))
+        .map(|expired| now.duration_since(expired.last_transition_time.0).as_secs())
+        .max()
+        .unwrap_or_default()
+        .max(0)
 }
 
 /// Since when the policy has been as it is, as far as this process knows.
@@ -250,4 +270,30 @@ async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
         },
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_end_is_that_of_a_preview_that_ends_still() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let preview = |phase: &str, since: i64| -> PreviewSandbox {
+            serde_json::from_value(json!({
+                "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox", "metadata": {"name": "a"},
+                "spec": {"listingRef": {"name": "l"}, "subject": "s"},
+                "status": {"phase": phase, "conditions": [{"type": "Expired", "status": "True", "reason": "TimeOver",
+                    "message": "", "lastTransitionTime": at(since).to_string()}]}
+            }))
+            .unwrap()
+        };
+        let all = [preview("Ended", 10), preview("Ending", 60), preview("Ending", 90)];
+        assert_eq!(longest_end(all.iter(), at(100)), 40);
+        // A clock that is behind makes no negative time.
+        assert_eq!(longest_end(all.iter(), at(50)), 0);
+        assert_eq!(longest_end(all[..1].iter(), at(100)), 0);
+    }
 }

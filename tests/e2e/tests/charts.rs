@@ -363,12 +363,42 @@ fn alerts_fire_when_their_tests_say_so_and_not_before() {
     )
     .unwrap();
     program::run(&tool("promtool"), &["test", "rules", &rules("tests.yaml")]).unwrap();
+    let tests: Value = serde_yaml::from_str(&fs::read_to_string(rules("tests.yaml")).unwrap()).unwrap();
+    let tests = tests["tests"].as_array().unwrap();
+    let each = |part: &'static str| {
+        tests
+            .iter()
+            .flat_map(move |test| test[part].as_array().into_iter().flatten())
+    };
+    let fired: Vec<_> = each("alert_rule_test")
+        .filter(|test| {
+            test["exp_alerts"]
+                .as_array()
+                .is_some_and(|alerts| !alerts.is_empty())
+        })
+        .filter_map(|test| test["alertname"].as_str())
+        .collect();
+    let asked: Vec<_> = each("promql_expr_test")
+        .filter_map(|test| test["expr"].as_str())
+        .collect();
+    let file: Value = serde_yaml::from_str(&fs::read_to_string(rules("vitrine.yaml")).unwrap()).unwrap();
+    for rule in file["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+    {
+        let tested = match (rule["alert"].as_str(), rule["record"].as_str()) {
+            (Some(alert), _) => fired.contains(&alert),
+            (_, record) => asked.contains(&record.unwrap()),
+        };
+        assert!(tested, "no test has this rule tell anything: {rule}");
+    }
     let rendered = documents(&vitrine(&["monitoring.prometheusRule=true"]).unwrap());
     let rendered: Vec<_> = rendered
         .iter()
         .filter(|document| document["kind"] == "PrometheusRule")
         .collect();
-    let file: Value = serde_yaml::from_str(&fs::read_to_string(rules("vitrine.yaml")).unwrap()).unwrap();
     assert_eq!(rendered.len(), 1);
     assert_eq!(rendered[0]["spec"], file);
 }
