@@ -173,9 +173,16 @@ impl House {
     /// # Panics
     /// If the API server refuses it.
     pub async fn preview(&self, name: &str, subject: &str, ttl: Option<&str>) -> PreviewSandbox {
-        let preview = objects::preview(name, LISTING, subject, ttl);
-        let made = self.previews().create(&PostParams::default(), &preview).await;
-        made.unwrap_or_else(|error| panic!("preview {name}: {error}"))
+        self.create(&objects::preview(name, LISTING, subject, ttl)).await
+    }
+
+    /// Makes this very preview.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn create(&self, preview: &PreviewSandbox) -> PreviewSandbox {
+        let made = self.previews().create(&PostParams::default(), preview).await;
+        made.unwrap_or_else(|error| panic!("preview {}: {error}", preview.name_any()))
     }
 
     /// Waits until a preview is as wanted.

@@ -16,12 +16,12 @@ use vitrine_e2e::{
     dice::Dice,
     eventually::eventually,
     history::History,
-    house::{House, PATIENCE},
+    house::{House, LISTING, PATIENCE},
     operator::{Operator, Options},
     proxy::{Blow, Moment, Proxy, Trap},
     soak,
 };
-use vitrine_kit::audit::Write;
+use vitrine_kit::{audit::Write, objects};
 use vitrine_policies::{names, slots::Dimension};
 
 /// How many may live at once.
@@ -158,8 +158,8 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
     house
         .limit(
             json!({
-                "perSubject": limit(Dimension::Subject), "perListing": limit(Dimension::Listing),
-                "perSeller": limit(Dimension::Seller), "cluster": limit(Dimension::Cluster),
+                "perSubject": limit(Dimension::Subject), "perNetwork": limit(Dimension::Network),
+                "perListing": limit(Dimension::Listing), "perSeller": limit(Dimension::Seller), "cluster": limit(Dimension::Cluster),
             }),
             "24h",
         )
@@ -173,7 +173,12 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         .map(|(name, n)| trouble(house, name, seed * 10 + n, stopped.clone()));
     let crowd: Vec<_> = (0..CROWD).map(|n| format!("crowd-{seed}-{n}")).collect();
     let visit = async {
-        join_all(crowd.iter().map(|name| house.preview(name, "crowd", Some("1s")))).await;
+        join_all(crowd.iter().map(async |name| {
+            let mut preview = objects::preview(name, LISTING, "crowd", Some("1s"));
+            preview.spec.network = Some("203.0.113.0/24".to_owned());
+            house.create(&preview).await
+        }))
+        .await;
         eventually("enough have ended", ROUND, async || {
             let ends = history.ends();
             if ends >= ENDS {
@@ -233,14 +238,8 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_troubled_operators_never_admit_more_than_the_limit() {
     let house = House::take("over-admission", 1, "24h").await;
-    let dimensions = [
-        Dimension::Subject,
-        Dimension::Listing,
-        Dimension::Seller,
-        Dimension::Cluster,
-    ];
-    let rounds = if soak() { 200 } else { 2 };
-    for (seed, dimension) in (1..=rounds).zip(dimensions.into_iter().cycle()) {
+    let rounds = if soak() { 200 } else { Dimension::ALL.len() as u64 };
+    for (seed, dimension) in (1..=rounds).zip(Dimension::ALL.into_iter().cycle()) {
         round(&house, dimension, seed).await;
     }
     println!("over-admission: {rounds} rounds of {CROWD} creates at a cap of {CAP}");
