@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
@@ -104,17 +104,26 @@ fn most_at_once(spans: impl Iterator<Item = (Timestamp, Timestamp)>) -> (usize, 
     (usize::try_from(most).unwrap(), peak)
 }
 
+/// A pod in a cell, from when until when it was there.
+#[derive(Clone, Debug)]
+struct Stay {
+    cell: String,
+    from: Timestamp,
+    until: Timestamp,
+}
+
 /// All that was written in the cells whose pods were there at a moment.
-fn told(writes: &[Write], pods: &BTreeMap<String, (Timestamp, Timestamp)>, at: Option<Timestamp>) -> String {
+fn told(writes: &[Write], stays: &[Stay], at: Option<Timestamp>) -> String {
     let mut text = String::new();
-    for (cell, (from, until)) in pods {
-        if at.is_none_or(|at| at < *from || at >= *until) {
-            continue;
-        }
-        text += &format!("{cell}: pod from {from} until {until}\n");
+    for stay in stays
+        .iter()
+        .filter(|stay| at.is_some_and(|at| stay.from <= at && at < stay.until))
+    {
+        text += &format!("{stay:?}\n");
+        let cell = Some(&stay.cell);
         for w in writes
             .iter()
-            .filter(|w| w.namespace.as_ref() == Some(cell) || w.name.as_ref() == Some(cell))
+            .filter(|w| w.namespace.as_ref() == cell || w.name.as_ref() == cell)
         {
             let line = (w.received, w.answered, w.label(), w.code, &w.user);
             text += &format!("    {line:?}\n");
@@ -123,33 +132,31 @@ fn told(writes: &[Write], pods: &BTreeMap<String, (Timestamp, Timestamp)>, at: O
     text
 }
 
-/// From the audit log, how long each preview's pod was there: one a cell, let go of only when its end is recorded.
-fn pods(writes: &[Write]) -> BTreeMap<String, (Timestamp, Timestamp)> {
-    let mut pods = BTreeMap::new();
-    for made in writes
+/// From the audit log, how long each pod was there: every one that was made, let go of only when its end is recorded.
+fn stays(writes: &[Write]) -> Vec<Stay> {
+    let in_cell = |w: &Write| w.namespace.clone().filter(|n| n.starts_with(names::CELL_PREFIX));
+    let made = writes
         .iter()
-        .filter(|w| w.is_done() && w.label() == "create pods")
-    {
-        let Some(cell) = made
-            .namespace
-            .clone()
-            .filter(|n| n.starts_with(names::CELL_PREFIX))
-        else {
-            continue;
+        .filter(|w| w.is_done() && w.label() == "create pods");
+    let stay = |made: &Write| {
+        let cell = in_cell(made)?;
+        let releases = || {
+            writes.iter().filter(|w| {
+                w.label() == "patch pods" && w.namespace.as_ref() == Some(&cell) && w.received > made.received
+            })
         };
-        let released = writes
-            .iter()
-            .filter(|w| w.namespace.as_ref() == Some(&cell) && w.label() == "patch pods" && may_be_done(w))
-            .map(|w| w.received)
-            .min();
-        pods.insert(cell, (made.answered, released.unwrap_or(Timestamp::MAX)));
-    }
-    pods
+        let first = |of: fn(&Write) -> bool| releases().filter(|w| of(w)).map(|w| w.received).min();
+        // One that may have worked has, if none came after it that did: nothing can be let go of twice.
+        let until = first(Write::is_done).or_else(|| first(may_be_done));
+        let (from, until) = (made.answered, until.unwrap_or(Timestamp::MAX));
+        Some(Stay { cell, from, until })
+    };
+    made.filter_map(stay).collect()
 }
 
-/// Whether a write took effect, or may have: of one whose writer was killed meanwhile the API server does not know either.
+/// Whether a write may have taken effect although its answer does not say so: its writer was killed meanwhile.
 fn may_be_done(write: &Write) -> bool {
-    write.is_done() || write.code < 200 || write.code >= 500
+    write.code < 200 || write.code >= 500
 }
 
 /// One round in which this dimension is the narrow one.
@@ -214,12 +221,12 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         .collect();
     let names: BTreeSet<_> = taken.iter().collect();
     assert!(names.len() <= CAP, "{dimension:?}: {names:?}");
-    let pods = pods(&writes);
-    let (pods_at_once, peak) = most_at_once(pods.values().copied());
+    let stays = stays(&writes);
+    let (pods_at_once, peak) = most_at_once(stays.iter().map(|stay| (stay.from, stay.until)));
     assert!(
         pods_at_once <= CAP,
         "{dimension:?}: {pods_at_once} pods at once in the audit log, at {peak:?}:\n{}",
-        told(&writes, &pods, peak)
+        told(&writes, &stays, peak)
     );
     let sums = done
         .iter()
@@ -327,13 +334,25 @@ fn a_release_of_which_nobody_heard_ends_a_pod_and_a_refused_one_does_not() {
         agent: String::new(),
         code,
     };
-    let until = |code| {
-        pods(&[write("create", 1, 201), write("patch", 5, code)])
-            .values()
-            .next()
-            .unwrap()
-            .1
-    };
-    assert_eq!([until(200), until(504), until(0)], [at(5); 3]);
-    assert_eq!(until(409), Timestamp::MAX);
+    let until = |writes: &[Write]| stays(writes).iter().map(|stay| stay.until).collect::<Vec<_>>();
+    let released = |code| until(&[write("create", 1, 201), write("patch", 5, code)]);
+    assert_eq!(
+        [released(200), released(504), released(0)],
+        [(); 3].map(|()| vec![at(5)])
+    );
+    assert_eq!(released(409), [Timestamp::MAX]);
+    // What did not work after all was tried again.
+    let again = [
+        write("create", 1, 201),
+        write("patch", 5, 504),
+        write("patch", 9, 200),
+    ];
+    assert_eq!(until(&again), [at(9)]);
+    // A second pod in one cell is one more.
+    let second = [
+        write("create", 1, 201),
+        write("patch", 5, 200),
+        write("create", 7, 201),
+    ];
+    assert_eq!(until(&second), [at(5), Timestamp::MAX]);
 }
