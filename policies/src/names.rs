@@ -10,6 +10,9 @@ pub const PREVIEW_ANNOTATION: &str = "vitrine.dev/preview";
 pub const PREVIEW_UID_ANNOTATION: &str = "vitrine.dev/preview-uid";
 /// On a preview's pod: the nonce that the probe's verdict must carry.
 pub const NONCE_ANNOTATION: &str = "vitrine.dev/nonce";
+/// On a cell's namespace and on its pod: which making of the cell it is. An admission policy refuses a pod that was meant for an
+/// earlier namespace of the same name.
+pub const EPOCH_ANNOTATION: &str = "vitrine.dev/epoch";
 /// On a preview: keeps it until its end is proven.
 pub const PREVIEW_FINALIZER: &str = "vitrine.dev/cell";
 /// On a preview's pod: keeps the object until its terminated containers were seen (docs/adr/0002).

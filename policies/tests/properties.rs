@@ -40,6 +40,7 @@ fn build(asked: &Asked, envelope: &Envelope) -> Pod {
     let proxy = (!envelope.egress.is_empty()).then_some("10.96.8.8:3128");
     pod::pod(
         &Tenant::of(&asked.preview).unwrap(),
+        "0123",
         envelope,
         &image,
         &orders,

@@ -6,7 +6,9 @@
 //! program is `operator/src/preview/slots.rs`.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
-use std::collections::HashSet;
+mod search;
+
+use search::{Model, must_fail, must_hold};
 
 /// How many tasks each operator begins. With two, a task may follow on one that was cut off.
 const TASKS: u8 = 2;
@@ -160,25 +162,6 @@ impl State {
         }
     }
 
-    /// What must never be, in words.
-    fn wrong(&self) -> Option<&'static str> {
-        let admitted = |p: &usize| self.previews[*p].stage == Stage::Admitted;
-        if self.layout == Layout::Both && [0, 1].iter().all(admitted) {
-            return Some("two are admitted where one may be");
-        }
-        let holds = |p: usize| {
-            let named = (0..2).filter(|slot| self.previews[p].with[*slot]);
-            named.clone().count() > 0
-                && named
-                    .into_iter()
-                    .all(|n| self.slots[n].is_some_and(|s| s.holder == p))
-        };
-        if [0, 1].into_iter().any(|p| admitted(&p) && !holds(p)) {
-            return Some("one is admitted without its slots");
-        }
-        None
-    }
-
     fn held(&self, preview: usize) -> Versions {
         self.slots
             .map(|slot| slot.filter(|s| s.holder == preview).map(|s| s.version))
@@ -206,8 +189,29 @@ impl State {
         self.clock += 1;
         self.clock
     }
+}
 
-    /// Every state that the next step of any operator can lead to.
+impl Model for State {
+    type Precondition = Precondition;
+
+    fn wrong(&self) -> Option<&'static str> {
+        let admitted = |p: &usize| self.previews[*p].stage == Stage::Admitted;
+        if self.layout == Layout::Both && [0, 1].iter().all(admitted) {
+            return Some("two are admitted where one may be");
+        }
+        let holds = |p: usize| {
+            let named = (0..2).filter(|slot| self.previews[p].with[*slot]);
+            named.clone().count() > 0
+                && named
+                    .into_iter()
+                    .all(|n| self.slots[n].is_some_and(|s| s.holder == p))
+        };
+        if [0, 1].into_iter().any(|p| admitted(&p) && !holds(p)) {
+            return Some("one is admitted without its slots");
+        }
+        None
+    }
+
     fn next(&self, without: Option<Precondition>) -> Vec<Self> {
         let mut states = vec![];
         for operator in 0..2 {
@@ -419,70 +423,23 @@ fn give_back(preview: usize, read: u8, versions: Versions, without: Option<Preco
     }
 }
 
-/// How many states can be reached; or what goes wrong first, and the shortest way to it.
-fn explore(layout: Layout, without: Option<Precondition>) -> Result<usize, (&'static str, Vec<State>)> {
-    let mut states = vec![(State::begin(layout), 0)];
-    let mut seen = HashSet::from([State::begin(layout)]);
-    let mut at = 0;
-    while let Some((state, _)) = states.get(at).copied() {
-        for next in state.next(without) {
-            if seen.insert(next) {
-                states.push((next, at));
-            }
-            if let Some(wrong) = next.wrong() {
-                let mut way = vec![next];
-                let mut from = at;
-                while from != 0 {
-                    way.push(states[from].0);
-                    from = states[from].1;
-                }
-                way.reverse();
-                return Err((wrong, way));
-            }
-        }
-        at += 1;
-    }
-    Ok(states.len())
-}
-
-fn must_hold(layout: Layout) {
-    let states = explore(layout, None).unwrap_or_else(|(wrong, way)| {
-        let way: Vec<_> = way.iter().map(|state| format!("{state:?}\n")).collect();
-        panic!("{wrong}:\n{}", way.concat())
-    });
-    println!("{states} states");
-    assert!(states > 10_000, "the model does something: {states}");
-}
-
 #[test]
 fn two_operators_in_any_order_killed_anywhere_never_admit_two_to_one_slot() {
-    must_hold(Layout::Both);
+    must_hold(State::begin(Layout::Both));
 }
 
 #[test]
 fn who_gives_back_a_slot_too_many_never_takes_the_one_that_a_preview_lives_with() {
-    must_hold(Layout::Either);
+    let states = must_hold(State::begin(Layout::Either));
     // It does come up: two operators each take one for the same preview.
     let two = |state: &State| {
         (0..2)
             .any(|p| state.previews[p].stage == Stage::Admitted && state.held(p).iter().all(Option::is_some))
     };
-    let mut states = vec![State::begin(Layout::Either)];
-    let mut seen: HashSet<_> = states.iter().copied().collect();
-    while let Some(state) = states.pop() {
-        if two(&state) {
-            return;
-        }
-        states.extend(state.next(None).into_iter().filter(|next| seen.insert(*next)));
-    }
-    panic!("no preview ever holds a slot too many");
+    assert!(states.iter().any(two), "no preview ever holds a slot too many");
 }
 
 #[test]
 fn without_any_one_of_its_preconditions_the_protocol_goes_wrong() {
-    for precondition in ALL {
-        let (wrong, way) = explore(Layout::Both, Some(precondition))
-            .expect_err(&format!("{precondition:?} is not needed, or the model is blind"));
-        println!("without {precondition:?}: {wrong}, after {} steps", way.len());
-    }
+    must_fail(State::begin(Layout::Both), &ALL);
 }

@@ -139,6 +139,12 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             }
             Ok(Action::requeue(Duration::ZERO))
         }
+        Plan::NeverStarted(report) => {
+            if closed(context, &world).await? {
+                status::write(context, preview, *report).await?;
+            }
+            Ok(Action::requeue(Duration::ZERO))
+        }
         Plan::RemoveCell => remove_cell(context, &world).await,
         Plan::Conclude(report) => conclude(context, preview, *report).await,
         Plan::ReleasePreview(keep) => {
@@ -266,7 +272,8 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     match &cell.namespace {
         None => {
-            create(&namespaces, "Namespace", &boundary::namespace(tenant)).await?;
+            let epoch = format!("{:032x}", rand::random::<u128>());
+            create(&namespaces, "Namespace", &boundary::new_namespace(tenant, epoch)).await?;
         }
         Some(namespace) if !is_ours(namespace, tenant) => {
             return Err(Error::Foreign {
@@ -327,6 +334,9 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let pod = match &cell.pod {
         Some(pod) => pod.clone(),
         None => {
+            let Some(epoch) = epoch_to_build_in(context, world).await? else {
+                return Ok(Action::requeue(Duration::ZERO));
+            };
             let landmarks = targets::landmarks(&context.client, &context.settings).await?;
             let nonce = names::nonce(&tenant.uid, &tenant.cell);
             let orders = targets::orders(&landmarks, envelope, &tenant.cell, nonce);
@@ -334,7 +344,15 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             let policy = world.policy.as_ref();
             let avoid = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
             let avoid = avoid.unwrap_or_default();
-            let desired = pod::pod(tenant, envelope, &context.settings.probe, &orders, proxy, &avoid);
+            let desired = pod::pod(
+                tenant,
+                &epoch,
+                envelope,
+                &context.settings.probe,
+                &orders,
+                proxy,
+                &avoid,
+            );
             let pods: Api<Pod> = context.api(&tenant.cell);
             match create(&pods, "Pod", &desired).await {
                 Ok(pod) => pod,
@@ -366,6 +384,39 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     report.proving(StatusReason::ProbeRunning, decide::PROBING);
     status::write(context, &world.preview, report).await?;
     Ok(wake(Some(SAFETY)))
+}
+
+/// The epoch of the cell that a pod may be made in now; `None` if the preview has to be looked at anew first.
+///
+/// No pod is ever made for a preview that is over, however late its creation arrives:
+/// - the cell was there, whole, before this look at the preview, which was not over then: whoever ends it later finds this cell and
+///   closes it (`closed`), and nothing can be made in a namespace that is going;
+/// - a namespace of the same name that a slower attempt makes after that has another epoch, and the admission policy
+///   `vitrine-operator` refuses a pod that names this one.
+///
+/// `policies/tests/cell_protocol.rs` tries every order of these writes.
+async fn epoch_to_build_in(context: &Context, world: &World) -> Result<Option<String>> {
+    let (preview, cell) = (&world.preview, &world.cell);
+    let (Some(namespace), Some(_), Some(_), Some(_), Some(_)) = (
+        &cell.namespace,
+        &cell.quota,
+        &cell.limit_range,
+        &cell.service_account,
+        &cell.network_policy,
+    ) else {
+        return Ok(None);
+    };
+    let Some(epoch) = namespace.annotations().get(names::EPOCH_ANNOTATION) else {
+        return Err(Error::Foreign {
+            kind: "Namespace",
+            name: namespace.name_any(),
+        });
+    };
+    let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
+    let name = preview.name_any();
+    let now = found(api.get_metadata(&name).await).map_err(Error::kube("get", "PreviewSandbox", &name))?;
+    let same = now.is_some_and(|now| now.metadata.resource_version == preview.metadata.resource_version);
+    Ok(same.then(|| epoch.clone()))
 }
 
 /// Where the egress proxy is, for a preview that may reach any name.
@@ -666,19 +717,37 @@ where
     Ok(())
 }
 
+/// The slots are somebody else's only when nothing can run in the cell any more.
 async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
-    slots::give_back(context, &world.held_slots).await?;
-    if let Some(namespace) = &world.cell.namespace {
-        if !is_ours(namespace, &world.tenant) {
-            return Err(Error::Foreign {
-                kind: "Namespace",
-                name: namespace.name_any(),
-            });
-        }
-        delete_namespace(context, namespace).await?;
-        return Ok(wake(Some(SAFETY)));
+    let namespace = world.cell.namespace.as_ref();
+    let foreign = namespace.filter(|namespace| !is_ours(namespace, &world.tenant));
+    if foreign.is_none() && !closed(context, world).await? {
+        return Ok(Action::requeue(Duration::ZERO));
     }
-    Ok(Action::requeue(Duration::ZERO))
+    slots::give_back(context, &world.held_slots).await?;
+    match (namespace, foreign) {
+        (_, Some(foreign)) => Err(Error::Foreign {
+            kind: "Namespace",
+            name: foreign.name_any(),
+        }),
+        (Some(_), None) => Ok(wake(Some(SAFETY))),
+        (None, None) => Ok(Action::requeue(Duration::ZERO)),
+    }
+}
+
+/// Closes the cell of a preview that is over: deletes its namespace, so that nothing can be made in it any more (Kubernetes
+/// admission "NamespaceLifecycle"). Whether it is empty then: an attempt that was slower than the end may have made a pod before.
+async fn closed(context: &Context, world: &World) -> Result<bool> {
+    let namespace = world.cell.namespace.as_ref();
+    // Where no namespace is, nobody goes on to a pod before looking at the preview again.
+    let Some(namespace) = namespace.filter(|namespace| is_ours(namespace, &world.tenant)) else {
+        return Ok(true);
+    };
+    delete_namespace(context, namespace).await?;
+    let pods: Api<Pod> = context.api(&world.tenant.cell);
+    let pod =
+        found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", &world.tenant.cell))?;
+    Ok(pod.is_none())
 }
 
 /// Deletes a cell's namespace, this very one.

@@ -163,7 +163,9 @@ pub enum Plan {
     EndPod(Option<Box<Envelope>>),
     /// Let go of the pod whose end is recorded.
     ReleasePod,
-    /// Free the slots, remove the namespace.
+    /// No pod was ever made: see to it that none comes, and say so.
+    NeverStarted(Box<Report>),
+    /// Remove the namespace, free the slots.
     RemoveCell,
     /// Nothing is left: sign the receipt and say so.
     Conclude(Box<Report>),
@@ -823,7 +825,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
         };
     }
     if status.receipt.is_some() {
-        // The pod is gone; slots first, since others wait for them, then the namespace.
+        // The pod is gone: the namespace is told to go and the slots are freed, since others wait for them; then it is waited for.
         if world.cell.namespace.is_some() || !world.held_slots.is_empty() {
             return Plan::RemoveCell;
         }
@@ -837,7 +839,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
     let mut report = Report::from(&world.preview, now);
     if status.pod.is_none() {
         report.ended(&world.tenant, cause, EndResult::NeverStarted, None);
-        return Plan::Report(Box::new(report), Some(Duration::ZERO));
+        return Plan::NeverStarted(Box::new(report));
     }
     if world.reported_gone == Some(true) {
         report.ended(&world.tenant, cause, EndResult::ReportedGone, world.cost.as_ref());

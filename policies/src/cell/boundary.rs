@@ -9,11 +9,19 @@ use k8s_openapi::{
     },
     apimachinery::pkg::api::resource::Quantity,
 };
-use kube::api::ObjectMeta;
+use kube::{ResourceExt, api::ObjectMeta};
 use vitrine_crds::Amount;
 
 use super::{Tenant, labels, pod};
 use crate::{Envelope, names};
+
+/// The namespace as it is made: what it has to be for as long as it lives, and which making of it this is.
+pub fn new_namespace(tenant: &Tenant, epoch: String) -> Namespace {
+    let mut made = namespace(tenant);
+    made.annotations_mut()
+        .insert(names::EPOCH_ANNOTATION.to_owned(), epoch);
+    made
+}
 
 /// The namespace. Pod Security "restricted" is enforced whatever the platform's default is.
 pub fn namespace(tenant: &Tenant) -> Namespace {

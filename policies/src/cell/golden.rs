@@ -64,6 +64,7 @@ fn pod_is_the_golden_one() {
         "pod.yaml",
         &pod::pod(
             &fixtures::tenant(),
+            fixtures::EPOCH,
             &fixtures::envelope(),
             &fixtures::image(),
             &fixtures::orders(),
@@ -95,6 +96,7 @@ fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
     let variables = |envelope: &_| {
         let pod = pod::pod(
             &tenant,
+            fixtures::EPOCH,
             envelope,
             &fixtures::image(),
             &orders,
@@ -131,6 +133,7 @@ fn no_policy_of_a_cell_names_an_address_block() {
 fn a_pod_holds_no_token_no_host_and_no_privilege() {
     let pod = pod::pod(
         &fixtures::tenant(),
+        fixtures::EPOCH,
         &fixtures::envelope(),
         &fixtures::image(),
         &fixtures::orders(),
@@ -183,6 +186,7 @@ fn a_pod_goes_to_no_node_that_is_set_aside_and_runs_under_its_runtime() {
     let aside = ["a".to_owned(), "b".to_owned()];
     let pod = pod::pod(
         &fixtures::tenant(),
+        fixtures::EPOCH,
         &envelope,
         &fixtures::image(),
         &fixtures::orders(),

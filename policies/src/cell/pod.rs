@@ -69,9 +69,11 @@ pub const fn overhead() -> Overhead {
     }
 }
 
-/// The pod. The proxy is `ip:port` of the way out, for a preview that has one; it goes to none of the nodes to avoid.
+/// The pod, for a cell of one epoch. The proxy is `ip:port` of the way out, for a preview that has one; it goes to none of the
+/// nodes to avoid.
 pub fn pod(
     tenant: &Tenant,
+    epoch: &str,
     envelope: &Envelope,
     image: &ProbeImage,
     orders: &probe::Orders,
@@ -80,10 +82,10 @@ pub fn pod(
 ) -> Pod {
     let mut metadata = tenant.metadata(names::POD);
     metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
-    metadata
-        .annotations
-        .get_or_insert_default()
-        .insert(names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone());
+    metadata.annotations.get_or_insert_default().extend([
+        (names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone()),
+        (names::EPOCH_ANNOTATION.to_owned(), epoch.to_owned()),
+    ]);
     // A bound that the kubelet keeps with the operator down; the exact end is the operator's and the gateway's.
     let deadline = envelope.provisioning_deadline.as_secs() + envelope.ttl_cap.as_secs();
     Pod {

@@ -21,7 +21,7 @@ use kube::{Client, client::Body};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use crate::operator::Victim;
+use crate::{eventually::eventually, operator::Victim};
 
 /// One write on its way.
 #[derive(Clone, Debug)]
@@ -147,6 +147,23 @@ impl Proxy {
     /// Takes the trap away.
     pub fn disarm(&self) {
         lock(&self.state).trap = None;
+    }
+
+    /// Waits until a write of this kind has come by, whether or not it was let on.
+    pub async fn until_seen(&self, label: &str, patience: Duration) {
+        eventually(&format!("a {label} comes by"), patience, async || {
+            let seen: Vec<_> = lock(&self.state)
+                .seen
+                .iter()
+                .map(|seen| seen.label.clone())
+                .collect();
+            if seen.iter().any(|seen| seen == label) {
+                Ok(())
+            } else {
+                Err(seen.join(", "))
+            }
+        })
+        .await;
     }
 
     /// The writes since the last time this was asked.

@@ -16,9 +16,13 @@ use vitrine_e2e::{
     history::History,
     house::{House, PATIENCE},
     operator::{Operator, Options},
+    proxy::{Blow, Moment, Proxy, Trap},
 };
 use vitrine_kit::audit;
-use vitrine_policies::slots::{self, Dimension};
+use vitrine_policies::{
+    names,
+    slots::{self, Dimension},
+};
 
 const LIMIT: i32 = 2;
 /// The previews of one subject, two at a time.
@@ -93,6 +97,48 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
         house.delete(&preview.name_any()).await;
     }
     house.until_empty(patience).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_was_on_its_way_when_its_preview_ended_is_ended_before_anything_is_given_back() {
+    let house = House::take("late-pod", 1, "24h").await;
+    let hold = async |label: &str, time| {
+        let proxy = Proxy::start(house.client.clone()).await;
+        let held = proxy.arm(Trap {
+            label: label.to_owned(),
+            nth: 0,
+            moment: Moment::Before,
+            keys: vec![],
+            blow: Blow::Delay(time),
+        });
+        (proxy, held)
+    };
+    let before = house.mark();
+    let (one, pod_let_on) = hold("POST pods", Duration::from_secs(3)).await;
+    let first = Operator::ready(&house.post, &Options::alone("slow"), Some(&one)).await;
+    let uid = house.preview("late", "anna", None).await.uid().unwrap();
+    one.until_seen("POST pods", PATIENCE).await;
+    house.delete("late").await;
+    // It comes to the end before the pod comes to be, and its first write at the end is held up for longer still.
+    let (two, _) = hold("DELETE namespaces", Duration::from_secs(6)).await;
+    let second = Operator::ready(&house.post, &Options::alone("quick"), Some(&two)).await;
+    two.until_seen("DELETE namespaces", PATIENCE).await;
+    pod_let_on.await.unwrap();
+    house.until_gone("late", PATIENCE).await;
+    house.until_empty(PATIENCE).await;
+
+    let cell = names::cell(&uid);
+    let writes = house.writes(before);
+    let done = |label: &str, within: &str| {
+        let mut of = writes.iter().filter(|w| w.is_done() && w.label() == label);
+        of.rfind(|w| w.namespace.as_deref() == Some(within))
+            .map(|w| (w.received, w.answered))
+    };
+    let (_, made) = done("create pods", &cell).expect("the pod came to be");
+    let (released, _) = done("patch pods", &cell).expect("its end was seen");
+    let (freed, _) = done("delete leases", vitrine_e2e::operator::SLOTS).expect("its slots were given back");
+    assert!(made < released && released < freed, "{made} {released} {freed}");
+    assert!(first.runs() && second.runs());
 }
 
 /// Who wrote for previews since then.

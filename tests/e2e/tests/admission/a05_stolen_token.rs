@@ -56,10 +56,11 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
             changed["spec"].as_object_mut().unwrap().remove(own);
         }
         let (parent, field) = pointer.rsplit_once('/').unwrap();
-        changed.pointer_mut(parent).unwrap()[field] = value;
+        changed.pointer_mut(parent).unwrap()[field.replace("~1", "/")] = value;
         changed
     };
     let bad = [
+        ("/metadata/annotations/vitrine.dev~1epoch", json!("another")),
         ("/spec/automountServiceAccountToken", json!(true)),
         ("/spec/serviceAccountName", json!("default")),
         ("/spec/restartPolicy", json!("Always")),

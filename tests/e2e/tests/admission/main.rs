@@ -127,7 +127,7 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
                 "metadata": {"name": name, "labels": labels, "annotations": annotations}}))
     };
     let sealed = json!({"vitrine.dev/cell": "true", "pod-security.kubernetes.io/enforce": "restricted"});
-    let uid = json!({"vitrine.dev/preview-uid": "u"});
+    let uid = json!({"vitrine.dev/preview-uid": "u", "vitrine.dev/epoch": "e"});
     let right = namespace("vitrine-cell-0000000000000001", sealed.clone(), uid.clone());
     let admin = As(shop.vitrine, ADMIN);
     admin.refused(policy, &["create", "namespace", "vitrine-cell-0000000000000002"]);
@@ -163,8 +163,18 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
         uid,
     );
     operator.refused(policy, &["create", "-f", wrong.path()]);
-    let nameless = namespace("vitrine-cell-0000000000000004", sealed, json!({}));
+    let nameless = namespace(
+        "vitrine-cell-0000000000000004",
+        sealed.clone(),
+        json!({"vitrine.dev/epoch": "e"}),
+    );
     operator.refused(policy, &["create", "-f", nameless.path()]);
+    let timeless = namespace(
+        "vitrine-cell-0000000000000005",
+        sealed,
+        json!({"vitrine.dev/preview-uid": "u"}),
+    );
+    operator.refused(policy, &["create", "-f", timeless.path()]);
     operator.refused(policy, &["delete", "namespace", names::SENTINEL]);
     operator.allowed(&["delete", "namespace", cell]);
     As(shop.vitrine, SRE).allowed(&["delete", "namespace", cell]);

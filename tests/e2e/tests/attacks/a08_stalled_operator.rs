@@ -16,33 +16,66 @@ async fn the_pod_of_a_preview_that_is_over_finds_no_cell() {
     let mut pod: Value = serde_json::from_str(&pod).unwrap();
     // As the operator writes it, before the scheduler.
     pod["spec"].as_object_mut().unwrap().remove("nodeName");
-    let stalled = |cell: &str, name: &str| {
+    let stalled = |cell: &str, name: &str, epoch: &Value| {
+        let mut annotations = pod["metadata"]["annotations"].clone();
+        annotations[names::EPOCH_ANNOTATION] = epoch.clone();
         json!({
             "apiVersion": "v1", "kind": "Pod", "spec": pod["spec"],
             "metadata": {
                 "name": name, "namespace": cell, "labels": pod["metadata"]["labels"],
-                "annotations": pod["metadata"]["annotations"], "finalizers": pod["metadata"]["finalizers"],
+                "annotations": annotations, "finalizers": pod["metadata"]["finalizers"],
             }
         })
     };
+    let epoch = pod["metadata"]["annotations"][names::EPOCH_ANNOTATION].clone();
+    assert!(epoch.is_string(), "{pod}");
     let (user, groups) = OPERATOR;
-    let put = |cell: &str, name: &str| shop.vitrine.create_as(user, groups, &stalled(cell, name));
+    let put = |cell: &str, name: &str, epoch: &Value| {
+        let late = stalled(cell, name, epoch);
+        shop.vitrine.create_as(user, groups, &late).unwrap_err()
+    };
+    let other_making = "this pod is meant for another making of this cell";
     shop.vitrine
         .kubectl(&["-n", &shop.namespace, "delete", "previewsandbox", "old"]);
     shop.nothing_left(&old).await;
     let next = shop.live("next", objects::SERVE, "3m").await;
 
-    let own = put(&old.cell, names::POD).unwrap_err();
+    let own = put(&old.cell, names::POD, &epoch);
     assert!(own.contains("not found"), "its own cell is gone: {own}");
-    let beside = put(&next.cell, "late").unwrap_err();
+    let instead = put(&next.cell, names::POD, &epoch);
+    assert!(instead.contains(other_making), "{instead}");
+    // Even if it knew which making of the cell this is.
+    let there = shop
+        .vitrine
+        .kubectl(&["-n", &next.cell, "get", "pod", names::POD, "-o", "json"]);
+    let there: Value = serde_json::from_str(&there).unwrap();
+    let known = &there["metadata"]["annotations"][names::EPOCH_ANNOTATION];
+    let beside = put(&next.cell, "late", known);
     assert!(
         beside.contains("ValidatingAdmissionPolicy 'vitrine-cells'"),
         "{beside}"
     );
-    let instead = put(&next.cell, names::POD).unwrap_err();
+    let instead = put(&next.cell, names::POD, known);
     assert!(
         instead.contains("exceeded quota") && instead.contains("count/pods=1"),
         "{instead}"
     );
+
+    // Another one that stood still makes its cell again, and the pod comes after that; the sweep removes what is empty for ever.
+    let again = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": old.cell, "labels": {"vitrine.dev/cell": "true", "pod-security.kubernetes.io/enforce": "restricted"},
+            "annotations": {names::PREVIEW_UID_ANNOTATION: old.uid, names::EPOCH_ANNOTATION: "another"}},
+    });
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": false,
+        "metadata": {"name": names::SERVICE_ACCOUNT, "namespace": old.cell},
+    });
+    for object in [again, account] {
+        shop.vitrine.create_as(user, groups, &object).unwrap();
+    }
+    let again = put(&old.cell, names::POD, &epoch);
+    assert!(again.contains(other_making), "{again}");
+    shop.nothing_left(&old).await;
     shop.close().await;
 }
