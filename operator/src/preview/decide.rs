@@ -522,8 +522,8 @@ fn deserted(status: &PreviewSandboxStatus, world: &World) -> Option<Deserted> {
 /// The pod, or what is in it, has ended or cannot come to be.
 fn given_up(view: &PodView, ready: bool, world: &World, now: Timestamp) -> Option<Plan> {
     let stop = |reason, message: &str| Some(end(world, reason, message, now));
-    if let Some(broken) = &view.watch_broken {
-        return stop(StatusReason::IsolationBroken, broken);
+    if let Some((reason, broken)) = &view.watch_broken {
+        return stop(*reason, broken);
     }
     if let Proof::Failed(reason, message) = &view.proof {
         return stop(*reason, message);

@@ -61,7 +61,7 @@ pub struct PodView {
     /// The sidecar runs and has passed its first round.
     pub watching: bool,
     /// What the sidecar said when it ended or was restarted. Either is a breach: it ends by itself only on one.
-    pub watch_broken: Option<String>,
+    pub watch_broken: Option<(StatusReason, String)>,
     /// The seller's container.
     pub product: Product,
     /// What keeps it from starting.
@@ -161,15 +161,17 @@ pub fn cpu_limit(pod: &Pod) -> Option<Amount> {
     limits.get("cpu")?.0.parse().ok()
 }
 
-fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<String> {
+fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<(StatusReason, String)> {
     let ended = |state: &Option<ContainerState>| state.as_ref().and_then(|s| s.terminated.clone());
     let ended = ended(&watch.state).or_else(|| ended(&watch.last_state));
     let said = ended.as_ref().and_then(|e| e.message.clone()).unwrap_or_default();
+    let broken = |message| Some((StatusReason::IsolationBroken, message));
     match ended {
-        Some(_) if said.starts_with(BREACH) => Some(said),
-        _ if watch.restart_count > 0 => Some("the isolation sidecar was restarted".to_owned()),
+        Some(_) if said.starts_with(BREACH) => broken(said),
+        Some(_) if said.starts_with(UNPROVEN) => Some((StatusReason::Unproven, said)),
+        _ if watch.restart_count > 0 => broken(RESTARTED.to_owned()),
         // After the product's own end the kubelet stops the sidecar, which then ends in order.
-        Some(ended) if !product_ended || ended.exit_code != 0 => Some(format!(
+        Some(ended) if !product_ended || ended.exit_code != 0 => broken(format!(
             "the isolation sidecar ended with code {}: {said:?}",
             ended.exit_code
         )),
@@ -179,6 +181,10 @@ fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<String> 
 
 /// How the sidecar's last words begin when it saw a breach.
 pub const BREACH: &str = "isolation broken";
+/// How they begin when for too long it could not tell: that says nothing of the node.
+pub const UNPROVEN: &str = "isolation unproven";
+/// The words of a sidecar that was started anew, and of whoever sees one: nobody looked in between.
+pub const RESTARTED: &str = "the isolation sidecar was restarted";
 
 fn product_state(product: &ContainerStatus) -> Product {
     match &product.state {
@@ -370,14 +376,21 @@ mod tests {
                 .watch_broken
                 .is_some()
         );
-        let said = view(
-            &watch(
-                json!({"terminated": {"exitCode": 0, "message": "isolation broken: internet"}}),
-                0,
+        let said = |message: &str, restarts| {
+            let ended = json!({"terminated": {"exitCode": 0, "message": message}});
+            view(&watch(ended, restarts), "n").watch_broken
+        };
+        for (message, reason) in [
+            ("isolation broken: internet", StatusReason::IsolationBroken),
+            (
+                "isolation unproven for 15s: the canary does not answer",
+                StatusReason::Unproven,
             ),
-            "n",
-        );
-        assert_eq!(said.watch_broken.as_deref(), Some("isolation broken: internet"));
+        ] {
+            assert_eq!(said(message, 0), Some((reason, message.to_owned())));
+        }
+        let restarted = (StatusReason::IsolationBroken, RESTARTED.to_owned());
+        assert_eq!(said(RESTARTED, 1), Some(restarted));
     }
 
     #[test]

@@ -25,27 +25,27 @@ use super::{
 use crate::{
     error::{Error, Result},
     health,
-    preview::observe::BREACH,
+    preview::observe::{BREACH, RESTARTED, UNPROVEN},
     run as programs,
 };
 
 /// Begin to begin of two rounds. The exposure bound that is promised is 2 s (design, promise 1).
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long nothing can be proven either way (the responder is being restarted, say) before that counts as a breach.
+/// How long nothing can be proven either way (the responder is being restarted, say) before the preview ends.
 const UNPROVEN_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the sidecar leaves in [`WATCH_LIFE`] when it begins its only life.
 const BEGUN: &str = "begun";
 
-/// Watches until told to stop, or until isolation is broken.
+/// Watches until told to stop, or until isolation is broken or can no longer be shown.
 ///
 /// # Errors
-/// On a breach. If its ports are taken: somebody ran before it.
+/// Then. If its ports are taken: somebody ran before it.
 pub(super) async fn run(orders: Orders) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, names::WATCH_PORT));
     if !first_life(Path::new(WATCH_LIFE))? {
         // Nobody looked in between, and what got out is out.
-        say(&format!("{BREACH}: the isolation sidecar was restarted"))?;
+        say(RESTARTED)?;
         return serve(
             address,
             StatusCode::SERVICE_UNAVAILABLE,
@@ -115,7 +115,7 @@ pub(super) async fn until_it_listens() -> Result<()> {
     }
 }
 
-/// Rounds without end; an error once isolation is broken, said before.
+/// Rounds without end; an error once isolation is broken or can no longer be shown, said before.
 async fn rounds(orders: &Orders, ports: &[u16]) -> Result<()> {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,8 +128,12 @@ async fn rounds(orders: &Orders, ports: &[u16]) -> Result<()> {
             Judgement::Unproven if proven.elapsed() < UNPROVEN_LIMIT => {
                 tracing::warn!("unproven: {}", trouble(&round));
             }
-            _ => {
-                let words = format!("{BREACH}: {}", trouble(&round));
+            judgement => {
+                let what = match judgement {
+                    Judgement::Leaking => BREACH.to_owned(),
+                    _ => format!("{UNPROVEN} for {UNPROVEN_LIMIT:?}"),
+                };
+                let words = format!("{what}: {}", trouble(&round));
                 say(&words)?;
                 return Err(Error::Setting(words));
             }

@@ -306,26 +306,30 @@ impl Installed {
 
     /// Takes the operator away until the answer is dropped.
     pub fn without_operator(&self) -> Away<'_> {
+        self.without_deployment("operator", 1)
+    }
+
+    /// Takes both responders away until the answer is dropped.
+    pub fn without_responders(&self) -> Away<'_> {
+        self.without_deployment("responder", 2)
+    }
+
+    fn without_deployment(&self, component: &'static str, replicas: u8) -> Away<'_> {
         let away = Away {
             installed: self,
-            undo: Some(Undo::Operator),
+            undo: Some(Undo::Deployment(component, replicas)),
         };
-        self.scale_operator(0)
-            .unwrap_or_else(|error| panic!("stop the operator: {error}"));
+        self.scale(component, 0)
+            .unwrap_or_else(|error| panic!("stop {component}: {error}"));
         away
     }
 
-    fn scale_operator(&self, replicas: u8) -> Result<(), String> {
+    fn scale(&self, component: &str, replicas: u8) -> Result<(), String> {
+        let deployment = format!("deployment/vitrine-{component}");
         let replicas_flag = format!("--replicas={replicas}");
-        self.try_kubectl(&[
-            "-n",
-            NAMESPACE,
-            "scale",
-            "deployment/vitrine-operator",
-            &replicas_flag,
-        ])?;
+        self.try_kubectl(&["-n", NAMESPACE, "scale", &deployment, &replicas_flag])?;
         if replicas == 0 {
-            let selector = "app.kubernetes.io/component=operator";
+            let selector = format!("app.kubernetes.io/component={component}");
             self.try_kubectl(&[
                 "-n",
                 NAMESPACE,
@@ -333,7 +337,7 @@ impl Installed {
                 "--for=delete",
                 "pod",
                 "-l",
-                selector,
+                &selector,
                 "--timeout=60s",
             ])?;
         }
@@ -509,7 +513,7 @@ fn unchunked(mut rest: &str) -> String {
 
 enum Undo {
     Component(&'static str, Action),
-    Operator,
+    Deployment(&'static str, u8),
     Policy(String),
 }
 
@@ -534,7 +538,7 @@ impl Away<'_> {
             Some(Undo::Component(part, action)) => {
                 cluster.component(part, action).map_err(|error| error.to_string())
             }
-            Some(Undo::Operator) => self.installed.scale_operator(1),
+            Some(Undo::Deployment(component, replicas)) => self.installed.scale(component, replicas),
             Some(Undo::Policy(patch)) => {
                 self.installed.try_patch_policy(&patch)?;
                 self.installed.disown_policy()

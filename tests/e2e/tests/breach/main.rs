@@ -4,6 +4,7 @@
 mod a03_gap_unseen;
 mod a10_chains_flushed;
 mod a12_operator_down;
+mod responders_away;
 
 use std::time::Duration;
 
