@@ -152,6 +152,8 @@ pub enum StatusReason {
     Deleted,
     /// The pod vanished and nobody saw its containers end.
     PodLost,
+    /// Somebody deleted one of its slots, and another preview has it now: both would be one more than the limit.
+    SlotLost,
     /// The pod is being ended.
     EndingPod,
     /// Every container was seen to have ended.
@@ -202,6 +204,7 @@ impl StatusReason {
             Self::Abuse => "Abuse",
             Self::Deleted => "Deleted",
             Self::PodLost => "PodLost",
+            Self::SlotLost => "SlotLost",
             Self::EndingPod => "EndingPod",
             Self::EndVerified => "EndVerified",
             Self::EndUnknown => "EndUnknown",

@@ -244,6 +244,11 @@ pub fn listing_identity(listing: &SkuListing) -> String {
     )
 }
 
+/// The uid in such a text.
+pub fn listing_uid(identity: &str) -> &str {
+    identity.split_once('/').map_or("", |(uid, _)| uid)
+}
+
 impl Envelope {
     /// The envelope that was frozen at admission. What a later change of policy or listing says is for new previews: the
     /// container's details come from the listing only while it is the very listing that was admitted.

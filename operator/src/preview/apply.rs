@@ -74,6 +74,18 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             slots::give_back(context, &world.held_slots).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
+        Plan::Retake(envelope, lost) => {
+            slots::retake(context, preview, &envelope, &lost).await?;
+            let slots = lost.join(", ");
+            restored(
+                context,
+                preview,
+                "Lease",
+                &format!("somebody deleted {slots} under it; taken again"),
+            )
+            .await;
+            Ok(Action::requeue(Duration::ZERO))
+        }
         Plan::Provision(envelope) => provision(context, &world, &envelope).await,
         Plan::Repair(envelope, drift) => {
             for part in drift {
@@ -629,20 +641,26 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
             "ServiceAccount"
         }
     };
-    context.metrics.repairs.with_label_values(&[name]).inc();
+    let note = format!(
+        "somebody changed or removed the {name} of cell {}; it was put back",
+        tenant.cell
+    );
+    restored(context, &world.preview, name, &note).await;
+    Ok(())
+}
+
+/// Counts and tells that something was put back.
+async fn restored(context: &Context, preview: &PreviewSandbox, kind: &str, note: &str) {
+    context.metrics.repairs.with_label_values(&[kind]).inc();
     let event = Event {
         type_: EventType::Warning,
         reason: "Restored".to_owned(),
-        note: Some(format!(
-            "somebody changed or removed the {name} of cell {}; it was put back",
-            tenant.cell
-        )),
+        note: Some(note.to_owned()),
         // One a kind: the recorder takes events of one action for repetitions of the first, and drops their notes.
-        action: format!("Restore{name}"),
+        action: format!("Restore{kind}"),
         secondary: None,
     };
-    status::publish(context, &world.preview, event).await;
-    Ok(())
+    status::publish(context, preview, event).await;
 }
 
 /// Puts the network policy back, so that nothing else gets out while the pod ends. The preview ends all the same.

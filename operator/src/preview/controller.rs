@@ -97,12 +97,17 @@ pub fn controller(
             }
         })
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
-        // Or taken for a preview that was admitted with others: that one is to give it back.
+        // Or taken for a preview that was admitted with others: that one is to give it back. Or deleted under a live one.
         .watches(leases, of_slots, move |slot| {
             let mut woken = for_turns.turns();
             woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
                 let holder = for_turns.previews.get(holder);
-                holder.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(|p| is_beside(&slot, p)))
+                holder.is_some_and(|guarded| {
+                    guarded
+                        .0
+                        .as_ref()
+                        .is_ok_and(|p| is_beside(&slot, p) || phase(p) == Phase::Ready)
+                })
             }));
             woken
         })

@@ -107,6 +107,8 @@ pub struct World {
     /// Slots that it holds and has to give back: all of them once its end is recorded, all that an admission which was cut off
     /// has left while it waits, and while it lives those that it was not admitted with.
     pub held_slots: Vec<Lease>,
+    /// Slots that it was admitted with, and that are not its own any more.
+    pub lost_slots: Vec<Lost>,
     /// What its node says that it used, if it was asked.
     pub cost: Option<Used>,
     /// What is known of it that may be taken for abuse.
@@ -117,6 +119,15 @@ pub struct World {
     pub reported_gone: Option<bool>,
     /// Where Vitrine's own pods are.
     pub house: network::House,
+}
+
+/// A slot that a live preview was admitted with, and that is not its own any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Somebody deleted it, or the cluster was restored without it.
+    Gone(String),
+    /// Another preview has it now.
+    Taken(String),
 }
 
 /// One part of a cell that differs from what was built, and can be put back without ending the preview.
@@ -145,6 +156,8 @@ pub enum Plan {
     Yield(Box<Report>),
     /// Give back slots beside those that it was admitted with: another operator took them at the same time.
     Shed,
+    /// Take slots again that somebody deleted under it.
+    Retake(Box<Envelope>, Vec<String>),
     /// Make what is missing of the cell, then the pod.
     Provision(Box<Envelope>),
     /// Put back what drifted.
@@ -379,6 +392,20 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
             &format!("its time was over at {}", expires.0),
             now,
         );
+    }
+    let mut gone = vec![];
+    for lost in &world.lost_slots {
+        match lost {
+            Lost::Gone(name) => gone.push(name.clone()),
+            Lost::Taken(name) => {
+                let message =
+                    format!("somebody deleted its slot {name}, and another preview was admitted with it");
+                return end(world, StatusReason::SlotLost, &message, now);
+            }
+        }
+    }
+    if !gone.is_empty() {
+        return Plan::Retake(Box::new(envelope), gone);
     }
     let deadline = status
         .admitted_at

@@ -22,7 +22,7 @@ use vitrine_policies::{
 };
 
 use super::{
-    decide::{Cell, Drift, Plan, World, decide, seal_identity},
+    decide::{Cell, Drift, Lost, Plan, World, decide, seal_identity},
     report::Report,
 };
 use crate::{activity::Attention, receipts::spool::Keep};
@@ -72,6 +72,7 @@ fn world() -> World {
         outside: None,
         attention: None,
         held_slots: vec![],
+        lost_slots: vec![],
         cost: None,
         signs: Signs::default(),
         sink: false,
@@ -772,4 +773,24 @@ fn a_node_on_which_isolation_broke_is_set_aside_once_its_preview_was_told_to_end
     );
     killed.preview.status = Some(report.status);
     assert!(!matches!(decide(&killed, at(103)), Plan::SetAside(_)));
+}
+
+#[test]
+fn a_slot_that_somebody_deleted_is_taken_again_and_one_that_another_has_ends_the_preview() {
+    let mut world = ready();
+    world.lost_slots = vec![Lost::Gone("subject-a-0".into())];
+    let Plan::Retake(_, lost) = decide(&world, at(6)) else {
+        panic!()
+    };
+    assert_eq!(lost, ["subject-a-0"]);
+    world.lost_slots.push(Lost::Taken("cluster-b-1".into()));
+    let Plan::Report(report, _) = decide(&world, at(6)) else {
+        panic!()
+    };
+    let status = report.status;
+    assert_eq!(
+        (status.phase, status.reason),
+        (Phase::Ending, Some(StatusReason::SlotLost))
+    );
+    assert!(status.message.unwrap().contains("cluster-b-1"));
 }

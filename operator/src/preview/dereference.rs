@@ -55,6 +55,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         attention: None,
         cost: None,
         held_slots: vec![],
+        lost_slots: vec![],
         house: context.settings.house.clone(),
         listing: None,
         outside: None,
@@ -101,6 +102,9 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         let held = slots::held_by(context, &world.tenant.uid).await?;
         let extra = |slot: &Lease| !status.slots.contains(&slot.name_any());
         world.held_slots = held.into_iter().filter(extra).collect();
+    }
+    if !over && conditions::is_true(&status.conditions, types::READY) {
+        world.lost_slots = slots::lost(context, &status, &world.tenant.uid).await?;
     }
     world.attention = context.watchers.of(&world.tenant.uid);
     world.signs = signs(context, &world, &status);

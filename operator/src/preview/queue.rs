@@ -1,7 +1,7 @@
 //! What the watches know of all previews, as the queue needs it. Reads stores in memory, calls nobody.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,6 +24,7 @@ use vitrine_crds::{
 };
 use vitrine_policies::{
     capacity::{self, Resources, Room},
+    envelope,
     queue::{self, Entry, Place, Stage},
     slots::{self, Dimension, Keys},
 };
@@ -107,6 +108,17 @@ impl Watched {
             .slots
             .get(&ObjectRef::new(slot).within(&self.slots_namespace))?;
         slot.labels().get(slots::HOLDER_LABEL).cloned()
+    }
+
+    /// The slots that live previews were admitted with, whether or not they still are there.
+    pub fn lived_with(&self) -> HashSet<String> {
+        let previews = self.previews.state();
+        let live = previews.iter().filter_map(|guarded| {
+            let preview = guarded.0.as_ref().ok()?;
+            let status = preview.status.as_ref()?;
+            (is_admitted(preview) && status.receipt.is_none()).then_some(&status.slots)
+        });
+        live.flatten().cloned().collect()
     }
 
     /// Whether a preview holds any slot.
@@ -216,7 +228,7 @@ impl Seen {
                 return None;
             }
             let envelope = status.envelope.as_ref()?;
-            let listing_uid = envelope.listing.split_once('/').map_or("", |(uid, _)| uid);
+            let listing_uid = envelope::listing_uid(&envelope.listing);
             return Some(Entry {
                 uid,
                 keys: Keys::new(preview, listing_uid, &envelope.seller),

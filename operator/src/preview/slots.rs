@@ -8,6 +8,8 @@
 //!
 //! `policies/tests/slot_protocol.rs` tries every order of these writes.
 
+use std::collections::HashSet;
+
 use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
@@ -20,9 +22,12 @@ use vitrine_crds::{
     conditions::{self, types},
     preview_policy::Ceilings,
 };
-use vitrine_policies::slots::{self, Demand, Dimension, Holder};
+use vitrine_policies::{
+    Envelope, envelope,
+    slots::{self, Demand, Dimension, Holder, Keys},
+};
 
-use super::{Context, standing};
+use super::{Context, decide::Lost, standing};
 use crate::error::{Error, Result, found};
 
 /// What came of an attempt to take slots.
@@ -41,6 +46,59 @@ pub enum Taken {
     },
 }
 
+/// Which of its slots a live preview has lost. Asks only for those that the watch does not show as its own.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn lost(context: &Context, status: &PreviewSandboxStatus, uid: &str) -> Result<Vec<Lost>> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let unseen = |name: &&String| context.watched.holder(name).as_deref() != Some(uid);
+    let asked = status.slots.iter().filter(unseen).map(|name| {
+        let leases = leases.clone();
+        async move {
+            let there = found(leases.get(name).await).map_err(Error::kube("get", "Lease", name))?;
+            Ok::<_, Error>(match there {
+                None => Some(Lost::Gone(name.clone())),
+                Some(slot) => (!holds(&slot, uid)).then(|| Lost::Taken(name.clone())),
+            })
+        }
+    });
+    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+}
+
+/// Takes slots again that a live preview has lost. One that somebody takes meanwhile is his: the next look tells.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn retake(
+    context: &Context,
+    preview: &PreviewSandbox,
+    envelope: &Envelope,
+    lost: &[String],
+) -> Result<()> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let keys = Keys::new(
+        preview,
+        envelope::listing_uid(&envelope.listing),
+        &envelope.seller,
+    );
+    for name in lost {
+        let Some((dimension, index)) = slots::parse(name) else {
+            continue;
+        };
+        let Some((_, key)) = keys.each().find(|(of, _)| *of == dimension) else {
+            continue;
+        };
+        let demand = Demand {
+            dimension,
+            key: key.to_owned(),
+            limit: index.saturating_add(1),
+        };
+        claim(context, &leases, preview, &demand, index).await?;
+    }
+    Ok(())
+}
+
 /// Takes one slot for every demand. All at once, and whoever lacks one keeps none: nobody waits while holding.
 ///
 /// # Errors
@@ -52,9 +110,10 @@ pub async fn take(
     demands: &[Demand],
 ) -> Result<Taken> {
     let ceilings = raise(context, policy).await?;
+    let lived_with = context.watched.lived_with();
     let attempts = demands
         .iter()
-        .map(|demand| one(context, preview, demand, &ceilings));
+        .map(|demand| one(context, preview, demand, &ceilings, &lived_with));
     let mut taken = vec![];
     let mut full = None;
     for (demand, slot) in demands.iter().zip(join_all(attempts).await) {
@@ -78,6 +137,7 @@ async fn one(
     preview: &PreviewSandbox,
     demand: &Demand,
     ceilings: &Ceilings,
+    lived_with: &HashSet<String>,
 ) -> Result<Option<Lease>> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let uid = preview.uid().unwrap_or_default();
@@ -96,11 +156,13 @@ async fn one(
         .filter(|lease| slots::holder(lease, &demand.key, &uid) != Holder::Us)
         .count();
     let above = i32::try_from(above).unwrap_or(i32::MAX);
-    // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away.
+    // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away. One that somebody
+    // has deleted under a live preview is left to that preview.
     let mut candidates: Vec<_> = slots::indices(limit, above, &uid)
         .into_iter()
         .map(|index| (index, context.watched.holder(&name(index))))
         .filter(|(_, holder)| holder.as_ref().is_none_or(|holder| *holder == uid))
+        .filter(|(index, holder)| holder.is_some() || !lived_with.contains(&name(*index)))
         .collect();
     // What an earlier attempt has left comes first, so that one preview does not hold two.
     candidates.sort_by_key(|(_, holder)| holder.is_none());

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::{ResourceExt, api::PostParams};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_e2e::{
@@ -170,4 +173,75 @@ async fn a_slot_beside_those_that_a_preview_was_admitted_with_is_given_back_whil
     }
     house.delete("one").await;
     house.until_empty(PATIENCE).await;
+}
+
+/// What a restore without the slots, or their deletion by somebody who may, must not come to: more previews than the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_are_gone_after_a_restore_are_taken_again_by_the_previews_that_live_with_them() {
+    let house = House::take("restored", 1, "24h").await;
+    let operator = Operator::ready(&house.post, &Options::alone("before"), None).await;
+    house.preview("lives", "anna", None).await;
+    let ready = |p: &PreviewSandbox| place(p).0 == Phase::Ready;
+    let uid = house
+        .until("lives", "it is ready", PATIENCE, ready)
+        .await
+        .uid()
+        .unwrap();
+    let held = async || {
+        let all = house.leases().list(&ListParams::default()).await.unwrap().items;
+        let own = all.iter().filter(|slot| {
+            let holder = slot
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.holder_identity.as_deref());
+            holder == Some(uid.as_str())
+        });
+        own.map(ResourceExt::name_any).collect::<Vec<_>>()
+    };
+    let lost = held().await;
+    assert_eq!(lost.len(), 4, "of subject, listing, seller and cluster: {lost:?}");
+    let lose = async |slots: &[String]| {
+        for slot in slots {
+            house
+                .leases()
+                .delete(slot, &DeleteParams::default())
+                .await
+                .unwrap();
+        }
+    };
+    let taken_again = async || {
+        eventually("its slots are its own again", PATIENCE, async || {
+            let now = held().await;
+            if now == lost { Ok(()) } else { Err(now.join(", ")) }
+        })
+        .await;
+    };
+    // Under the operator that runs.
+    lose(&lost[..1]).await;
+    taken_again().await;
+    // And while none does; others of the same subject are first in their turn.
+    drop(operator);
+    lose(&lost).await;
+    for name in ["a", "b", "c"] {
+        house.preview(name, "anna", None).await;
+    }
+    let operator = Operator::ready(&house.post, &Options::alone("after"), None).await;
+    taken_again().await;
+    for name in ["a", "b", "c"] {
+        let waits = |p: &PreviewSandbox| place(p).1 == Some(StatusReason::WaitingForSlot);
+        house.until(name, "it waits", PATIENCE, waits).await;
+    }
+    let events = house.events("lives").await;
+    assert!(
+        events
+            .iter()
+            .any(|event| event.reason.as_deref() == Some("Restored")),
+        "{events:?}"
+    );
+    house.until("lives", "it lives", PATIENCE, ready).await;
+    for name in ["a", "b", "c", "lives"] {
+        house.delete(name).await;
+    }
+    house.until_empty(PATIENCE).await;
+    assert!(operator.runs());
 }
