@@ -152,7 +152,7 @@ impl Gateway {
         };
         Ok(match going {
             Going::In(token, claims) => {
-                let response = exchange(&token, &claims.path, claims.expires - now.as_second());
+                let response = exchange(&token, &claims.path);
                 visit.answered(response.status().as_u16(), "opened");
                 response
             }
@@ -192,7 +192,7 @@ impl Gateway {
             Some((token.to_owned(), claims))
         } else {
             let token = cookie(request.headers()).ok_or(Stop::NoCookie)?;
-            found.link.check(&keys, token, &label, now).map_err(Stop::Link)?;
+            found.link.check(&keys, token, &label).map_err(Stop::Link)?;
             None
         };
         // How far a preview is only those are told whom it is for.
@@ -327,8 +327,9 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-/// The link becomes a cookie, and the token leaves the address bar and every Referer.
-fn exchange(token: &str, path: &str, seconds: i64) -> Response<Body> {
+/// The link becomes a cookie, and the token leaves the address bar and every Referer. The cookie has no end of its own: the preview
+/// has one, which may still be put off.
+fn exchange(token: &str, path: &str) -> Response<Body> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SEE_OTHER;
     let headers = response.headers_mut();
@@ -341,8 +342,7 @@ fn exchange(token: &str, path: &str, seconds: i64) -> Response<Body> {
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    let cookie =
-        format!("{COOKIE}={token}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=None; Partitioned");
+    let cookie = format!("{COOKIE}={token}; Path=/; Secure; HttpOnly; SameSite=None; Partitioned");
     // A token that passed its check has no character that a header could refuse.
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         headers.insert(header::SET_COOKIE, cookie);

@@ -49,6 +49,33 @@ pub(super) struct Upstream {
     pub(super) expires: Timestamp,
     /// What its script may do in a visitor's browser.
     pub(super) policy: HeaderValue,
+    /// The names that it was admitted with, and the origins that it may be shown within.
+    names: Vec<String>,
+    frame_ancestors: Vec<String>,
+}
+
+impl Upstream {
+    /// The same, while the platform allows these names.
+    fn under(&self, allowed: &HashSet<String>) -> Option<Self> {
+        Some(Self {
+            policy: script_policy(&self.names, &self.frame_ancestors, allowed)?,
+            ..self.clone()
+        })
+    }
+}
+
+/// A name that was taken off the platform's list since is none that a preview's script may talk to.
+fn script_policy(
+    names: &[String],
+    frame_ancestors: &[String],
+    allowed: &HashSet<String>,
+) -> Option<HeaderValue> {
+    let names: Vec<_> = names
+        .iter()
+        .filter(|name| allowed.contains(*name))
+        .cloned()
+        .collect();
+    headers::policy(&names, frame_ancestors)
 }
 
 /// What a host label leads to.
@@ -85,6 +112,8 @@ pub(super) struct Routes {
     by_label: RwLock<HashMap<String, Entry>>,
     keys: RwLock<Arc<KeyRing>>,
     limits: RwLock<Limits>,
+    /// The names that the platform allows previews. Locked after `by_label`.
+    allowed: RwLock<HashSet<String>>,
     since: Timestamp,
 }
 
@@ -98,6 +127,7 @@ impl Default for Routes {
                 bytes: 0,
                 requests: 1,
             }),
+            allowed: RwLock::default(),
             since: Timestamp::now(),
         }
     }
@@ -125,6 +155,27 @@ impl Routes {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
+    /// The names that previews may talk to from now on.
+    pub(super) fn allow(&self, names: HashSet<String>) {
+        let by_label = self.by_label.write().unwrap_or_else(PoisonError::into_inner);
+        let mut allowed = self.allowed.write().unwrap_or_else(PoisonError::into_inner);
+        if *allowed == names {
+            return;
+        }
+        *allowed = names;
+        for entry in by_label.values() {
+            entry.route.send_if_modified(|route| {
+                let Route::Open(now) = &*route else { return false };
+                // What could be a header with more names can be one with fewer.
+                let Some(changed) = now.under(&allowed).filter(|new| *new != **now) else {
+                    return false;
+                };
+                *route = Route::Open(Arc::new(changed));
+                true
+            });
+        }
+    }
+
     /// Who was there, and when.
     pub(super) fn activity(&self) -> Activity {
         let by_label = self.by_label.read().unwrap_or_else(PoisonError::into_inner);
@@ -146,8 +197,11 @@ impl Routes {
 impl Table for Routes {
     fn set(&self, preview: &PreviewSandbox) {
         let Some(uid) = preview.uid() else { return };
-        let route = route(preview);
         let mut routes = self.by_label.write().unwrap_or_else(PoisonError::into_inner);
+        let route = route(
+            preview,
+            &self.allowed.read().unwrap_or_else(PoisonError::into_inner),
+        );
         let entry = routes.entry(names::host_label(&uid)).or_insert_with(|| Entry {
             route: watch::Sender::new(Route::Closed(Phase::Queued)),
             usage: Arc::default(),
@@ -189,7 +243,7 @@ fn pod(route: &Route) -> Option<&str> {
 }
 
 /// What a preview's status means to traffic. Pure.
-fn route(preview: &PreviewSandbox) -> Route {
+fn route(preview: &PreviewSandbox, allowed: &HashSet<String>) -> Route {
     let Some(status) = &preview.status else {
         return Route::Closed(Phase::Queued);
     };
@@ -208,7 +262,9 @@ fn route(preview: &PreviewSandbox) -> Route {
             ip: pod.ip.as_ref()?.parse().ok()?,
             port: u16::try_from(pod.port).ok()?,
             expires: status.expires_at.as_ref()?.0,
-            policy: headers::policy(&envelope.egress, &envelope.frame_ancestors)?,
+            policy: script_policy(&envelope.egress, &envelope.frame_ancestors, allowed)?,
+            names: envelope.egress.clone(),
+            frame_ancestors: envelope.frame_ancestors.clone(),
         })
     };
     match (status.phase, upstream()) {
@@ -231,8 +287,10 @@ pub(super) async fn follow(client: Client, namespace: &str, routes: &Routes, rea
     );
 }
 
-/// Without a policy what is already let in goes on as under the default one.
+/// Without a policy what is already let in goes on as under the default one, and talks to nobody else.
 fn limit(routes: &Routes, policy: Option<PreviewPolicySpec>) {
+    let names = policy.as_ref().map(|policy| &policy.egress.allowed_names);
+    routes.allow(names.into_iter().flatten().cloned().collect());
     let traffic = policy.map(|policy| policy.traffic).unwrap_or_default();
     routes.limit(Limits {
         bytes: traffic.visitor_limit(),
@@ -358,13 +416,43 @@ mod tests {
 
     #[test]
     fn only_a_ready_preview_is_open() {
-        assert!(matches!(route(&preview("Ready", soon(1000))), Route::Open(_)));
+        assert!(matches!(
+            route(&preview("Ready", soon(1000)), &HashSet::new()),
+            Route::Open(_)
+        ));
         for phase in ["Queued", "Proving", "Ending", "Ended", "Failed", "Refused"] {
             assert!(
-                matches!(route(&preview(phase, soon(1000))), Route::Closed(_)),
+                matches!(
+                    route(&preview(phase, soon(1000)), &HashSet::new()),
+                    Route::Closed(_)
+                ),
                 "{phase}"
             );
         }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_off_the_list_is_none_for_a_live_previews_script_either() {
+        let routes = Routes::default();
+        let mut preview = preview("Ready", soon(60_000));
+        let envelope = preview.status.as_mut().unwrap().envelope.as_mut().unwrap();
+        envelope.egress = vec!["a.example".to_owned(), "b.example".to_owned()];
+        let names = |names: &[&str]| names.iter().copied().map(str::to_owned).collect();
+        let policy = || match &*routes.find(&names::host_label("u")).unwrap().route.borrow() {
+            Route::Open(upstream) => upstream.policy.to_str().unwrap().to_owned(),
+            closed => panic!("{closed:?}"),
+        };
+        routes.allow(names(&["a.example", "b.example", "c.example"]));
+        routes.set(&preview);
+        let before = policy();
+        assert!(before.contains("connect-src 'self' data: blob: https://a.example https://b.example;"));
+        routes.allow(names(&["b.example"]));
+        assert!(!policy().contains("a.example") && policy().contains("b.example"));
+        // A preview that is written again keeps nothing of it, and one that is back on the list is back.
+        routes.set(&preview);
+        assert!(!policy().contains("a.example"));
+        routes.allow(names(&["a.example", "b.example"]));
+        assert_eq!(policy(), before);
     }
 
     #[tokio::test]

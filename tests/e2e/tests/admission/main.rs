@@ -19,6 +19,19 @@ use vitrine_policies::names;
 /// An administrator, who may do everything as far as RBAC goes.
 const ADMIN: (&str, &[&str]) = ("vitrine-e2e:admin", &["system:masters", "system:authenticated"]);
 
+/// All that the chart brings.
+const POLICIES: [&str; 9] = [
+    "vitrine-cells",
+    "vitrine-cell-namespaces",
+    "vitrine-operator",
+    "vitrine-slots",
+    "vitrine-receipts",
+    "vitrine-keys",
+    "vitrine-trust",
+    "vitrine-envelope",
+    "vitrine-images",
+];
+
 struct As<'a>(&'a Installed, (&'a str, &'a [&'a str]));
 
 impl As<'_> {
@@ -275,21 +288,8 @@ async fn with_every_policy_in_force_a_preview_comes_lives_and_goes() {
     let bindings = shop
         .vitrine
         .kubectl(&["get", "validatingadmissionpolicybindings", "-o", "name"]);
-    for policy in [
-        "cells",
-        "cell-namespaces",
-        "operator",
-        "slots",
-        "receipts",
-        "keys",
-        "trust",
-        "envelope",
-        "images",
-    ] {
-        assert!(
-            bindings.contains(&format!("/vitrine-{policy}\n")),
-            "{policy}: {bindings}"
-        );
+    for policy in POLICIES {
+        assert!(bindings.contains(&format!("/{policy}\n")), "{policy}: {bindings}");
     }
     assert_eq!(live.page(shop.vitrine, "/").await.body, "hello\n");
     shop.previews()
@@ -317,12 +317,12 @@ async fn with_every_policy_in_force_a_preview_comes_lives_and_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operator_is_not_ready_while_a_policy_is_not_in_force() {
+async fn the_operator_is_not_ready_while_policies_are_not_in_force_and_names_each() {
     let _alone = alone().await;
     let shop = Shop::open("unbound").await;
     let vitrine = shop.vitrine;
-    let binding = "validatingadmissionpolicybinding";
-    vitrine.kubectl(&["delete", binding, "vitrine-slots"]);
+    let bindings = [&["delete", "validatingadmissionpolicybinding"][..], &POLICIES].concat();
+    vitrine.kubectl(&bindings);
     let selector = "app.kubernetes.io/component=operator";
     let wait = |condition: &str| {
         vitrine.try_kubectl(&[
@@ -338,9 +338,17 @@ async fn the_operator_is_not_ready_while_a_policy_is_not_in_force() {
         ])
     };
     let told = wait("condition=Ready=false");
-    // Whatever came of it: the others need the policy.
+    let logs = vitrine.try_kubectl(&["-n", NAMESPACE, "logs", "-l", selector, "--tail=-1"]);
+    // Whatever came of it: the others need the policies.
     vitrine.install();
     told.unwrap();
+    let logs = logs.unwrap();
+    let names_all = |line: &str| {
+        POLICIES
+            .iter()
+            .all(|policy| line.contains(&format!("{policy} (what")))
+    };
+    assert!(logs.lines().any(names_all), "{logs}");
     wait("condition=Ready").unwrap();
     shop.close().await;
 }

@@ -21,7 +21,7 @@ async fn the_link_is_changed_for_a_cookie_that_the_product_never_sees() {
     let opened = vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
     let cookie = opened.header("set-cookie").unwrap();
     assert!(cookie.starts_with("__Host-vitrine-preview="), "{cookie}");
-    for attribute in ["Path=/", "Secure", "HttpOnly", "Max-Age="] {
+    for attribute in ["Path=/", "Secure", "HttpOnly", "Partitioned"] {
         assert!(cookie.contains(attribute), "{cookie}");
     }
     assert!(!cookie.to_lowercase().contains("domain"), "{cookie}");

@@ -215,3 +215,40 @@ t {gateway} 80 gateway; t {ip} 8090 product; t {ip} 20100 sidecar; cat /data/see
     .await;
     shop.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_stays_in_when_the_preview_is_extended_and_the_old_link_opens_no_more() {
+    let _together = together().await;
+    let shop = Shop::open("extended").await;
+    let vitrine = shop.vitrine;
+    let live = shop.live("page", objects::SERVE, "15s").await;
+    let cookie = live.cookie(vitrine).await;
+    let longer = r#"{"spec":{"ttl":"90s"}}"#;
+    let extend = [
+        "-n",
+        &shop.namespace,
+        "patch",
+        "previewsandbox",
+        "page",
+        "--type=merge",
+        "-p",
+        longer,
+    ];
+    vitrine.kubectl(&extend);
+    eventually("the first end is past", READY, async || {
+        let left = live.expires_ms.saturating_sub(now_ms());
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} ms"))
+        }
+    })
+    .await;
+    let page = vitrine.ask(&live.host, &format!("GET /\n{cookie}")).await;
+    assert_eq!((page.status, page.body.as_str()), (200, "hello\n"), "{page:?}");
+    let old = vitrine.ask(&live.host, &format!("GET {}", live.open)).await;
+    assert_eq!(old.status, 410, "{old:?}");
+    let longer = shop.ready("page").await;
+    assert_eq!(longer.page(vitrine, "/").await.body, "hello\n");
+    shop.close().await;
+}
