@@ -118,6 +118,8 @@ pub enum StatusReason {
     Answering,
     /// The probe reached what it must not: the network does not enforce the cell's policy.
     NetworkNotEnforcing,
+    /// The node's container runtime gives images volumes of their own on its disk.
+    ImageVolumes,
     /// The probe could not tell: its own canary did not answer, or a target was not up.
     Unproven,
     /// The probe ended without a verdict that belongs to this pod.
@@ -187,6 +189,7 @@ impl StatusReason {
             Self::ProductStarting => "ProductStarting",
             Self::Answering => "Answering",
             Self::NetworkNotEnforcing => "NetworkNotEnforcing",
+            Self::ImageVolumes => "ImageVolumes",
             Self::Unproven => "Unproven",
             Self::ProbeFailed => "ProbeFailed",
             Self::IsolationBroken => "IsolationBroken",

@@ -580,6 +580,10 @@ pub struct IsolationTargets {
     /// Whether the metadata service must be up to be proven shut (a cluster outside a cloud has none).
     #[serde(default)]
     pub metadata_target: Requirement,
+    /// Whether nodes are refused whose container runtime gives an image's VOLUMEs folders on its disk, writable past the pod's
+    /// read-only root and past its limits. `Reported` only where no image with a VOLUME can come.
+    #[serde(default)]
+    pub image_volumes: Requirement,
     /// For how long a node gets no preview after isolation did not hold on it. If absent, it goes on getting them, and each proves
     /// its isolation anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -270,6 +270,9 @@ pub struct IsolationEvidence {
     pub pod_uid: String,
     /// Rounds until the network enforced.
     pub rounds: i32,
+    /// Whether the node gives an image's VOLUMEs folders on its disk, which the policy lets pass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image_volumes: bool,
     /// Target by target.
     pub targets: Vec<TargetEvidence>,
 }

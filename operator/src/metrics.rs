@@ -151,6 +151,7 @@ impl Metrics {
             StatusReason::IsolationBroken,
             StatusReason::SealBroken,
             StatusReason::NetworkNotEnforcing,
+            StatusReason::ImageVolumes,
             StatusReason::ProbeFailed,
             StatusReason::Unproven,
         ] {

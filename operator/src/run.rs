@@ -74,6 +74,9 @@ pub struct Arguments {
     /// The Service of the egress proxy.
     #[arg(long, default_value = "vitrine-egress")]
     egress_service: String,
+    /// The Service of the cluster's DNS, `namespace/name`; empty if the cluster has none.
+    #[arg(long, default_value = "kube-system/kube-dns")]
+    dns_service: String,
     /// Where the unconfined prober is, if not behind the responder's Service.
     #[arg(long)]
     prober_url: Option<String>,
@@ -98,6 +101,11 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     if !arguments.preview_url.contains("{label}") {
         return Err(Error::Setting(
             "--preview-url must contain {label}: every preview has a host of its own".to_owned(),
+        ));
+    }
+    if !arguments.dns_service.is_empty() && arguments.dns_service.split_once('/').is_none() {
+        return Err(Error::Setting(
+            "--dns-service must be namespace/name, or empty where the cluster has no DNS".to_owned(),
         ));
     }
     let office = Office::open(&arguments.receipts)?;
@@ -147,6 +155,10 @@ async fn work(
         responder: arguments.responder_service.clone(),
         decoy: arguments.decoy_service.clone(),
         egress: arguments.egress_service.clone(),
+        dns: arguments
+            .dns_service
+            .split_once('/')
+            .map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
     };
     let prober = tokio::select! {
         prober = installation(&client, &settings, arguments, &readiness) => prober,

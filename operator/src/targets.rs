@@ -19,25 +19,24 @@ pub struct Landmarks {
     /// The responder's address.
     pub responder: String,
     /// The decoy, `ip:port`.
-    pub decoy: Option<String>,
+    pub decoy: String,
     /// The egress proxy, `ip:port`.
     pub egress: Option<String>,
     /// The API server by its service, `ip:port`.
-    pub api_service: Option<String>,
-    /// The API server by its own addresses, `ip:port`.
+    pub api_service: String,
+    /// The API server by its own addresses, `ip:port`; at least one.
     pub api_addresses: Vec<String>,
-    /// The cluster's DNS, `ip:port`.
+    /// The cluster's DNS, `ip:port`, if the cluster is said to have one.
     pub dns: Option<String>,
 }
 
 /// Reads the landmarks.
 ///
 /// # Errors
-/// If the API server does not answer or the responder's Service is missing.
+/// If the API server does not answer. If one of them is missing: a target that is left out would be one that nobody has proven shut.
 pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks> {
     let house: Api<Service> = Api::namespaced(client.clone(), &settings.house.namespace);
     let default: Api<Service> = Api::namespaced(client.clone(), "default");
-    let system: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
     let params = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
     let (responder, decoy, egress, api, dns, slices) = tokio::try_join!(
@@ -45,7 +44,12 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
         service(&house, &settings.decoy),
         service(&house, &settings.egress),
         service(&default, "kubernetes"),
-        service(&system, "kube-dns"),
+        async {
+            match &settings.dns {
+                None => Ok(None),
+                Some((namespace, name)) => service(&Api::namespaced(client.clone(), namespace), name).await,
+            }
+        },
         async {
             slices
                 .list(&params)
@@ -67,13 +71,40 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
             }
         }
     }
+    if api_addresses.is_empty() {
+        return Err(Error::Installation(
+            "the API server has no IPv4 address in the EndpointSlices of Service default/kubernetes"
+                .to_owned(),
+        ));
+    }
+    let address = |service: &Option<Service>, namespace: &str, name: &str, hint: &str| {
+        service.as_ref().and_then(first_port).ok_or_else(|| {
+            Error::Installation(format!(
+                "Service {namespace}/{name} has no cluster address and TCP port{hint}"
+            ))
+        })
+    };
+    let dns = match &settings.dns {
+        None => None,
+        Some((namespace, name)) => Some(address(
+            &dns,
+            namespace,
+            name,
+            ": is the cluster's DNS another one (clusterDns in the chart's values)?",
+        )?),
+    };
     Ok(Landmarks {
         responder,
-        decoy: decoy.as_ref().and_then(first_port),
+        decoy: address(
+            &decoy,
+            &settings.house.namespace,
+            &settings.decoy,
+            ": is the chart installed?",
+        )?,
         egress: egress.as_ref().and_then(first_port),
-        api_service: api.as_ref().and_then(first_port),
+        api_service: address(&api, "default", "kubernetes", "")?,
         api_addresses,
-        dns: dns.as_ref().and_then(first_port),
+        dns,
     })
 }
 
@@ -108,6 +139,7 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
         node_ports,
         node_targets,
         metadata_target,
+        image_volumes,
         node_quarantine: _,
     } = &envelope.isolation;
     let mut targets = vec![];
@@ -129,9 +161,7 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
     for address in internet {
         add("internet", address.clone(), true);
     }
-    if let Some(address) = &landmarks.api_service {
-        add("api-server", address.clone(), true);
-    }
+    add("api-server", landmarks.api_service.clone(), true);
     for address in &landmarks.api_addresses {
         add("api-server-node", address.clone(), node_required);
     }
@@ -146,9 +176,7 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
     if let Some(address) = &landmarks.dns {
         add("cluster-dns", address.clone(), true);
     }
-    if let Some(address) = &landmarks.decoy {
-        add("neighbour", address.clone(), true);
-    }
+    add("neighbour", landmarks.decoy.clone(), true);
     add(
         "other-port",
         format!("{}:{}", landmarks.responder, names::forbidden_port(cell)),
@@ -159,5 +187,6 @@ pub fn orders(landmarks: &Landmarks, envelope: &Envelope, cell: &str, nonce: Str
         canary: format!("{}:{}", landmarks.responder, names::canary_port(cell)),
         targets,
         deadline_seconds: envelope.proof_deadline.as_secs(),
+        refuse_image_volumes: *image_volumes == Requirement::Required,
     }
 }

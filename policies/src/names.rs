@@ -52,6 +52,10 @@ pub const CANARY_COUNT: u16 = 64;
 /// First of the source ports that the sidecar takes before the product runs.
 pub const SOURCE_FIRST: u16 = 20_101;
 
+/// Vitrine's own image declares this folder a VOLUME and has nothing there: the probe finds it mounted only on a node whose runtime
+/// gives images volumes of their own.
+pub const IMAGE_VOLUME: &str = "/run/vitrine-image-volume";
+
 /// The namespace of a preview.
 pub fn cell(preview_uid: &str) -> String {
     format!("{CELL_PREFIX}{}", &digest(&["cell", preview_uid])[..16])

@@ -28,6 +28,8 @@ pub struct Orders {
     pub targets: Vec<Target>,
     /// How long to look before giving up, in seconds.
     pub deadline_seconds: u64,
+    /// Whether a node is refused that gives an image's VOLUMEs folders on its disk.
+    pub refuse_image_volumes: bool,
 }
 
 /// Something that a preview must not reach.
@@ -79,6 +81,8 @@ pub enum Judgement {
     Leaking,
     /// Neither could be shown.
     Unproven,
+    /// Whatever the network does: the node gives an image's VOLUMEs folders on its disk, and is to be refused for that.
+    ImageVolumes,
 }
 
 /// What the probe says at its end: the container's termination message, as JSON.
@@ -98,6 +102,9 @@ pub struct Verdict {
     /// Addresses of a family that no policy covers; must be none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ipv6: Vec<String>,
+    /// Whether the node gives an image's VOLUMEs folders on its disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image_volumes: bool,
     /// Target by target in the last round.
     pub targets: Vec<Seen>,
 }
@@ -114,6 +121,18 @@ pub fn judge(canary: bool, ipv6: &[String], seen: &[Seen]) -> Judgement {
     }
 }
 
+/// What to say of a node that gives images volumes, to whoever looks after it.
+const IMAGE_VOLUMES: &str = "the node's container runtime gives an image's VOLUMEs folders on its disk, past the pod's read-only root and its limits: set \
+     ignore_image_defined_volumes = true (containerd) or image_volumes = \"ignore\" (CRI-O), or isolation.imageVolumes: Reported where no \
+     image with a VOLUME can come";
+
+/// Whether a folder is a mount of its own, by the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5): the fifth field).
+pub fn is_mounted(folder: &str, mountinfo: &str) -> bool {
+    mountinfo
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(folder))
+}
+
 impl Orders {
     /// The orders with the node's address put in.
     #[must_use]
@@ -128,6 +147,9 @@ impl Orders {
 impl Verdict {
     /// In one sentence what stands in the way of isolation.
     pub fn complaint(&self) -> String {
+        if self.judgement == Judgement::ImageVolumes {
+            return IMAGE_VOLUMES.to_owned();
+        }
         let name = |s: &Seen| format!("{} ({})", s.name, s.address);
         let reached: Vec<_> = self
             .targets
@@ -211,6 +233,15 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_mounted_only_as_itself() {
+        let text = "22 1 0:20 / / ro - overlay overlay ro\n31 22 8:1 /v/1 /run/volume rw,relatime - ext4 /dev/sda rw\n";
+        assert!(is_mounted("/run/volume", text));
+        for other in ["/run", "/run/volume/in", "/v/1", ""] {
+            assert!(!is_mounted(other, text), "{other}");
+        }
+    }
+
+    #[test]
     fn a_local_error_is_unproven_never_shut() {
         let no_ports = seen(true, Outcome::Unproven("EADDRNOTAVAIL".into()));
         assert_eq!(
@@ -237,6 +268,7 @@ mod tests {
             elapsed_ms: 120,
             canary: true,
             ipv6: vec![],
+            image_volumes: false,
             targets: vec![seen(true, Outcome::Shut("timed out".into()))],
         };
         let json = serde_json::to_value(&verdict).unwrap();
@@ -259,6 +291,7 @@ mod tests {
             elapsed_ms: 30_000,
             canary: true,
             ipv6: vec![],
+            image_volumes: false,
             targets: vec![seen(true, Outcome::Reached)],
         };
         assert!(

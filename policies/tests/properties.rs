@@ -36,6 +36,7 @@ fn build(asked: &Asked, envelope: &Envelope) -> Pod {
         canary: "10.96.7.7:20001".into(),
         targets: vec![],
         deadline_seconds: 30,
+        refuse_image_volumes: true,
     };
     let proxy = (!envelope.egress.is_empty()).then_some("10.96.8.8:3128");
     pod::pod(

@@ -124,6 +124,7 @@ pub(super) fn pod_from_elsewhere(policy: &PreviewPolicySpec, probe: &pod::ProbeI
         canary: String::new(),
         targets: vec![],
         deadline_seconds: 1,
+        refuse_image_volumes: true,
     };
     Ok(Some(pod::pod(
         &tenant,

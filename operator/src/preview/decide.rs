@@ -635,6 +635,7 @@ fn progress(
             proven_at: Time(now),
             pod_uid: view.uid.clone(),
             rounds: i32::try_from(verdict.rounds).unwrap_or(i32::MAX),
+            image_volumes: verdict.image_volumes,
             targets,
         });
     }
@@ -759,7 +760,7 @@ fn untrusted(
 ) -> Option<Plan> {
     if !matches!(
         cause,
-        StatusReason::IsolationBroken | StatusReason::NetworkNotEnforcing
+        StatusReason::IsolationBroken | StatusReason::NetworkNotEnforcing | StatusReason::ImageVolumes
     ) {
         return None;
     }
@@ -924,6 +925,7 @@ fn no_targets() -> IsolationTargets {
         node_ports: vec![],
         node_targets: Requirement::Required,
         metadata_target: Requirement::Required,
+        image_volumes: Requirement::Required,
         node_quarantine: None,
     }
 }

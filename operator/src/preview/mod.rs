@@ -76,6 +76,8 @@ pub struct Settings {
     pub decoy: String,
     /// The Service of the egress proxy.
     pub egress: String,
+    /// The Service of the cluster's DNS, namespace and name, if it has one.
+    pub dns: Option<(String, String)>,
 }
 
 impl Context {

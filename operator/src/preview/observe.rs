@@ -146,6 +146,7 @@ fn proof(prove: Option<&ContainerStatus>, nonce: &str) -> Proof {
     match (verdict.judgement, ended.exit_code) {
         (Judgement::Isolated, 0) => Proof::Isolated(Box::new(verdict)),
         (Judgement::Leaking, _) => Proof::Failed(StatusReason::NetworkNotEnforcing, verdict.complaint()),
+        (Judgement::ImageVolumes, _) => Proof::Failed(StatusReason::ImageVolumes, verdict.complaint()),
         (Judgement::Unproven, _) => Proof::Failed(StatusReason::Unproven, verdict.complaint()),
         (Judgement::Isolated, code) => Proof::Failed(
             StatusReason::ProbeFailed,

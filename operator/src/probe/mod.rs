@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::time::{Instant, sleep};
-use vitrine_policies::probe::{Judgement, NODE_IP_ENV, ORDERS_ENV, Orders, Verdict};
+use vitrine_policies::{
+    names,
+    probe::{Judgement, NODE_IP_ENV, ORDERS_ENV, Orders, Verdict, is_mounted},
+};
 
 use crate::error::{Error, Result};
 
@@ -53,28 +56,43 @@ fn orders() -> Result<Orders> {
 async fn prove(orders: Orders) -> Result<()> {
     let begun = Instant::now();
     let deadline = begun + Duration::from_secs(orders.deadline_seconds);
+    let image_volumes = image_volumes()?;
     let mut rounds = 0;
     loop {
         let round = round::go(&orders, round::Ports::Any, round::Patience::ToTheEnd).await;
         rounds += 1;
         let verdict = Verdict {
             nonce: orders.nonce.clone(),
-            judgement: round.judgement,
+            judgement: if image_volumes && orders.refuse_image_volumes {
+                Judgement::ImageVolumes
+            } else {
+                round.judgement
+            },
             rounds,
             elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             canary: round.canary,
             ipv6: round.ipv6,
+            image_volumes,
             targets: round.seen,
         };
         if verdict.judgement == Judgement::Isolated {
             return last_words(&verdict);
         }
-        if Instant::now() >= deadline {
+        // That does not change, however long it looks.
+        if Instant::now() >= deadline || verdict.judgement == Judgement::ImageVolumes {
             last_words(&verdict)?;
             return Err(Error::Setting(verdict.complaint()));
         }
         sleep(PAUSE).await;
     }
+}
+
+/// Whether this node gives images volumes, as it has then given one to Vitrine's own.
+fn image_volumes() -> Result<bool> {
+    const MOUNTS: &str = "/proc/self/mountinfo";
+    let mounts = std::fs::read_to_string(MOUNTS)
+        .map_err(|e| Error::Setting(format!("failed to read {MOUNTS}: {e}")))?;
+    Ok(is_mounted(names::IMAGE_VOLUME, &mounts))
 }
 
 fn last_words(verdict: &Verdict) -> Result<()> {

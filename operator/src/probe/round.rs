@@ -231,6 +231,7 @@ mod tests {
             canary,
             targets,
             deadline_seconds: 1,
+            refuse_image_volumes: true,
         }
     }
 

@@ -85,5 +85,6 @@ pub(crate) fn orders() -> probe::Orders {
             required: true,
         }],
         deadline_seconds: 30,
+        refuse_image_volumes: true,
     }
 }

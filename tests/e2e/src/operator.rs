@@ -168,6 +168,8 @@ impl Operator {
             .args(["--slots-namespace", SLOTS, "--image", &post.image])
             // They are the chart's, and these operators have no chart; those of `tests/admission/` have.
             .args(["--admission-policies=false", "--profile=development"])
+            // Fake nodes resolve nothing.
+            .arg("--dns-service=")
             .args(&options.arguments)
             .args(["--identity", &options.name])
             .arg(format!("--leader-elect={}", options.leader_elect))

@@ -9,9 +9,10 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 use tokio::sync::watch;
+use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::EndResult};
 use vitrine_e2e::{
     dice::Dice,
     eventually::eventually,
@@ -287,25 +288,81 @@ async fn a_lowered_limit_counts_those_that_live_above_it_and_a_raised_one_lets_m
     house.preview("too-many", "anna", None).await;
     house.until("too-many", "it waits", PATIENCE, waits).await;
     assert_eq!(history.most_slots(Dimension::Subject), 6);
-    let all = house
-        .previews()
-        .list(&kube::api::ListParams::default())
-        .await
-        .unwrap();
+    let all = house.previews().list(&ListParams::default()).await.unwrap();
     for preview in all {
         house.delete(&preview.name_any()).await;
     }
     house.until_empty(PATIENCE).await;
 }
 
-fn is_ready(preview: &vitrine_crds::PreviewSandbox) -> bool {
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_time_without_operators_every_preview_ends_proven_and_never_more_live_than_the_limit() {
+    let house = House::take("downtime", i32::try_from(CAP).unwrap(), "24h").await;
+    let before = house.mark();
+    let history = History::begin(&house).await;
+    let operator = Operator::ready(&house.post, &Options::alone("before"), None).await;
+    let names: Vec<_> = (0..2 * CAP).map(|n| format!("crowd-{n}")).collect();
+    join_all(names.iter().map(|name| house.preview(name, "anna", Some("8s")))).await;
+    let live = async || {
+        let all = house.previews().list(&ListParams::default()).await.unwrap();
+        all.items.into_iter().filter(is_ready).collect::<Vec<_>>()
+    };
+    let last = eventually("as many live as may", PATIENCE, async || {
+        let live = live().await;
+        let ends = live
+            .iter()
+            .filter_map(|p| Some(p.status.as_ref()?.expires_at.as_ref()?.0));
+        let last = ends.max();
+        last.filter(|_| live.len() == CAP)
+            .ok_or_else(|| live.len().to_string())
+    })
+    .await;
+    operator.kill();
+    eventually("the time of all is over", PATIENCE, async || {
+        let left = last.duration_since(Timestamp::now());
+        if left.is_positive() {
+            Err(format!("{left:#}"))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    assert_eq!(
+        live().await.len(),
+        CAP,
+        "nobody was there to say that they are over"
+    );
+    let _operator = Operator::ready(&house.post, &Options::alone("after"), None).await;
+    for name in &names {
+        let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+        let ended = house.until(name, "it is over", ROUND, over).await;
+        let status = ended.status.unwrap();
+        let receipt = status.receipt.unwrap_or_else(|| panic!("{name}: no receipt"));
+        assert_eq!(
+            (receipt.result, receipt.cause),
+            (EndResult::Verified, StatusReason::TimeOver),
+            "{name}"
+        );
+    }
+    assert_eq!(history.ends(), names.len());
+    let stays = stays(&house.writes(before));
+    assert_eq!(stays.len(), names.len(), "one pod each");
+    let (at_once, _) = most_at_once(stays.iter().map(|stay| (stay.from, stay.until)));
+    assert_eq!(at_once, CAP);
+    for name in &names {
+        house.delete(name).await;
+    }
+    house.until_empty(ROUND).await;
+}
+
+fn is_ready(preview: &PreviewSandbox) -> bool {
     preview
         .status
         .as_ref()
         .is_some_and(|s| s.phase == vitrine_crds::Phase::Ready)
 }
 
-fn position(preview: &vitrine_crds::PreviewSandbox) -> Option<i32> {
+fn position(preview: &PreviewSandbox) -> Option<i32> {
     preview.status.as_ref().and_then(|s| s.queue_position)
 }
 

@@ -7,13 +7,14 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
-use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
+use vitrine_crds::{Phase, PreviewSandbox, StatusReason, preview_sandbox::TrustLevel};
 use vitrine_e2e::{
     eventually::eventually,
     history::History,
-    house::{House, PATIENCE},
+    house::{House, LISTING, PATIENCE},
     operator::{Operator, Options},
 };
+use vitrine_kit::objects;
 use vitrine_policies::slots::{self, Dimension};
 
 /// How long after the end of one preview the next may be admitted.
@@ -244,4 +245,56 @@ async fn slots_that_are_gone_after_a_restore_are_taken_again_by_the_previews_tha
     }
     house.until_empty(PATIENCE).await;
     assert!(operator.runs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_trusted_more_goes_first_and_has_the_limits_of_that_trust() {
+    let house = House::take("trusted", 1, "24h").await;
+    house
+        .policy(json!({
+            "retention": "24h", "limits": {"perSubject": 1, "perListing": 2},
+            "trustLevels": {"signedIn": {"perSubject": 2, "priority": 5}, "paymentVerified": {"priority": 10}},
+        }))
+        .await;
+    let _operator = Operator::ready(&house.post, &Options::alone("trusted"), None).await;
+    let ask = async |name: &str, subject: &str, level: TrustLevel| {
+        let mut preview = objects::preview(name, LISTING, subject, None);
+        preview.spec.trust_level = level;
+        house.create(&preview).await
+    };
+    let ready = |p: &PreviewSandbox| place(p).0 == Phase::Ready;
+    // Two of one subject, which an anonymous one may not have.
+    for name in ["one", "two"] {
+        ask(name, "sue", TrustLevel::SignedIn).await;
+        house.until(name, "it is ready", PATIENCE, ready).await;
+    }
+    // Both slots of the listing are taken; the later somebody is trusted, the earlier asked.
+    let waiting = [
+        ("stranger", TrustLevel::Anonymous),
+        ("member", TrustLevel::SignedIn),
+        ("customer", TrustLevel::PaymentVerified),
+    ];
+    for (name, level) in waiting {
+        let made = ask(name, name, level).await;
+        let first = |p: &PreviewSandbox| place(p).2 == Some(1);
+        house.until(name, "it is first", PATIENCE, first).await;
+        a_second_later(&made).await;
+    }
+    let last = |p: &PreviewSandbox| place(p).2 == Some(3);
+    house.until("stranger", "it moved back", PATIENCE, last).await;
+    let mut admitted = vec![];
+    for (freed, next) in [("one", "customer"), ("two", "member"), ("customer", "stranger")] {
+        house.delete(freed).await;
+        let status = house
+            .until(next, "it is ready", PATIENCE, ready)
+            .await
+            .status
+            .unwrap();
+        admitted.push(status.admitted_at.unwrap().0);
+    }
+    assert!(admitted.is_sorted(), "{admitted:?}");
+    for name in ["member", "stranger"] {
+        house.delete(name).await;
+    }
+    house.until_empty(PATIENCE).await;
 }

@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     program,
 };
+use vitrine_policies::names;
 
 /// The workspace this was compiled in.
 pub fn workspace() -> PathBuf {
@@ -89,6 +90,7 @@ pub fn operator_at(repository: &str, build: Build) -> Result<Image> {
         config: ImageConfig {
             user: Some("65532:65532".to_owned()),
             entrypoint: vec!["/vitrine-operator".to_owned()],
+            volumes: vec![names::IMAGE_VOLUME.to_owned()],
             ..ImageConfig::default()
         },
     };

@@ -33,6 +33,9 @@ while :; do echo tick; sleep 0.2; done
 END
 chmod +x /data/www/cgi-bin/talk; exec httpd -f -p 8090 -h /data/www";
 
+/// Where the cluster's containerd reads its settings.
+const CONTAINERD_CONFIG: &str = "/run/vitrine/containerd.toml";
+
 /// Opens the endless page and waits for its first words.
 async fn listen(shop: &Shop, live: &Live) -> TcpStream {
     let cookie = live.cookie(shop.vitrine).await;
@@ -251,16 +254,57 @@ async fn a_restarted_containerd_neither_leaks_a_preview_nor_hides_its_end() {
     let _alone = alone().await;
     let shop = Shop::open("containerd").await;
     let live = shop.live("talker", TALKER, "2m").await;
-    shop.vitrine
-        .cluster
-        .component("containerd", Action::Restart)
-        .unwrap();
+    restart_containerd(&shop).await;
+    ends_verified(&shop, &live).await;
+    shop.close().await;
+}
+
+async fn restart_containerd(shop: &Shop) {
+    let cluster = &shop.vitrine.cluster;
+    cluster.component("containerd", Action::Restart).unwrap();
     let node = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
     eventually("the node is ready", Duration::from_secs(60), async || {
         let ready = shop.vitrine.try_kubectl(&["get", "nodes", "-o", node])?;
         if ready == "True" { Ok(()) } else { Err(ready) }
     })
     .await;
-    ends_verified(&shop, &live).await;
+}
+
+/// Attack 21, on a node as most are: containerd as it comes does not ignore what images declare.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_gives_images_volumes_gets_no_preview() {
+    let _alone = alone().await;
+    let shop = Shop::open("volumes").await;
+    shop.offer_script("page", objects::SERVE).await;
+    let ignore = async |yes: bool| {
+        let setting = |value| format!("ignore_image_defined_volumes = {value}");
+        let change = format!("s/{}/{}/", setting(!yes), setting(yes));
+        let edit = ["sed", "-i", &change, CONTAINERD_CONFIG];
+        let output = shop.vitrine.cluster.exec(Place::HostMounts, &edit);
+        assert_eq!(output.unwrap().code, 0);
+        restart_containerd(&shop).await;
+    };
+    ignore(false).await;
+    let tried = std::panic::AssertUnwindSafe(async {
+        shop.ask("refused", "page", "1m").await;
+        let refused = shop.over("refused").await;
+        let policy = shop.vitrine.with_policy(
+            r#"{"spec":{"isolation":{"imageVolumes":"Reported"}}}"#,
+            r#"{"spec":{"isolation":{"imageVolumes":"Required"}}}"#,
+        );
+        shop.ask("let-pass", "page", "1m").await;
+        let passed = shop.ready("let-pass").await;
+        policy.back();
+        (refused, passed)
+    });
+    let tried = futures::FutureExt::catch_unwind(tried).await;
+    ignore(true).await;
+    let (refused, passed) = tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(refused.reason, Some(StatusReason::ImageVolumes), "{refused:?}");
+    assert!(refused.message.unwrap().contains("ignore_image_defined_volumes"));
+    assert!(passed.status.isolation.unwrap().image_volumes);
+    shop.ask("last", "page", "1m").await;
+    let last = shop.ready("last").await;
+    assert!(!last.status.isolation.unwrap().image_volumes);
     shop.close().await;
 }
