@@ -68,7 +68,11 @@ pub fn stub(name: &str, outcome: &str) -> SkuListing {
 pub const SERVE: &str =
     "mkdir -p /data/www && echo hello > /data/www/index.html && exec httpd -f -p 8090 -h /data/www";
 
-fn listing(name: &str, preview: serde_json::Value) -> SkuListing {
+/// A listing whose previews are of this template, `spec.preview`.
+///
+/// # Panics
+/// If that is none.
+pub fn listing(name: &str, preview: serde_json::Value) -> SkuListing {
     let spec = json!({"sku": name, "seller": SELLER, "version": "1.0.0", "preview": preview});
     // The shape is fixed above; a mistake in it fails the first test that uses it.
     SkuListing::new(

@@ -4,6 +4,7 @@
 mod a05_stolen_token;
 mod a15_into_a_pod;
 mod a18_slots;
+mod built;
 
 use kube::api::DeleteParams;
 use serde_json::{Value, json};

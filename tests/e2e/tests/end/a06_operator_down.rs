@@ -11,7 +11,12 @@ use super::{TALKER, cut, listen};
 async fn without_an_operator_the_gateway_cuts_at_expiry_and_a_later_operator_proves_the_end() {
     let _alone = alone().await;
     let shop = Shop::open("orphan").await;
-    let live = shop.live("talker", TALKER, "12s").await;
+    shop.offer_script("talker", TALKER).await;
+    // Its link is signed by a key that goes with this operator.
+    shop.ask("stays", "talker", "5m").await;
+    let stays = shop.ready("stays").await;
+    shop.ask("talker", "talker", "12s").await;
+    let live = shop.ready("talker").await;
     let operator = shop.vitrine.without_operator();
     let stream = listen(&shop, &live).await;
     assert!(now_ms() < live.expires_ms, "the operator took too long to go");
@@ -31,5 +36,10 @@ async fn without_an_operator_the_gateway_cuts_at_expiry_and_a_later_operator_pro
     println!("operator back to nothing left {} ms", now_ms() - back);
     assert_verified(&over, StatusReason::TimeOver);
     shop.nothing_left(&live).await;
+    // The next operator has another key, and the link of before is good as before.
+    assert_eq!(stays.page(shop.vitrine, "/").await.body, "hello\n");
+    shop.ask("new", "talker", "2m").await;
+    let new = shop.ready("new").await;
+    assert_eq!(new.page(shop.vitrine, "/").await.body, "hello\n");
     shop.close().await;
 }

@@ -252,3 +252,41 @@ async fn who_is_in_stays_in_when_the_preview_is_extended_and_the_old_link_opens_
     assert_eq!(longer.page(vitrine, "/").await.body, "hello\n");
     shop.close().await;
 }
+
+/// Server-sent events (WHATWG HTML, 9.2): one every half second, without end.
+const EVENTS: &str = r"mkdir -p /data/www/cgi-bin; echo hello > /data/www/index.html
+cat > /data/www/cgi-bin/events <<'END'
+#!/bin/sh
+printf 'Content-Type: text/event-stream\r\nCache-Control: no-store\r\n\r\n'
+while :; do printf 'data: tick\n\n'; sleep 0.5; done
+END
+chmod +x /data/www/cgi-bin/events; exec httpd -f -p 8090 -h /data/www";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_sent_events_arrive_one_by_one_as_they_are_sent() {
+    let _together = together().await;
+    let shop = Shop::open("events").await;
+    let vitrine = shop.vitrine;
+    let live = shop.live("page", EVENTS, "2m").await;
+    let cookie = live.cookie(vitrine).await;
+    let mut stream = vitrine
+        .send(&live.host, &format!("GET /cgi-bin/events\n{cookie}"))
+        .await;
+    let (mut seen, mut arrivals) = (String::new(), vec![]);
+    while arrivals.len() < 4 {
+        let mut bytes = [0; 1024];
+        let length = timeout(READY, stream.read(&mut bytes)).await.unwrap().unwrap();
+        assert!(length > 0, "it hung up after {seen:?}");
+        seen += &String::from_utf8_lossy(&bytes[..length]);
+        let now = seen.matches("data: tick").count();
+        arrivals.resize(now, now_ms());
+    }
+    assert!(
+        seen.to_lowercase().contains("content-type: text/event-stream"),
+        "{seen}"
+    );
+    // Gathered up, all would have come at once.
+    let spread = arrivals.last().unwrap() - arrivals.first().unwrap();
+    assert!(spread >= 1000, "four events within {spread} ms: {seen}");
+    shop.close().await;
+}
