@@ -42,6 +42,8 @@ const WRITES: [&str; 6] = [
     "PATCH previewsandboxes",
     "POST namespaces",
 ];
+/// How long after its time a preview may be there, also when its controller is started anew meanwhile (requirements, SBX-01).
+const GONE_SECONDS: i64 = 30;
 /// Longer than a round of five waves takes on two busy cores.
 const ROUND: Duration = Duration::from_secs(180);
 
@@ -343,6 +345,8 @@ async fn after_a_time_without_operators_every_preview_ends_proven_and_never_more
             (EndResult::Verified, StatusReason::TimeOver),
             "{name}"
         );
+        let late = receipt.ended_at.0.duration_since(status.expires_at.unwrap().0);
+        assert!(late.as_secs() <= GONE_SECONDS, "{name} ended {late:#} after its time");
     }
     assert_eq!(history.ends(), names.len());
     let stays = stays(&house.writes(before));
