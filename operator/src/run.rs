@@ -39,7 +39,7 @@ use crate::{
 const LEASE: &str = "vitrine-operator";
 /// How often missing parts of the installation are looked for.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often the admission policies are tried: five dry runs.
+/// How often the admission policies are tried: nine dry runs.
 const PROVE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the public keys are still published, and still as they were.
 const PUBLISH: Duration = Duration::from_secs(300);

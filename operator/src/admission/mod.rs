@@ -76,9 +76,11 @@ where
         Ok(_) => Ok(Some(format!("{policy} (what it must refuse was let through)"))),
         Err(error) => match error::status(&error) {
             Some(status) if status.message.contains(&format!("'{policy}'")) => Ok(None),
+            // The first who refuses is named, and ours comes no further: it cannot be proven beside another that refuses the same.
             Some(status) => Ok(Some(format!(
-                "{policy} (the API server said {:?})",
-                status.message
+                "{policy} (the API server said {:?}; if that is a policy of the platform's, exempt {} and this release from it)",
+                status.message,
+                names::SENTINEL
             ))),
             None => Err(Error::kube("try", "ValidatingAdmissionPolicy", policy)(error)),
         },

@@ -10,7 +10,7 @@ use kube::api::ObjectMeta;
 use serde_json::json;
 use vitrine_crds::{
     PreviewPolicySpec, PreviewSandbox, SkuListing,
-    preview_policy::{ImageRange, Runtimes},
+    preview_policy::{ImageRange, Runtimes, TrustLevels},
 };
 use vitrine_policies::{
     cell::{Tenant, pod},
@@ -106,6 +106,8 @@ pub(super) fn pod_from_elsewhere(policy: &PreviewPolicySpec, probe: &pod::ProbeI
     let mut lax = policy.clone();
     lax.images = ImageRange::default();
     lax.runtimes = Runtimes::default();
+    lax.trust_levels = TrustLevels::default();
+    lax.ttl.default = lax.ttl.min;
     let listing = json!({
         "sku": PROOF, "seller": PROOF, "version": "1",
         "preview": {"image": format!("{NOWHERE}/{PROOF}@sha256:{}", "0".repeat(64)), "port": 8080, "size": policy.size.max},
@@ -152,6 +154,8 @@ mod tests {
                 "ttl": {"min": "10m", "max": "30m", "default": "20m"},
                 "size": {"max": {"cpu": "10m", "memory": "16Mi", "ephemeralStorage": "1Mi"}},
                 "images": {"repositories": repositories}, "runtimes": {"default": "gvisor"},
+                // Nobody who is not signed in gets a preview: legal, and no reason to be unready.
+                "trustLevels": {"anonymous": {"maxTtl": "5m"}},
                 "isolation": {"internet": ["203.0.113.10:80"]},
             }))
             .unwrap()

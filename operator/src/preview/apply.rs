@@ -74,17 +74,19 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             slots::give_back(context, &world.held_slots).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
-        Plan::Retake(envelope, lost) => {
-            slots::retake(context, preview, &envelope, &lost).await?;
-            let slots = lost.join(", ");
-            restored(
-                context,
-                preview,
-                "Lease",
-                &format!("somebody deleted {slots} under it; taken again"),
-            )
-            .await;
-            Ok(Action::requeue(Duration::ZERO))
+        Plan::Retake(envelope, lost, after) => {
+            match slots::retake(context, preview, &envelope, &lost).await {
+                Ok(taken) if taken.is_empty() => {}
+                Ok(taken) => {
+                    let note = format!("somebody deleted {} under it; taken again", taken.join(", "));
+                    restored(context, preview, "Lease", &note).await;
+                }
+                // Their namespace is gone, perhaps. The preview goes on as it is.
+                Err(error) => {
+                    tracing::warn!(preview = preview.name_any(), %error, "its slots cannot be taken again")
+                }
+            }
+            Ok(wake(after))
         }
         Plan::Provision(envelope) => provision(context, &world, &envelope).await,
         Plan::Repair(envelope, drift) => {
@@ -755,6 +757,7 @@ async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
 
 /// Closes the cell of a preview that is over: deletes its namespace, so that nothing can be made in it any more (Kubernetes
 /// admission "NamespaceLifecycle"). Whether it is empty then: an attempt that was slower than the end may have made a pod before.
+/// One that the API server has let in already and stores only after this look is ended when it shows.
 async fn closed(context: &Context, world: &World) -> Result<bool> {
     let namespace = world.cell.namespace.as_ref();
     // Where no namespace is, nobody goes on to a pod before looking at the preview again.

@@ -130,6 +130,22 @@ pub enum Lost {
     Taken(String),
 }
 
+impl Lost {
+    fn taken(&self) -> Option<&str> {
+        match self {
+            Self::Taken(name) => Some(name),
+            Self::Gone(_) => None,
+        }
+    }
+
+    fn gone(&self) -> Option<String> {
+        match self {
+            Self::Gone(name) => Some(name.clone()),
+            Self::Taken(_) => None,
+        }
+    }
+}
+
 /// One part of a cell that differs from what was built, and can be put back without ending the preview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drift {
@@ -157,7 +173,7 @@ pub enum Plan {
     /// Give back slots beside those that it was admitted with: another operator took them at the same time.
     Shed,
     /// Take slots again that somebody deleted under it.
-    Retake(Box<Envelope>, Vec<String>),
+    Retake(Box<Envelope>, Vec<String>, Option<Duration>),
     /// Make what is missing of the cell, then the pod.
     Provision(Box<Envelope>),
     /// Put back what drifted.
@@ -393,20 +409,6 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
             now,
         );
     }
-    let mut gone = vec![];
-    for lost in &world.lost_slots {
-        match lost {
-            Lost::Gone(name) => gone.push(name.clone()),
-            Lost::Taken(name) => {
-                let message =
-                    format!("somebody deleted its slot {name}, and another preview was admitted with it");
-                return end(world, StatusReason::SlotLost, &message, now);
-            }
-        }
-    }
-    if !gone.is_empty() {
-        return Plan::Retake(Box::new(envelope), gone);
-    }
     let deadline = status
         .admitted_at
         .as_ref()
@@ -472,6 +474,10 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
         };
         return end(world, reason, &late(&envelope, what), now);
     }
+    if let Some(taken) = world.lost_slots.iter().find_map(Lost::taken) {
+        let message = format!("somebody deleted its slot {taken}, and another preview was admitted with it");
+        return end(world, StatusReason::SlotLost, &message, now);
+    }
     if let (true, Some(plan)) = (ready, prolonged(status, world, now)) {
         return plan;
     }
@@ -504,7 +510,15 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
         let abused = idles
             .then(|| abused(status, world, &envelope, wake, now))
             .flatten();
-        abused.unwrap_or(plan)
+        // Last: whether slots can be taken is nothing that a preview's own safety may wait for.
+        let plan = abused.unwrap_or(plan);
+        match plan {
+            Plan::Idle(_) if !world.lost_slots.is_empty() => {
+                let gone = world.lost_slots.iter().filter_map(Lost::gone).collect();
+                Plan::Retake(Box::new(envelope), gone, wake)
+            }
+            plan => plan,
+        }
     } else {
         progress(status, world, &view, &envelope, wake, now)
     }
@@ -831,7 +845,13 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
             End::Pending => {
                 remembered(status, world, cause, now).unwrap_or_else(|| pending(pod, world, cause, now))
             }
-            End::Verified | End::NeverStarted if status.receipt.is_none() => {
+            // Also where it was said already that none ever started: the API server had let this one in, and was slow to store it.
+            End::Verified | End::NeverStarted
+                if status
+                    .receipt
+                    .as_ref()
+                    .is_none_or(|said| end == End::Verified && said.result == EndResult::NeverStarted) =>
+            {
                 let mut report = Report::from(&world.preview, now);
                 let result = if end == End::Verified {
                     EndResult::Verified

@@ -779,10 +779,16 @@ fn a_node_on_which_isolation_broke_is_set_aside_once_its_preview_was_told_to_end
 fn a_slot_that_somebody_deleted_is_taken_again_and_one_that_another_has_ends_the_preview() {
     let mut world = ready();
     world.lost_slots = vec![Lost::Gone("subject-a-0".into())];
-    let Plan::Retake(_, lost) = decide(&world, at(6)) else {
+    let Plan::Retake(_, lost, _) = decide(&world, at(6)) else {
         panic!()
     };
     assert_eq!(lost, ["subject-a-0"]);
+    // What ends or mends the preview comes first: slots may be not to be had for long.
+    let mut broken = world.clone();
+    broken.cell.network_policy = None;
+    assert!(
+        matches!(decide(&broken, at(6)), Plan::Report(report, _) if report.status.phase == Phase::Ending)
+    );
     world.lost_slots.push(Lost::Taken("cluster-b-1".into()));
     let Plan::Report(report, _) = decide(&world, at(6)) else {
         panic!()

@@ -104,7 +104,11 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         world.held_slots = held.into_iter().filter(extra).collect();
     }
     if !over && conditions::is_true(&status.conditions, types::READY) {
-        world.lost_slots = slots::lost(context, &status, &world.tenant.uid).await?;
+        match slots::lost(context, &status, &world.tenant.uid).await {
+            Ok(lost) => world.lost_slots = lost,
+            // Nothing else about a live preview depends on its slots.
+            Err(error) => tracing::warn!(preview = name, %error, "cannot tell whether its slots are there"),
+        }
     }
     world.attention = context.watchers.of(&world.tenant.uid);
     world.signs = signs(context, &world, &status);

@@ -60,7 +60,7 @@ pub struct PodView {
     pub proof: Proof,
     /// The sidecar runs and has passed its first round.
     pub watching: bool,
-    /// What the sidecar said when it ended or was restarted. Either is a breach: it ends by itself only on one.
+    /// Why the sidecar ended or was restarted, and its words: it saw a breach, could not tell for too long, or somebody else ended it.
     pub watch_broken: Option<(StatusReason, String)>,
     /// The seller's container.
     pub product: Product,
@@ -164,20 +164,32 @@ pub fn cpu_limit(pod: &Pod) -> Option<Amount> {
 
 fn watch_broken(watch: &ContainerStatus, product_ended: bool) -> Option<(StatusReason, String)> {
     let ended = |state: &Option<ContainerState>| state.as_ref().and_then(|s| s.terminated.clone());
-    let ended = ended(&watch.state).or_else(|| ended(&watch.last_state));
-    let said = ended.as_ref().and_then(|e| e.message.clone()).unwrap_or_default();
-    let broken = |message| Some((StatusReason::IsolationBroken, message));
-    match ended {
-        Some(_) if said.starts_with(BREACH) => broken(said),
-        Some(_) if said.starts_with(UNPROVEN) => Some((StatusReason::Unproven, said)),
-        _ if watch.restart_count > 0 => broken(RESTARTED.to_owned()),
-        // After the product's own end the kubelet stops the sidecar, which then ends in order.
-        Some(ended) if !product_ended || ended.exit_code != 0 => broken(format!(
-            "the isolation sidecar ended with code {}: {said:?}",
-            ended.exit_code
-        )),
-        _ => None,
+    // One that was started anew ends with other words than the one that saw what happened.
+    let ends: Vec<_> = [ended(&watch.state), ended(&watch.last_state)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let said = |beginning: &str| {
+        let mut words = ends.iter().filter_map(|end| end.message.clone());
+        words.find(|message| message.starts_with(beginning))
+    };
+    if let Some(breach) = said(BREACH) {
+        return Some((StatusReason::IsolationBroken, breach));
     }
+    if let Some(unproven) = said(UNPROVEN) {
+        return Some((StatusReason::Unproven, unproven));
+    }
+    if watch.restart_count > 0 {
+        return Some((StatusReason::IsolationBroken, RESTARTED.to_owned()));
+    }
+    // After the product's own end the kubelet stops the sidecar, which then ends in order.
+    let end = ends.first().filter(|end| !product_ended || end.exit_code != 0)?;
+    let message = format!(
+        "the isolation sidecar ended with code {}: {:?}",
+        end.exit_code,
+        end.message.as_deref().unwrap_or_default()
+    );
+    Some((StatusReason::IsolationBroken, message))
 }
 
 /// How the sidecar's last words begin when it saw a breach.
@@ -392,6 +404,22 @@ mod tests {
         }
         let restarted = (StatusReason::IsolationBroken, RESTARTED.to_owned());
         assert_eq!(said(RESTARTED, 1), Some(restarted));
+        // Nobody looked while it saw a breach, was started anew, and ended with the pod.
+        let mut twice = watch(json!({"terminated": {"exitCode": 0, "message": RESTARTED}}), 1);
+        let sidecar = &mut twice
+            .status
+            .as_mut()
+            .unwrap()
+            .init_container_statuses
+            .as_mut()
+            .unwrap()[0];
+        let first = json!({"terminated": {"exitCode": 1, "message": "isolation broken: internet"}});
+        sidecar.last_state = serde_json::from_value(first).unwrap();
+        let breach = (
+            StatusReason::IsolationBroken,
+            "isolation broken: internet".to_owned(),
+        );
+        assert_eq!(view(&twice, "n").watch_broken, Some(breach));
     }
 
     #[test]

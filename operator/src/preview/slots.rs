@@ -66,7 +66,7 @@ pub async fn lost(context: &Context, status: &PreviewSandboxStatus, uid: &str) -
     Ok(try_join_all(asked).await?.into_iter().flatten().collect())
 }
 
-/// Takes slots again that a live preview has lost. One that somebody takes meanwhile is his: the next look tells.
+/// Takes slots again that a live preview has lost, and says which. One that somebody takes meanwhile is his: the next look tells.
 ///
 /// # Errors
 /// If the API server does not answer.
@@ -75,13 +75,14 @@ pub async fn retake(
     preview: &PreviewSandbox,
     envelope: &Envelope,
     lost: &[String],
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let keys = Keys::new(
         preview,
         envelope::listing_uid(&envelope.listing),
         &envelope.seller,
     );
+    let mut taken = vec![];
     for name in lost {
         let Some((dimension, index)) = slots::parse(name) else {
             continue;
@@ -94,9 +95,11 @@ pub async fn retake(
             key: key.to_owned(),
             limit: index.saturating_add(1),
         };
-        claim(context, &leases, preview, &demand, index).await?;
+        if claim(context, &leases, preview, &demand, index).await?.is_some() {
+            taken.push(name.clone());
+        }
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Takes one slot for every demand. All at once, and whoever lacks one keeps none: nobody waits while holding.
@@ -150,10 +153,12 @@ async fn one(
         async move { found(leases.get(&name).await).map_err(Error::kube("get", "Lease", name)) }
     });
     let over = try_join_all(over).await?;
-    let above = over
-        .iter()
-        .flatten()
-        .filter(|lease| slots::holder(lease, &demand.key, &uid) != Holder::Us)
+    let above = (limit..ceiling)
+        .zip(&over)
+        .filter(|(index, lease)| match lease {
+            Some(lease) => slots::holder(lease, &demand.key, &uid) != Holder::Us,
+            None => lived_with.contains(&name(*index)),
+        })
         .count();
     let above = i32::try_from(above).unwrap_or(i32::MAX);
     // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away. One that somebody

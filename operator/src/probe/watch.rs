@@ -34,6 +34,11 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How long nothing can be proven either way (the responder is being restarted, say) before the preview ends.
 const UNPROVEN_LIMIT: Duration = Duration::from_secs(15);
 
+/// Ports from which the canary is looked for, one after the other. The node's connection tracking leads all that comes from one port
+/// to the same responder for as long as nobody answers (two minutes after the last try, `nf_conntrack_tcp_timeout_syn_sent`): from
+/// a single port a responder whose machine died would be looked for until the preview ends, with another one beside it.
+const CANARY_SOURCES: usize = 32;
+
 /// What the sidecar leaves in [`WATCH_LIFE`] when it begins its only life.
 const BEGUN: &str = "begun";
 
@@ -56,7 +61,7 @@ pub(super) async fn run(orders: Orders) -> Result<()> {
     }
     // Everything that is ever needed is taken now, while nothing of the seller runs. `prove` has just seen isolation hold;
     // the first round here begins at once.
-    let (held, ports) = hold(orders.targets.len() + 1)?;
+    let (held, ports) = hold(CANARY_SOURCES + orders.targets.len())?;
     let broken = serve(address, StatusCode::OK, &orders.nonce, rounds(&orders, &ports)).await;
     drop(held);
     broken
@@ -120,9 +125,11 @@ async fn rounds(orders: &Orders, ports: &[u16]) -> Result<()> {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut proven = Instant::now();
-    loop {
+    let (canaries, targets) = ports.split_at(CANARY_SOURCES);
+    for canary in canaries.iter().cycle() {
         ticks.tick().await;
-        let round = round::go(orders, Ports::Held(ports), Patience::UntilALeak).await;
+        let ports = [&[*canary], targets].concat();
+        let round = round::go(orders, Ports::Held(&ports), Patience::UntilALeak).await;
         match round.judgement {
             Judgement::Isolated => proven = Instant::now(),
             Judgement::Unproven if proven.elapsed() < UNPROVEN_LIMIT => {
@@ -139,6 +146,7 @@ async fn rounds(orders: &Orders, ports: &[u16]) -> Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 fn trouble(round: &Round) -> String {

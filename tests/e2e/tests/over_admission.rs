@@ -346,7 +346,10 @@ async fn after_a_time_without_operators_every_preview_ends_proven_and_never_more
             "{name}"
         );
         let late = receipt.ended_at.0.duration_since(status.expires_at.unwrap().0);
-        assert!(late.as_secs() <= GONE_SECONDS, "{name} ended {late:#} after its time");
+        assert!(
+            late.as_secs() <= GONE_SECONDS,
+            "{name} ended {late:#} after its time"
+        );
     }
     assert_eq!(history.ends(), names.len());
     let stays = stays(&house.writes(before));

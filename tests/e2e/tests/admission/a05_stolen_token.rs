@@ -28,6 +28,13 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
     for namespace in ["default", "kube-system"] {
         operator.refused(policy, &["-n", namespace, "create", "-f", pod.path()]);
     }
+    // It may try previews at home, and make none.
+    let preview = Manifest::new(
+        &json!({"apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox",
+        "metadata": {"name": "mine"}, "spec": {"listingRef": {"name": "page"}, "subject": "s"}}),
+    );
+    operator.allowed(&["-n", NAMESPACE, "create", "-f", preview.path()]);
+    operator.refused(policy, &["-n", NAMESPACE, "create", "-f", preview.path()]);
     for arguments in [
         vec!["create", "namespace", "mine"],
         vec!["delete", "namespace", &shop.namespace],

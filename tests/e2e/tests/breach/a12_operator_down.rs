@@ -11,6 +11,10 @@ use super::killed;
 async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_the_same() {
     let _alone = alone().await;
     let shop = Shop::open("unwatched").await;
+    let policy = shop.vitrine.with_policy(
+        r#"{"spec":{"isolation":{"nodeQuarantine":"20s"}}}"#,
+        r#"{"spec":{"isolation":{"nodeQuarantine":null}}}"#,
+    );
     let blind = shop.live("blind", objects::SERVE, "3m").await;
     let leaking = shop.live("leaking", objects::SERVE, "3m").await;
     let operator = shop.vitrine.without_operator();
@@ -37,5 +41,17 @@ async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_t
     for live in [&blind, &leaking] {
         assert_verified(&shop.over(&live.name).await, StatusReason::IsolationBroken);
     }
+    // What the sidecar saw is not forgotten because another one was started after it.
+    let events = shop.events("leaking").await;
+    assert!(
+        events.iter().any(|event| event.starts_with("NodeSetAside")),
+        "{events:?}"
+    );
+    let events = shop.events("blind").await;
+    assert!(
+        !events.iter().any(|event| event.starts_with("NodeSetAside")),
+        "{events:?}"
+    );
+    policy.back();
     shop.close().await;
 }
