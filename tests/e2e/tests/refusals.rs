@@ -85,6 +85,11 @@ async fn a_size_or_names_outside_the_envelope_are_refused() {
     let _together = together().await;
     let size = json!({"size": {"cpu": "64", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
     refused_at_create("huge", size, "spec.size.cpu asks for 64, allowed is at most ").await;
+    let size = json!({"size": {"cpu": "50m", "memory": "64Gi", "ephemeralStorage": "8Mi"}});
+    refused_at_create("fat", size, "spec.size.memory asks for 64Gi, allowed is at most ").await;
+    let size = json!({"size": {"cpu": "50m", "memory": "32Mi", "ephemeralStorage": "8Ti"}});
+    let said = "spec.size.ephemeralStorage asks for 8Ti, allowed is at most ";
+    refused_at_create("wordy", size, said).await;
     let egress = json!({"egress": ["evil.example"]});
     refused_at_create(
         "far",
@@ -99,6 +104,18 @@ async fn a_size_larger_than_the_listing_is_refused() {
     let _together = together().await;
     let size = json!({"size": {"cpu": "200m", "memory": "32Mi", "ephemeralStorage": "8Mi"}});
     refused("large", size, "spec.size.cpu", "200m", "at most 50m").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_longer_than_its_trust_level_may_have_is_refused() {
+    let _alone = alone().await;
+    let policy = installed().await.with_policy(
+        r#"{"spec":{"trustLevels":{"anonymous":{"maxTtl":"1m"}}}}"#,
+        r#"{"spec":{"trustLevels":{"anonymous":{"maxTtl":null}}}}"#,
+    );
+    let said = "spec.ttl asks for 2m, allowed is 5s to 1m";
+    refused_at_create("untrusted", json!({"ttl": "2m"}), said).await;
+    policy.back();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,6 +66,9 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
         changed.pointer_mut(parent).unwrap()[field.replace("~1", "/")] = value;
         changed
     };
+    let product = sound["spec"]["containers"][0].clone();
+    let mut beside = product.clone();
+    beside["name"] = json!("beside");
     let bad = [
         ("/metadata/annotations/vitrine.dev~1epoch", json!("another")),
         ("/spec/automountServiceAccountToken", json!(true)),
@@ -85,6 +88,9 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
             sound["spec"]["containers"][0]["image"].clone(),
         ),
         ("/spec/initContainers/0/name", json!("prepare")),
+        ("/spec/initContainers/1/restartPolicy", json!(null)),
+        ("/spec/enableServiceLinks", json!(true)),
+        ("/spec/containers", json!([product, beside])),
         ("/spec/initContainers/0/restartPolicy", json!("Always")),
         ("/spec/containers/0/image", json!("vitrine.local/busybox:latest")),
         (

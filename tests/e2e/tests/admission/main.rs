@@ -95,6 +95,55 @@ async fn nobody_but_the_operator_writes_in_a_cell() {
     ] {
         admin.refused("vitrine-cells", &[&["-n", cell][..], &change].concat());
     }
+    // Nor do the parts of Kubernetes, beyond what each is there for. (Their own work is done in every other test.)
+    let everything = ["system:masters", "system:authenticated", "system:nodes"];
+    let all_but_nodes = &everything[..2];
+    let quota = json!({"spec": {"hard": {"count/pods": "9"}}}).to_string();
+    for (user, groups, change) in [
+        (
+            "system:kube-scheduler",
+            all_but_nodes,
+            vec!["delete", "networkpolicy", names::SEAL],
+        ),
+        (
+            "system:node:any",
+            &everything,
+            vec!["create", "configmap", "planted", "--from-literal=a=b"],
+        ),
+        (
+            "system:apiserver",
+            all_but_nodes,
+            vec!["patch", "resourcequota", names::SEAL, "-p", &quota],
+        ),
+        (
+            "system:serviceaccount:kube-system:resourcequota-controller",
+            all_but_nodes,
+            vec!["patch", "resourcequota", names::SEAL, "-p", &quota],
+        ),
+        (
+            "system:serviceaccount:kube-system:namespace-controller",
+            all_but_nodes,
+            vec!["create", "configmap", "planted", "--from-literal=a=b"],
+        ),
+        (
+            "system:serviceaccount:kube-system:service-account-controller",
+            all_but_nodes,
+            vec!["create", "serviceaccount", "planted"],
+        ),
+        (
+            "system:serviceaccount:kube-system:deployment-controller",
+            all_but_nodes,
+            vec!["delete", "pod", names::POD],
+        ),
+        (
+            "system:kube-controller-manager",
+            all_but_nodes,
+            vec!["create", "-f", open.path()],
+        ),
+    ] {
+        let part = As(shop.vitrine, (user, groups));
+        part.refused("vitrine-cells", &[&["-n", cell][..], &change].concat());
+    }
     // Pod Security looks first at a pod.
     let refused = admin
         .try_it(&["-n", cell, "create", "-f", bare.path()])
