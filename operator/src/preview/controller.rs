@@ -79,18 +79,21 @@ pub fn controller(
     let all = || watcher::Config::default();
 
     let (s1, s3, s4) = (store.clone(), store.clone(), store.clone());
+    let (q, r, a) = (store.clone(), store.clone(), store.clone());
     let for_turns = watched.clone();
     let controller = controller
         .with_config(Config::default().concurrency(CONCURRENCY))
         .watches(Api::<Pod>::all(client.clone()), cells(), |o| by_annotation(&o))
         .watches(meta::<Namespace>(client), cells(), |o| by_annotation(&o))
-        .watches(meta::<ResourceQuota>(client), cells(), |o| by_annotation(&o))
-        .watches(meta::<LimitRange>(client), cells(), |o| by_annotation(&o))
-        .watches(meta::<ServiceAccount>(client), cells(), |o| by_annotation(&o))
+        .watches(meta::<ResourceQuota>(client), cells(), move |o| of_live(&q, &o))
+        .watches(meta::<LimitRange>(client), cells(), move |o| of_live(&r, &o))
+        .watches(meta::<ServiceAccount>(client), cells(), move |o| of_live(&a, &o))
         // Every policy, also those without our label: a foreign one in a cell must be seen.
         .watches(meta::<NetworkPolicy>(client), all(), move |o| {
             let cell = o.namespace().unwrap_or_default();
-            if cell.starts_with(names::CELL_PREFIX) {
+            if o.name_any() == names::SEAL && o.annotations().contains_key(names::PREVIEW_ANNOTATION) {
+                of_live(&s1, &o)
+            } else if cell.starts_with(names::CELL_PREFIX) {
                 by(&s1, |p| p.status.as_ref()?.cell.as_deref().map(|c| c == cell))
             } else {
                 vec![]
@@ -183,6 +186,17 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
         .map(|(namespace, name)| ObjectRef::new(name).within(namespace))
         .into_iter()
         .collect()
+}
+
+/// What confines a preview matters while it lives. At its end all of that goes as well, one after the other, and none of it is news.
+fn of_live<K: ResourceExt>(store: &Store<Guarded>, object: &K) -> Vec<ObjectRef<Guarded>> {
+    let mut woken = by_annotation(object);
+    woken.retain(|preview| {
+        let over = |p: &PreviewSandbox| phase(p) == Phase::Ending || phase(p).is_terminal();
+        let known = store.get(preview);
+        known.is_none_or(|guarded| !guarded.0.as_ref().is_ok_and(over))
+    });
+    woken
 }
 
 fn by(store: &Store<Guarded>, wanted: impl Fn(&PreviewSandbox) -> Option<bool>) -> Vec<ObjectRef<Guarded>> {

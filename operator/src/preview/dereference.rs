@@ -69,8 +69,11 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     if status.phase.is_terminal() {
         return Ok(Some(world));
     }
-    let listings: Api<SkuListing> = context.api(namespace);
-    world.listing = get(&listings, "SkuListing", &world.preview.spec.listing_ref.name).await?;
+    // Of a preview whose end is recorded nothing is built any more.
+    if status.receipt.is_none() {
+        let listings: Api<SkuListing> = context.api(namespace);
+        world.listing = get(&listings, "SkuListing", &world.preview.spec.listing_ref.name).await?;
+    }
     let over = conditions::is_true(&status.conditions, types::EXPIRED)
         || world.preview.metadata.deletion_timestamp.is_some();
     if !over && !conditions::is_true(&status.conditions, types::ADMITTED) {
@@ -113,7 +116,11 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     world.attention = context.watchers.of(&world.tenant.uid);
     world.signs = signs(context, &world, &status);
     world.cost = status.pod.as_ref().and_then(|pod| context.costs.of(&pod.uid));
-    world.cell = cell(context, &world.tenant.cell).await?;
+    world.cell = if status.receipt.is_some() {
+        remains(context, &world.tenant.cell).await?
+    } else {
+        cell(context, &world.tenant.cell).await?
+    };
     outside(context, &status, &mut world).await;
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
         if status.receipt.is_some() {
@@ -132,11 +139,21 @@ where
     found(api.get(name).await).map_err(Error::kube("get", kind, name))
 }
 
+/// Reads what still matters of a cell whose pod's end is recorded.
+async fn remains(context: &Context, cell: &str) -> Result<Cell> {
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    let pods: Api<Pod> = context.api(cell);
+    let (namespace, pod) =
+        tokio::try_join!(get(&namespaces, "Namespace", cell), get(&pods, "Pod", names::POD))?;
+    Ok(Cell {
+        namespace,
+        pod,
+        ..Cell::default()
+    })
+}
+
 /// Reads what is in a cell.
-///
-/// # Errors
-/// If the API server does not answer.
-pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
+async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let (quotas, ranges, accounts, pods): (
         Api<ResourceQuota>,
