@@ -124,9 +124,9 @@ pub enum StatusReason {
     Unproven,
     /// The probe ended without a verdict that belongs to this pod.
     ProbeFailed,
-    /// A running preview reached what it must not.
+    /// A running preview reached what it must not, or the sidecar that looks for that was killed.
     IsolationBroken,
-    /// The cell's network policy was changed, removed or added to under the preview.
+    /// What seals the cell was touched under the preview: its network policies, its namespace, its pod.
     SealBroken,
     /// The image is not to be had.
     ImageUnavailable,

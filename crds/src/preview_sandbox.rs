@@ -234,7 +234,7 @@ pub struct ResolvedEnvelope {
     /// Who sells it.
     #[serde(default)]
     pub seller: String,
-    /// The hosts that the product's script may talk to from the visitor's browser.
+    /// The names that the preview may reach: its pod by the egress proxy, its script from the visitor's browser.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<String>,
     /// The pages that may show it in a frame.
@@ -266,7 +266,7 @@ pub struct PodIdentity {
 pub struct IsolationEvidence {
     /// When.
     pub proven_at: Time,
-    /// The uid and address of the pod that it is true of.
+    /// The uid of the pod that it is true of.
     pub pod_uid: String,
     /// Rounds until the network enforced.
     pub rounds: i32,

@@ -47,7 +47,7 @@ pub struct Envelope {
     pub listing: String,
     /// Who sells it.
     pub seller: String,
-    /// The hosts that the product's script may talk to.
+    /// The names that the preview may reach: its pod by the egress proxy, its script from the visitor's browser.
     pub egress: Vec<String>,
     /// The pages that may show it in a frame.
     pub frame_ancestors: Vec<String>,

@@ -683,7 +683,7 @@ async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result
         .as_ref()
         .is_none_or(|n| n.metadata.deletion_timestamp.is_some())
     {
-        // Nothing can be created in a namespace that is going; its policy stays until the pod is gone (attacks, "What held").
+        // Nothing can be created in a namespace that is going; its policy stays until the pod is gone.
         return Ok(());
     }
     let desired = network::policy(&world.tenant, envelope, &world.house);

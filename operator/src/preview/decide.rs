@@ -50,7 +50,7 @@ pub const PROBING: &str = "the probe looks for a way out from inside the pod";
 const SAFETY: Duration = Duration::from_secs(30);
 /// How often the first in a queue look where they stand.
 const FRONT: Duration = Duration::from_secs(5);
-/// An end takes one to three seconds (attacks, 6); one that takes longer is worth a word.
+/// An end takes one to three seconds; one that takes longer is worth a word.
 const SLOW_END: Duration = Duration::from_secs(10);
 /// How long a receipt outlives its preview where no policy says it: as long as PreviewPolicy has it by default.
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
@@ -835,42 +835,39 @@ fn extension(status: &PreviewSandboxStatus, world: &World, wake: Option<Duration
 fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now: Timestamp) -> Plan {
     if let Some(pod) = &world.cell.pod {
         let end = observe::end(pod);
-        return match end {
+        let result = match end {
+            End::Verified => EndResult::Verified,
+            End::NeverStarted => EndResult::NeverStarted,
+            // Its node was removed, and nobody is left who could show how it ended.
+            End::Pending if world.reported_gone == Some(true) => EndResult::ReportedGone,
             End::NotAsked => {
                 let broken =
                     thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
-                Plan::EndPod(broken.map(Box::new))
+                return Plan::EndPod(broken.map(Box::new));
             }
             // The pod is told to end first, and that it has ended is recorded first: neither waits for the policy's status.
             End::Pending => {
-                remembered(status, world, cause, now).unwrap_or_else(|| pending(pod, world, cause, now))
+                return remembered(status, world, cause, now)
+                    .unwrap_or_else(|| pending(pod, world, cause, now));
             }
-            // Also where it was said already that none ever started: the API server had let this one in, and was slow to store it.
-            End::Verified | End::NeverStarted
-                if status
-                    .receipt
-                    .as_ref()
-                    .is_none_or(|said| end == End::Verified && said.result == EndResult::NeverStarted) =>
-            {
-                let mut report = Report::from(&world.preview, now);
-                let result = if end == End::Verified {
-                    EndResult::Verified
-                } else {
-                    EndResult::NeverStarted
-                };
-                report.ended(&world.tenant, cause, result, world.cost.as_ref());
-                // The pod goes, and where it was may still be needed.
-                report.status.node = report.status.node.or_else(|| node_of(world));
-                Plan::Report(Box::new(report), Some(Duration::ZERO))
-            }
-            End::Verified | End::NeverStarted
-                if pod.finalizers().iter().any(|f| f == names::POD_FINALIZER) =>
-            {
-                Plan::ReleasePod
-            }
-            // Let go already: the kubelet removes the object when it has cleaned up, and the watch tells.
-            End::Verified | End::NeverStarted => Plan::Idle(Some(SAFETY)),
         };
+        // Also where it was said already that none ever started: the API server had let this one in, and was slow to store it.
+        let news = status
+            .receipt
+            .as_ref()
+            .is_none_or(|said| end == End::Verified && said.result == EndResult::NeverStarted);
+        if news {
+            let mut report = Report::from(&world.preview, now);
+            report.ended(&world.tenant, cause, result, world.cost.as_ref());
+            // The pod goes, and where it was may still be needed.
+            report.status.node = report.status.node.or_else(|| node_of(world));
+            return Plan::Report(Box::new(report), Some(Duration::ZERO));
+        }
+        if pod.finalizers().iter().any(|f| f == names::POD_FINALIZER) {
+            return Plan::ReleasePod;
+        }
+        // Let go already: the kubelet removes the object when it has cleaned up, and the watch tells.
+        return Plan::Idle(Some(SAFETY));
     }
     if status.receipt.is_some() {
         // The pod is gone: the namespace is told to go and the slots are freed, since others wait for them; then it is waited for.

@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
     networking::v1::NetworkPolicy,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::ObjectRef};
 use serde::de::DeserializeOwned;
 use vitrine_crds::{
     POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing,
@@ -20,7 +20,7 @@ use vitrine_policies::{
 use super::{
     Context,
     decide::{Cell, World},
-    observe::{self, Proof},
+    observe::{self, End, Proof},
     slots,
 };
 use crate::{
@@ -122,6 +122,15 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         cell(context, &world.tenant.cell).await?
     };
     outside(context, &status, &mut world).await;
+    if let Some(pod) = world
+        .cell
+        .pod
+        .as_ref()
+        .filter(|pod| observe::end(pod) == End::Pending)
+    {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        world.reported_gone = removed(context, node.as_deref()).await;
+    }
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
         if status.receipt.is_some() {
             world.held_slots = slots::held(context, &status, &world.tenant.uid).await?;
@@ -240,11 +249,26 @@ async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut W
     }
 }
 
-/// Whether the node, or every node where it is not known, says that nothing of a pod runs. `None` if one does not answer.
+/// Whether somebody has removed a node from the cluster, and with it says that nothing runs on it any more (Kubernetes "Node
+/// Shutdowns", non-graceful). Asks only if the watch does not show the node.
+async fn removed(context: &Context, node: Option<&str>) -> Option<bool> {
+    let name = node?;
+    if context.watched.nodes.get(&ObjectRef::new(name)).is_some() {
+        return Some(false);
+    }
+    let nodes: Api<Node> = Api::all(context.client.clone());
+    Some(found(nodes.get_metadata(name).await).ok()?.is_none())
+}
+
+/// Whether the node, or every node where it is not known, says that nothing of a pod runs; one that was removed says it by that. `None`
+/// if one does not answer.
 async fn reported_gone(context: &Context, node: Option<&str>, pod_uid: &str) -> Option<bool> {
     let nodes: Api<Node> = Api::all(context.client.clone());
     let nodes = match node {
-        Some(name) => vec![nodes.get(name).await.ok()?],
+        Some(name) => match found(nodes.get(name).await).ok()? {
+            Some(node) => vec![node],
+            None => return Some(true),
+        },
         None => nodes.list(&ListParams::default()).await.ok()?.items,
     };
     for node in &nodes {

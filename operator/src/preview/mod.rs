@@ -1,6 +1,7 @@
 //! The controller of `PreviewSandbox`: dereference → decide → apply. Only the first and the last may touch the cluster.
 //!
-//! `observe`, `decide`, `queue` and `report` are pure; `dereference`, `slots`, `apply` and `status` hold a client.
+//! `observe`, `decide` and `report` are pure; `queue` reads what the watches have stored; all others hold a client: `dereference`,
+//! `slots`, `apply`, `status`, `standing`, and beside the reconciler `sweep`. `controller` wires them.
 
 pub mod apply;
 pub mod controller;

@@ -239,7 +239,9 @@ impl Report {
         let how = match result {
             EndResult::Verified => "every container was seen to have ended; the cell is being removed",
             EndResult::NeverStarted => "no container was ever started; the cell is being removed",
-            EndResult::ReportedGone => "the nodes report that nothing of it runs; the cell is being removed",
+            EndResult::ReportedGone => {
+                "its node reports that nothing of it runs, or was removed; the cell is being removed"
+            }
         };
         self.set(types::TORN_DOWN, Some(false), StatusReason::RemovingCell, how);
     }
@@ -254,7 +256,7 @@ impl Report {
         let result = self.status.receipt.as_ref().map(|r| r.result);
         let message = match result {
             Some(EndResult::ReportedGone) => {
-                "pod and namespace are gone; the node reported the end afterwards"
+                "pod and namespace are gone; the node reported the end afterwards, or was removed"
             }
             Some(EndResult::NeverStarted) => "nothing was ever started; the namespace is gone",
             _ => "every container was seen to have ended; pod and namespace are gone",

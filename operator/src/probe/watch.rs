@@ -29,7 +29,7 @@ use crate::{
     run as programs,
 };
 
-/// Begin to begin of two rounds. The exposure bound that is promised is 2 s (design, promise 1).
+/// Begin to begin of two rounds. The exposure bound that is promised is 2 s.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long nothing can be proven either way (the responder is being restarted, say) before the preview ends.
 const UNPROVEN_LIMIT: Duration = Duration::from_secs(15);

@@ -1,7 +1,8 @@
 //! The pod of a preview: the probe first, its sidecar for life, and the seller's container, hardened. Pure.
 //!
 //! Order of starting is the kubelet's own (Kubernetes "Sidecar containers"): `prove` must exit 0, then `watch` must have
-//! started and its post-start hook must have ended, only then the product is started.
+//! started and its post-start hook must have ended (under a RuntimeClass: its startup probe have passed), only then the product
+//! is started.
 
 use std::collections::BTreeMap;
 

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{
     Api,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ObjectMeta, PostParams},
 };
-use vitrine_crds::{Phase, PreviewSandbox};
+use vitrine_crds::{Phase, PreviewSandbox, StatusReason, preview_sandbox::EndResult};
 use vitrine_e2e::{
     eventually::eventually,
     house::{House, PATIENCE, strip},
@@ -102,5 +102,38 @@ async fn a_drain_names_a_preview_whose_namespace_vanished_and_the_way_out_works(
     let _operator = Operator::ready(&house.post, &Options::alone("vanished-2"), None).await;
     let done = drain().output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    house.until_empty(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_preview_whose_node_was_removed_is_recorded_and_its_slots_are_free() {
+    let house = House::take("removed", 1, "24h").await;
+    let _operator = Operator::ready(&house.post, &Options::alone("removed"), None).await;
+    let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
+    house.preview("lost", "anna", Some("8s")).await;
+    let lost = house.until("lost", "it is ready", PATIENCE, ready).await;
+    let name = lost.status.unwrap().node.unwrap();
+    let nodes: Api<Node> = Api::all(house.client.clone());
+    let mut node = nodes.get(&name).await.unwrap();
+    nodes.delete(&name, &DeleteParams::default()).await.unwrap();
+    house.preview("next", "anna", None).await;
+    let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+    let lost = house.until("lost", "its end is recorded", SWEPT, over).await;
+    house.until("next", "it has the slot", SWEPT, ready).await;
+    node.metadata = ObjectMeta {
+        name: Some(name),
+        labels: node.metadata.labels,
+        annotations: node.metadata.annotations,
+        ..ObjectMeta::default()
+    };
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let receipt = lost.status.unwrap().receipt.unwrap();
+    assert_eq!(
+        (receipt.result, receipt.cause),
+        (EndResult::ReportedGone, StatusReason::TimeOver)
+    );
+    for name in ["lost", "next"] {
+        house.delete(name).await;
+    }
     house.until_empty(PATIENCE).await;
 }

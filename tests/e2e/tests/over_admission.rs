@@ -42,7 +42,7 @@ const WRITES: [&str; 6] = [
     "PATCH previewsandboxes",
     "POST namespaces",
 ];
-/// How long after its time a preview may be there, also when its controller is started anew meanwhile (requirements, SBX-01).
+/// How long after its time a preview may be there, also when its controller is started anew meanwhile (docs/requirements.md, SBX-01).
 const GONE_SECONDS: i64 = 30;
 /// Longer than a round of five waves takes on two busy cores.
 const ROUND: Duration = Duration::from_secs(180);
