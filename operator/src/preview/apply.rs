@@ -18,7 +18,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use vitrine_crds::{
     Amount, PreviewSandbox, StatusReason,
-    preview_sandbox::{PodIdentity, Receipt},
+    preview_sandbox::{EndResult, PodIdentity, Receipt},
 };
 use vitrine_policies::{
     Envelope, capacity,
@@ -138,11 +138,15 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             if let Some(envelope) = broken {
                 reseal(context, &world, &envelope).await?;
             }
-            end_pod(context, &world).await?;
+            delete_pod(context, &world, pod::GRACE_SECONDS).await?;
             Ok(wake(Some(SAFETY)))
         }
         Plan::ReleasePod => {
             if let Some(pod) = &world.cell.pod {
+                // With its node gone nobody is left who would confirm the deletion, as a kubelet does.
+                if receipt_of(preview).is_some_and(|receipt| receipt.result == EndResult::ReportedGone) {
+                    delete_pod(context, &world, 0).await?;
+                }
                 release(
                     &context.api::<Pod>(&world.tenant.cell),
                     "Pod",
@@ -696,11 +700,11 @@ async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result
     Ok(())
 }
 
-async fn end_pod(context: &Context, world: &World) -> Result<()> {
+async fn delete_pod(context: &Context, world: &World, grace_seconds: i64) -> Result<()> {
     let Some(pod) = &world.cell.pod else { return Ok(()) };
     let api: Api<Pod> = context.api(&world.tenant.cell);
     let params = DeleteParams {
-        grace_period_seconds: u32::try_from(pod::GRACE_SECONDS).ok(),
+        grace_period_seconds: u32::try_from(grace_seconds).ok(),
         preconditions: Some(Preconditions {
             uid: pod.uid(),
             resource_version: None,
