@@ -72,10 +72,13 @@ where
         dry_run: true,
         ..PostParams::default()
     };
+    let let_through = || Ok(Some(format!("{policy} (what it must refuse was let through)")));
     match api.create(&dry, object).await {
-        Ok(_) => Ok(Some(format!("{policy} (what it must refuse was let through)"))),
+        Ok(_) => let_through(),
         Err(error) => match error::status(&error) {
             Some(status) if status.message.contains(&format!("'{policy}'")) => Ok(None),
+            // Policies come before the store.
+            Some(status) if status.is_already_exists() => let_through(),
             // The first who refuses is named, and ours comes no further: it cannot be proven beside another that refuses the same.
             Some(status) => Ok(Some(format!(
                 "{policy} (the API server said {:?}; if that is a policy of the platform's, exempt {} and this release from it)",

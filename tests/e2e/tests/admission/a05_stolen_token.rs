@@ -88,7 +88,6 @@ async fn the_operators_token_is_worth_nothing_outside_of_cells() {
             sound["spec"]["containers"][0]["image"].clone(),
         ),
         ("/spec/initContainers/0/name", json!("prepare")),
-        ("/spec/initContainers/1/restartPolicy", json!(null)),
         ("/spec/enableServiceLinks", json!(true)),
         ("/spec/containers", json!([product, beside])),
         ("/spec/initContainers/0/restartPolicy", json!("Always")),
