@@ -397,7 +397,7 @@ async fn a_quota_that_refuses_the_pod_is_told_within_seconds() {
     let operator = shop.vitrine.without_operator();
     let preview = shop.ask("page", "page", "1m").await;
     let tenant = Tenant::of(&preview).unwrap();
-    let namespace = serde_json::to_value(boundary::namespace(&tenant)).unwrap();
+    let namespace = serde_json::to_value(boundary::new_namespace(&tenant, "before".to_owned())).unwrap();
     shop.vitrine.break_glass_create(&namespace);
     shop.vitrine.break_glass_create(&json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": tenant.cell},
