@@ -101,6 +101,13 @@ pub enum TrustLevel {
     PaymentVerified,
 }
 
+impl PreviewSandbox {
+    /// How far it is: one that nobody has looked at yet waits.
+    pub fn phase(&self) -> Phase {
+        self.status.as_ref().map_or(Phase::Queued, |status| status.phase)
+    }
+}
+
 /// What became of the preview. `phase`, `reason` and `message` sum the conditions up for people.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -103,11 +103,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             "--preview-url must contain {label}: every preview has a host of its own".to_owned(),
         ));
     }
-    if !arguments.dns_service.is_empty() && arguments.dns_service.split_once('/').is_none() {
-        return Err(Error::Setting(
-            "--dns-service must be namespace/name, or empty where the cluster has no DNS".to_owned(),
-        ));
-    }
+    let dns = dns_service(&arguments.dns_service)?;
     let office = Office::open(&arguments.receipts)?;
     let client = api::client().await?;
     let metrics = Metrics::new().map_err(|e| Error::Setting(e.to_string()))?;
@@ -123,7 +119,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         stop.send_replace(true);
     });
 
-    let work = work(&arguments, office, client, metrics, readiness, stopped.clone());
+    let work = work(
+        &arguments,
+        dns,
+        office,
+        client,
+        metrics,
+        readiness,
+        stopped.clone(),
+    );
     tokio::select! {
         result = work => result,
         served = server => match served {
@@ -133,8 +137,20 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
+/// Namespace and name of a Service, if one is named.
+fn dns_service(text: &str) -> Result<Option<(String, String)>> {
+    match text.split_once('/') {
+        Some((namespace, name)) => Ok(Some((namespace.to_owned(), name.to_owned()))),
+        None if text.is_empty() => Ok(None),
+        None => Err(Error::Setting(
+            "--dns-service must be namespace/name, or empty where the cluster has no DNS".to_owned(),
+        )),
+    }
+}
+
 async fn work(
     arguments: &Arguments,
+    dns: Option<(String, String)>,
     office: Office,
     client: Client,
     metrics: Metrics,
@@ -155,10 +171,7 @@ async fn work(
         responder: arguments.responder_service.clone(),
         decoy: arguments.decoy_service.clone(),
         egress: arguments.egress_service.clone(),
-        dns: arguments
-            .dns_service
-            .split_once('/')
-            .map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+        dns,
     };
     let prober = tokio::select! {
         prober = installation(&client, &settings, arguments, &readiness) => prober,

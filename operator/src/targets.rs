@@ -39,7 +39,7 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
     let default: Api<Service> = Api::namespaced(client.clone(), "default");
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
     let params = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
-    let (responder, decoy, egress, api, dns, slices) = tokio::try_join!(
+    let (responder, decoy, egress, api, dns_service, slices) = tokio::try_join!(
         service(&house, &settings.responder),
         service(&house, &settings.decoy),
         service(&house, &settings.egress),
@@ -84,15 +84,9 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
             ))
         })
     };
-    let dns = match &settings.dns {
-        None => None,
-        Some((namespace, name)) => Some(address(
-            &dns,
-            namespace,
-            name,
-            ": is the cluster's DNS another one (clusterDns in the chart's values)?",
-        )?),
-    };
+    let other = ": is the cluster's DNS another one (clusterDns in the chart's values)?";
+    let dns = settings.dns.as_ref();
+    let dns = dns.map(|(namespace, name)| address(&dns_service, namespace, name, other));
     Ok(Landmarks {
         responder,
         decoy: address(
@@ -104,7 +98,7 @@ pub async fn landmarks(client: &Client, settings: &Settings) -> Result<Landmarks
         egress: egress.as_ref().and_then(first_port),
         api_service: address(&api, "default", "kubernetes", "")?,
         api_addresses,
-        dns,
+        dns: dns.transpose()?,
     })
 }
 

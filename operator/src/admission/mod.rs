@@ -9,10 +9,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, Namespace, Pod, ServiceAccount},
 };
-use kube::{
-    Api, Client, Resource,
-    api::{ObjectMeta, PostParams},
-};
+use kube::{Api, Client, Resource, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
 use vitrine_crds::{POLICY_NAME, PreviewPolicy, PreviewSandbox};
 use vitrine_policies::names;
@@ -90,16 +87,8 @@ where
     }
 }
 
-/// No pod is looked at whose ServiceAccount is not there.
+/// Makes the account that a pod to try has, once a cluster.
 async fn account_for_pods(accounts: &Api<ServiceAccount>) -> Result<()> {
-    let account = ServiceAccount {
-        metadata: ObjectMeta {
-            name: Some(names::SERVICE_ACCOUNT.to_owned()),
-            ..ObjectMeta::default()
-        },
-        automount_service_account_token: Some(false),
-        ..ServiceAccount::default()
-    };
     let name = || format!("{}/{}", names::SENTINEL, names::SERVICE_ACCOUNT);
     let there = found(accounts.get_metadata(names::SERVICE_ACCOUNT).await);
     if there
@@ -108,7 +97,10 @@ async fn account_for_pods(accounts: &Api<ServiceAccount>) -> Result<()> {
     {
         return Ok(());
     }
-    match accounts.create(&PostParams::default(), &account).await {
+    match accounts
+        .create(&PostParams::default(), &trials::pods_account())
+        .await
+    {
         // Another operator was quicker.
         Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => Ok(()),
         made => made

@@ -13,7 +13,7 @@ use vitrine_crds::{
     preview_policy::{ImageRange, Runtimes, TrustLevels},
 };
 use vitrine_policies::{
-    cell::{Tenant, pod},
+    cell::{Tenant, boundary, pod},
     envelope, names, probe,
 };
 
@@ -97,6 +97,21 @@ pub(super) fn reaching_preview() -> Result<PreviewSandbox> {
     preview(json!({"egress": [NOWHERE]}))
 }
 
+/// Of no preview, in the sentinel.
+fn tenant() -> Tenant {
+    Tenant {
+        namespace: PROOF.to_owned(),
+        name: PROOF.to_owned(),
+        uid: PROOF.to_owned(),
+        cell: names::SENTINEL.to_owned(),
+    }
+}
+
+/// The ServiceAccount of that pod: no pod is looked at whose account is not there.
+pub(super) fn pods_account() -> ServiceAccount {
+    boundary::service_account(&tenant())
+}
+
 /// A preview's pod as the operator makes it, but of an image from elsewhere; `None` if the policy takes images from anywhere.
 pub(super) fn pod_from_elsewhere(policy: &PreviewPolicySpec, probe: &pod::ProbeImage) -> Result<Option<Pod>> {
     if policy.images.repositories.is_empty() {
@@ -115,12 +130,6 @@ pub(super) fn pod_from_elsewhere(policy: &PreviewPolicySpec, probe: &pod::ProbeI
     let listing = serde_json::from_value(listing).map_err(|error| trial("SkuListing", &error))?;
     let envelope = envelope::resolve(&lax, &SkuListing::new(PROOF, listing), &preview(json!({}))?)
         .map_err(|refusal| trial("Pod", &refusal))?;
-    let tenant = Tenant {
-        namespace: PROOF.to_owned(),
-        name: PROOF.to_owned(),
-        uid: PROOF.to_owned(),
-        cell: names::SENTINEL.to_owned(),
-    };
     let orders = probe::Orders {
         nonce: PROOF.to_owned(),
         canary: String::new(),
@@ -129,7 +138,7 @@ pub(super) fn pod_from_elsewhere(policy: &PreviewPolicySpec, probe: &pod::ProbeI
         refuse_image_volumes: true,
     };
     Ok(Some(pod::pod(
-        &tenant,
+        &tenant(),
         SENTINEL_EPOCH,
         &envelope,
         probe,

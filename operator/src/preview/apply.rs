@@ -138,14 +138,16 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             if let Some(envelope) = broken {
                 reseal(context, &world, &envelope).await?;
             }
-            delete_pod(context, &world, pod::GRACE_SECONDS).await?;
+            if let Some(pod) = &world.cell.pod {
+                delete_pod(context, pod, pod::GRACE_SECONDS).await?;
+            }
             Ok(wake(Some(SAFETY)))
         }
         Plan::ReleasePod => {
             if let Some(pod) = &world.cell.pod {
                 // With its node gone nobody is left who would confirm the deletion, as a kubelet does.
                 if receipt_of(preview).is_some_and(|receipt| receipt.result == EndResult::ReportedGone) {
-                    delete_pod(context, &world, 0).await?;
+                    delete_pod(context, pod, 0).await?;
                 }
                 release(
                     &context.api::<Pod>(&world.tenant.cell),
@@ -700,9 +702,12 @@ async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result
     Ok(())
 }
 
-async fn delete_pod(context: &Context, world: &World, grace_seconds: i64) -> Result<()> {
-    let Some(pod) = &world.cell.pod else { return Ok(()) };
-    let api: Api<Pod> = context.api(&world.tenant.cell);
+/// Asks a pod, this very one, to end.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn delete_pod(context: &Context, pod: &Pod, grace_seconds: i64) -> Result<()> {
+    let (cell, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let params = DeleteParams {
         grace_period_seconds: u32::try_from(grace_seconds).ok(),
         preconditions: Some(Preconditions {
@@ -711,12 +716,8 @@ async fn delete_pod(context: &Context, world: &World, grace_seconds: i64) -> Res
         }),
         ..DeleteParams::default()
     };
-    let deleted = found(api.delete(names::POD, &params).await);
-    deleted.map_err(Error::kube(
-        "delete",
-        "Pod",
-        format!("{}/{}", world.tenant.cell, names::POD),
-    ))?;
+    let deleted = found(context.api::<Pod>(&cell).delete(&name, &params).await);
+    deleted.map_err(Error::kube("delete", "Pod", format!("{cell}/{name}")))?;
     Ok(())
 }
 

@@ -109,7 +109,7 @@ pub fn controller(
                     guarded
                         .0
                         .as_ref()
-                        .is_ok_and(|p| is_beside(&slot, p) || phase(p) == Phase::Ready)
+                        .is_ok_and(|p| is_beside(&slot, p) || p.phase() == Phase::Ready)
                 })
             }));
             woken
@@ -162,10 +162,6 @@ where
     Api::all(client.clone())
 }
 
-fn phase(preview: &PreviewSandbox) -> Phase {
-    preview.status.as_ref().map_or(Phase::Queued, |s| s.phase)
-}
-
 /// Whether a slot is none of those with which a preview was admitted.
 fn is_beside(slot: &PartialObjectMeta<Lease>, preview: &PreviewSandbox) -> bool {
     let status = preview.status.as_ref();
@@ -174,7 +170,7 @@ fn is_beside(slot: &PartialObjectMeta<Lease>, preview: &PreviewSandbox) -> bool 
 
 /// Whether a change of policy or listing can mean something to a preview.
 fn waits(preview: &PreviewSandbox) -> bool {
-    matches!(phase(preview), Phase::Queued | Phase::Refused | Phase::Ready)
+    matches!(preview.phase(), Phase::Queued | Phase::Refused | Phase::Ready)
 }
 
 fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
@@ -192,7 +188,7 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
 fn of_live<K: ResourceExt>(store: &Store<Guarded>, object: &K) -> Vec<ObjectRef<Guarded>> {
     let mut woken = by_annotation(object);
     woken.retain(|preview| {
-        let over = |p: &PreviewSandbox| phase(p) == Phase::Ending || phase(p).is_terminal();
+        let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();
         let known = store.get(preview);
         known.is_none_or(|guarded| !guarded.0.as_ref().is_ok_and(over))
     });

@@ -9,10 +9,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Pod},
 };
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, ListParams, Preconditions},
-};
+use kube::{Api, ResourceExt, api::ListParams};
 use tokio::time::Instant;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
@@ -70,7 +67,7 @@ fn count(context: &Context) {
     let previews = context.watched.previews.state();
     let readable = || previews.iter().filter_map(|guarded| guarded.0.as_ref().ok());
     for phase in Phase::ALL {
-        let count = readable().filter(|p| self::phase(p) == phase).count();
+        let count = readable().filter(|p| p.phase() == phase).count();
         context
             .metrics
             .previews
@@ -81,17 +78,10 @@ fn count(context: &Context) {
     context.metrics.longest_end_seconds.set(longest);
 }
 
-fn phase(preview: &PreviewSandbox) -> Phase {
-    preview
-        .status
-        .as_ref()
-        .map_or(Phase::Queued, |status| status.phase)
-}
-
 /// For how many seconds the preview that has been ending for the longest has been; 0 if none is.
 fn longest_end<'a>(previews: impl Iterator<Item = &'a PreviewSandbox>, now: Timestamp) -> i64 {
     previews
-        .filter(|preview| phase(preview) == Phase::Ending)
+        .filter(|preview| preview.phase() == Phase::Ending)
         .filter_map(|preview| conditions::find(&preview.status.as_ref()?.conditions, types::EXPIRED))
         .map(|expired| now.duration_since(expired.last_transition_time.0).as_secs())
         .max()
@@ -213,9 +203,7 @@ async fn left(context: &Context, annotations: &BTreeMap<String, String>, uid: &s
     };
     let api: Api<PreviewSandbox> = context.api(namespace);
     match api.get(name).await {
-        Ok(preview) if preview.uid().as_deref() == Some(uid) => {
-            Ok(Left::There(preview.status.map_or(Phase::Queued, |s| s.phase)))
-        }
+        Ok(preview) if preview.uid().as_deref() == Some(uid) => Ok(Left::There(preview.phase())),
         Ok(_) => Ok(Left::Gone),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Left::Gone),
         Err(kube::Error::SerdeError(_)) => Ok(Left::Unreadable),
@@ -252,17 +240,7 @@ async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
             context.metrics.orphans.inc();
         }
         Some(pod) => match observe::end(&pod) {
-            End::NotAsked => {
-                let params = DeleteParams {
-                    grace_period_seconds: u32::try_from(GRACE_SECONDS).ok(),
-                    preconditions: Some(Preconditions {
-                        uid: pod.uid(),
-                        resource_version: None,
-                    }),
-                    ..DeleteParams::default()
-                };
-                found(pods.delete(names::POD, &params).await).map_err(Error::kube("delete", "Pod", &cell))?;
-            }
+            End::NotAsked => apply::delete_pod(context, &pod, GRACE_SECONDS).await?,
             End::Pending => {}
             End::Verified | End::NeverStarted => {
                 apply::release(&pods, "Pod", &pod, names::POD_FINALIZER).await?;

@@ -28,10 +28,6 @@ const LIMIT: i32 = 2;
 /// The previews of one subject, two at a time.
 const CROWD: usize = 10;
 
-fn phase(preview: &PreviewSandbox) -> Phase {
-    preview.status.as_ref().map_or(Phase::Queued, |s| s.phase)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn two_operators_without_leader_election_never_exceed_a_limit() {
     let house = House::take("two-operators", LIMIT, "24h").await;
@@ -46,7 +42,7 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
     let patience = Duration::from_secs(120);
     for preview in &made {
         let name = preview.name_any();
-        let over = |p: &PreviewSandbox| phase(p).is_terminal();
+        let over = |p: &PreviewSandbox| p.phase().is_terminal();
         let status = house
             .until(&name, "it ends", patience, over)
             .await
@@ -157,7 +153,7 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
     let before = house.mark();
     let elect = Options::electing;
     let first = Operator::ready(&house.post, &elect("leader"), None).await;
-    let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
+    let ready = |p: &PreviewSandbox| p.phase() == Phase::Ready;
     house.preview("one", "anna", None).await;
     house.until("one", "it is ready", PATIENCE, ready).await;
     // Ready as well, so that a rollout goes on; and idle.
@@ -199,7 +195,7 @@ async fn an_operator_that_loses_leadership_stands_by_and_leads_again() {
     let house = House::take("stands-by", 1, "24h").await;
     let leads = Options::electing("leads");
     let operator = Operator::ready(&house.post, &leads, None).await;
-    let ready = |p: &PreviewSandbox| phase(p) == Phase::Ready;
+    let ready = |p: &PreviewSandbox| p.phase() == Phase::Ready;
     house.preview("before", "anna", None).await;
     house.until("before", "it is ready", PATIENCE, ready).await;
 

@@ -96,10 +96,9 @@ async fn preview(client: &Client, number: usize) -> Result<Life> {
     api.create(&PostParams::default(), &wanted)
         .await
         .map_err(Error::kube("create a preview"))?;
-    let phase = |p: &PreviewSandbox| p.status.as_ref().map_or(Phase::Queued, |s| s.phase);
     loop {
         let preview = api.get(&name).await.map_err(Error::kube("get a preview"))?;
-        match phase(&preview) {
+        match preview.phase() {
             Phase::Ready => break,
             Phase::Failed | Phase::Refused => {
                 let status = preview.status.unwrap_or_default();

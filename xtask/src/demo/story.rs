@@ -181,15 +181,14 @@ impl Kubectl {
 
 async fn wait_ready(client: &Client, name: &str) -> Result<PreviewSandbox> {
     let api: Api<PreviewSandbox> = Api::namespaced(client.clone(), SHOP);
-    let phase = |p: &PreviewSandbox| p.status.as_ref().map_or(Phase::Queued, |s| s.phase);
     let over = |p: &PreviewSandbox| {
         matches!(
-            phase(p),
+            p.phase(),
             Phase::Ready | Phase::Failed | Phase::Refused | Phase::Ended
         )
     };
     let preview = objects::until(&api, name, "ready", READY, over).await?;
-    if phase(&preview) == Phase::Ready {
+    if preview.phase() == Phase::Ready {
         return Ok(preview);
     }
     let status = preview.status.unwrap_or_default();

@@ -44,7 +44,7 @@ fn listing(dice: &mut Dice, name: &str) -> SkuListing {
         .collect();
     let writable: Vec<_> = (0..dice.roll(5))
         .map(|n| {
-            let path = one(dice, &["/data", "/var/lib/a.b", "/srv/_x-y", "/tmp/1/2/3"]);
+            let path = one(dice, &["/data", "/var/lib/a.b", "/srv/_x-y", "/opt/1/2/3"]);
             json!({"path": format!("{path}{n}"), "size": one(dice, &["1Mi", "512Ki", "2000000", "3M"])})
         })
         .collect();

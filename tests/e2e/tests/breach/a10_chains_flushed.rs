@@ -7,7 +7,7 @@ use vitrine_devcluster::Action;
 use vitrine_e2e::installed::{READY, Shop, alone, assert_verified, now_ms};
 use vitrine_kit::objects;
 
-use super::killed;
+use super::{blamed_its_node, killed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_its_node_gets_no_other() {
@@ -68,11 +68,7 @@ async fn chains_flushed_under_a_running_preview_end_it_within_five_seconds_and_i
     ]);
     let aside: Vec<NodeSetAside> = serde_json::from_str(&aside).unwrap();
     assert!(aside[0].reason.starts_with("isolation broken"), "{aside:?}");
-    let events = shop.events("page").await;
-    assert!(
-        events.iter().any(|event| event.starts_with("NodeSetAside")),
-        "{events:?}"
-    );
+    assert!(blamed_its_node(&shop, "page").await);
     let ready = shop
         .until(
             "next",

@@ -5,7 +5,7 @@ use vitrine_devcluster::Action;
 use vitrine_e2e::installed::{Shop, alone, assert_verified, now_ms};
 use vitrine_kit::objects;
 
-use super::killed;
+use super::{blamed_its_node, killed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_the_same() {
@@ -42,16 +42,8 @@ async fn without_an_operator_a_killed_sidecar_or_a_breach_ends_the_product_all_t
         assert_verified(&shop.over(&live.name).await, StatusReason::IsolationBroken);
     }
     // What the sidecar saw is not forgotten because another one was started after it.
-    let events = shop.events("leaking").await;
-    assert!(
-        events.iter().any(|event| event.starts_with("NodeSetAside")),
-        "{events:?}"
-    );
-    let events = shop.events("blind").await;
-    assert!(
-        !events.iter().any(|event| event.starts_with("NodeSetAside")),
-        "{events:?}"
-    );
+    assert!(blamed_its_node(&shop, "leaking").await);
+    assert!(!blamed_its_node(&shop, "blind").await);
     policy.back();
     shop.close().await;
 }

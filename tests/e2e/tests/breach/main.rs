@@ -31,3 +31,9 @@ async fn killed(shop: &Shop, live: &Live) {
     })
     .await;
 }
+
+/// Whether a preview's node was set aside because of it, as its events tell.
+async fn blamed_its_node(shop: &Shop, preview: &str) -> bool {
+    let events = shop.events(preview).await;
+    events.iter().any(|event| event.starts_with("NodeSetAside"))
+}

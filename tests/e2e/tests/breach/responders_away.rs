@@ -11,6 +11,8 @@ use vitrine_e2e::{
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::names;
 
+use super::blamed_its_node;
+
 /// For how long a preview may be unproven, as the sidecar has it.
 const UNPROVEN: Duration = Duration::from_secs(15);
 const RESPONDERS: &str = "deployment/vitrine-responder";
@@ -116,11 +118,7 @@ async fn without_any_responder_previews_end_as_unproven_and_no_node_is_blamed() 
     assert_verified(&over, StatusReason::Unproven);
     assert_eq!(next.reason, Some(StatusReason::Unproven), "{next:?}");
     for name in ["page", "next"] {
-        let events = shop.events(name).await;
-        assert!(
-            !events.iter().any(|event| event.starts_with("NodeSetAside")),
-            "{events:?}"
-        );
+        assert!(!blamed_its_node(&shop, name).await, "{name}");
     }
     // And all is well again.
     shop.ask("last", "page", "1m").await;
