@@ -162,8 +162,8 @@ pub enum StatusReason {
     EndVerified,
     /// Nobody saw the containers end; the slot is kept until the node says they are gone.
     EndUnknown,
-    /// The cell's namespace is being removed.
-    RemovingCell,
+    /// The cell is being made free for the next preview, or removed.
+    ClosingCell,
 }
 
 impl StatusReason {
@@ -211,7 +211,7 @@ impl StatusReason {
             Self::EndingPod => "EndingPod",
             Self::EndVerified => "EndVerified",
             Self::EndUnknown => "EndUnknown",
-            Self::RemovingCell => "RemovingCell",
+            Self::ClosingCell => "ClosingCell",
         }
     }
 }
@@ -326,7 +326,7 @@ mod tests {
             StatusReason::Admitted,
             StatusReason::NetworkNotEnforcing,
             StatusReason::EndUnknown,
-            StatusReason::RemovingCell,
+            StatusReason::ClosingCell,
         ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }

@@ -60,6 +60,9 @@ pub struct PreviewPolicySpec {
     /// Switches for people who repair something.
     #[serde(default)]
     pub maintenance: Maintenance,
+    /// How the namespaces of previews are used.
+    #[serde(default)]
+    pub cells: Cells,
     /// The largest preview.
     pub size: SizeRange,
     /// Where images may come from.
@@ -319,6 +322,48 @@ pub struct Ceilings {
     /// Of the cluster.
     #[serde(default)]
     pub cluster: i32,
+}
+
+/// How cells, the namespaces of previews, are used. A preview has one for itself while it lives.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.maxAge) > duration('0s') && duration(self.maxAge) <= duration('720h') && duration(self.keepFree) <= duration('24h')").message("cells.maxAge must be longer than 0s and at most 720h, cells.keepFree at most 24h"))]
+pub struct Cells {
+    /// Whether a cell is used again, by previews of the same seller and trust level that are confined alike, once its preview was seen
+    /// to end and nothing was wrong with it.
+    #[serde(default)]
+    pub mode: CellUse,
+    /// How old a cell may be and still be used again.
+    #[serde(default = "default_cell_age")]
+    pub max_age: TimeSpan,
+    /// How many previews may have a cell, one after the other.
+    #[serde(default = "default_cell_uses")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_uses: i32,
+    /// How long a free cell is kept for the next preview.
+    #[serde(default = "default_keep_free")]
+    pub keep_free: TimeSpan,
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self {
+            mode: CellUse::default(),
+            max_age: default_cell_age(),
+            max_uses: default_cell_uses(),
+            keep_free: default_keep_free(),
+        }
+    }
+}
+
+/// Whether cells are used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CellUse {
+    /// They are.
+    #[default]
+    Reuse,
+    /// Each preview gets a new one, which is removed at its end.
+    Fresh,
 }
 
 /// The largest size.
@@ -589,6 +634,18 @@ pub struct IsolationTargets {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s') && duration(self) <= duration('24h')").message("isolation.nodeQuarantine must be longer than 0s and at most 24h"))]
     pub node_quarantine: Option<TimeSpan>,
+}
+
+fn default_cell_age() -> TimeSpan {
+    TimeSpan::from_secs(24 * 3600)
+}
+
+const fn default_cell_uses() -> i32 {
+    100
+}
+
+fn default_keep_free() -> TimeSpan {
+    TimeSpan::from_secs(600)
 }
 
 fn default_provisioning_deadline() -> TimeSpan {

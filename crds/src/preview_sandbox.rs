@@ -265,6 +265,9 @@ pub struct PodIdentity {
     pub ip: Option<String>,
     /// The port on which the product serves.
     pub port: i32,
+    /// What its sidecar answers when it is asked who it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
 }
 
 /// What the probe saw from inside the pod, and that each target was up meanwhile.

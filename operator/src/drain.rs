@@ -1,5 +1,5 @@
-//! `drain`: ends every preview, and waits until each end is proven and the sink has every receipt. Run by Helm before an uninstall,
-//! or by hand.
+//! `drain`: ends every preview, removes the cells that nobody has, and waits until each end is proven and the sink has every receipt.
+//! Run by Helm before an uninstall, or by hand.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,16 +7,17 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Preconditions},
     core::{DynamicObject, gvk::GroupVersionKind},
 };
 use tokio::time::Instant;
 use vitrine_crds::TimeSpan;
+use vitrine_policies::{cell::record::Record, names::CELL_LABEL};
 use vitrine_receipts::names;
 
 use crate::{
     api,
-    error::{Error, Result, found},
+    error::{self, Error, Result, found},
 };
 
 const POLL: Duration = Duration::from_millis(500);
@@ -40,9 +41,53 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let client = api::client().await?;
     let deadline = Instant::now() + arguments.timeout.as_duration();
     previews(&client, arguments.timeout, deadline).await?;
+    cells(&client, arguments.timeout, deadline).await?;
     match &arguments.receipts_namespace {
         Some(namespace) => receipts(&client, namespace, arguments.timeout, deadline).await,
         None => Ok(()),
+    }
+}
+
+/// Removes what is kept for previews that will not come, and waits for the cells of those that have ended.
+async fn cells(client: &Client, timeout: TimeSpan, deadline: Instant) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let in_cells = ListParams::default().labels(&format!("{CELL_LABEL}=true"));
+    loop {
+        let listed = namespaces.list_metadata(&in_cells).await;
+        let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?.items;
+        let left: Vec<_> = listed
+            .iter()
+            .filter_map(|cell| Some((cell, Record::of(&cell.metadata)?)))
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for (cell, record) in &left {
+            if record.tenant.is_none() && !record.going {
+                let params = DeleteParams::default().preconditions(Preconditions {
+                    uid: cell.uid(),
+                    resource_version: cell.resource_version(),
+                });
+                match found(namespaces.delete(&cell.name_any(), &params).await) {
+                    Err(error) if !error::status(&error).is_some_and(kube::core::Status::is_conflict) => {
+                        return Err(Error::kube("delete", "Namespace", cell.name_any())(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            let names: Vec<_> = left
+                .iter()
+                .map(|(cell, _)| format!("\n  {}", cell.name_any()))
+                .collect();
+            return Err(Error::Remains(format!(
+                "{} cells are not removed yet (timeout {timeout}):{}",
+                left.len(),
+                names.concat()
+            )));
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 

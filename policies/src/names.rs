@@ -4,14 +4,14 @@ use sha2::{Digest, Sha256};
 
 /// Marks everything that belongs to a cell. Set only at creation.
 pub const CELL_LABEL: &str = "vitrine.dev/cell";
-/// On everything in a cell: the preview it serves, `namespace/name`.
+/// On a cell's namespace: the preview that has it, `namespace/name`. On a slot: the preview that holds it.
 pub const PREVIEW_ANNOTATION: &str = "vitrine.dev/preview";
-/// On everything in a cell: the uid of the preview it serves.
+/// On a cell's namespace: the uid of the preview that has it.
 pub const PREVIEW_UID_ANNOTATION: &str = "vitrine.dev/preview-uid";
 /// On a preview's pod: the nonce that the probe's verdict must carry.
 pub const NONCE_ANNOTATION: &str = "vitrine.dev/nonce";
-/// On a cell's namespace and on its pod: which making of the cell it is. An admission policy refuses a pod that was meant for an
-/// earlier namespace of the same name.
+/// On a cell's namespace and on its pod: for the how-manieth pod the cell is, as a random text. An admission policy refuses a pod
+/// that was meant for an earlier one, or for an earlier namespace of the same name.
 pub const EPOCH_ANNOTATION: &str = "vitrine.dev/epoch";
 /// On a preview: keeps it until its end is proven.
 pub const PREVIEW_FINALIZER: &str = "vitrine.dev/cell";
@@ -66,9 +66,9 @@ pub fn host_label(preview_uid: &str) -> String {
     format!("p-{}", &digest(&["host", preview_uid])[..20])
 }
 
-/// The nonce of a preview's pod.
-pub fn nonce(preview_uid: &str, cell: &str) -> String {
-    digest(&["nonce", preview_uid, cell])[..32].to_owned()
+/// The nonce of the pod that is made in a cell in one epoch.
+pub fn nonce(cell: &str, epoch: &str) -> String {
+    digest(&["nonce", cell, epoch])[..32].to_owned()
 }
 
 /// The one port of the responder that this cell's policy opens.

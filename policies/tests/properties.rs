@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use vitrine_crds::{Amount, SkuListing, sku_listing::Size};
 use vitrine_policies::{
     Envelope,
-    cell::{Tenant, boundary, pod, pod::ProbeImage},
+    cell::{boundary, pod, pod::ProbeImage},
     envelope, names, probe,
 };
 
@@ -26,7 +26,7 @@ fn resolve(asked: &Asked) -> Option<Envelope> {
     envelope::resolve(&asked.policy, &asked.listing, &asked.preview).ok()
 }
 
-fn build(asked: &Asked, envelope: &Envelope) -> Pod {
+fn build(envelope: &Envelope) -> Pod {
     let image = ProbeImage {
         image: format!("mirror.example/vitrine@sha256:{}", "b".repeat(64)),
         pull_policy: "IfNotPresent".into(),
@@ -39,15 +39,7 @@ fn build(asked: &Asked, envelope: &Envelope) -> Pod {
         refuse_image_volumes: true,
     };
     let proxy = (!envelope.egress.is_empty()).then_some("10.96.8.8:3128");
-    pod::pod(
-        &Tenant::of(&asked.preview).unwrap(),
-        "0123",
-        envelope,
-        &image,
-        &orders,
-        proxy,
-        &[],
-    )
+    pod::pod("vitrine-cell-0123", "0123", envelope, &image, &orders, proxy, &[])
 }
 
 /// Each amount of a size, or nothing if one is none.
@@ -203,9 +195,9 @@ proptest! {
     #[test]
     fn what_is_built_is_hardened_and_fits_its_own_quota(asked in modest()) {
         let Some(envelope) = resolve(&asked) else { return Ok(()) };
-        let pod = build(&asked, &envelope);
+        let pod = build(&envelope);
         prop_assert_eq!(is_hardened(&pod), Ok(()));
-        let quota = boundary::quota(&Tenant::of(&asked.preview).unwrap(), &envelope);
+        let quota = boundary::quota("vitrine-cell-0123", &envelope);
         let hard = quota.spec.unwrap().hard.unwrap();
         let spec = pod.spec.unwrap();
         for name in ["cpu", "memory", "ephemeral-storage"] {
@@ -232,7 +224,7 @@ proptest! {
             if let Ok(listing) = serde_json::from_value::<SkuListing>(changed) {
                 let asked = Asked { listing, ..asked.clone() };
                 if let Some(envelope) = resolve(&asked) {
-                    build(&asked, &envelope);
+                    build(&envelope);
                 }
             }
         }

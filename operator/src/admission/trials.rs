@@ -13,7 +13,7 @@ use vitrine_crds::{
     preview_policy::{ImageRange, Runtimes, TrustLevels},
 };
 use vitrine_policies::{
-    cell::{Tenant, boundary, pod},
+    cell::{boundary, pod},
     envelope, names, probe,
 };
 
@@ -97,19 +97,9 @@ pub(super) fn reaching_preview() -> Result<PreviewSandbox> {
     preview(json!({"egress": [NOWHERE]}))
 }
 
-/// Of no preview, in the sentinel.
-fn tenant() -> Tenant {
-    Tenant {
-        namespace: PROOF.to_owned(),
-        name: PROOF.to_owned(),
-        uid: PROOF.to_owned(),
-        cell: names::SENTINEL.to_owned(),
-    }
-}
-
-/// The ServiceAccount of that pod: no pod is looked at whose account is not there.
+/// The ServiceAccount of the pod that is tried in the sentinel: no pod is looked at whose account is not there.
 pub(super) fn pods_account() -> ServiceAccount {
-    boundary::service_account(&tenant())
+    boundary::service_account(names::SENTINEL)
 }
 
 /// A preview's pod as the operator makes it, but of an image from elsewhere; `None` if the policy takes images from anywhere.
@@ -138,7 +128,7 @@ pub(super) fn pod_from_elsewhere(policy: &PreviewPolicySpec, probe: &pod::ProbeI
         refuse_image_volumes: true,
     };
     Ok(Some(pod::pod(
-        &tenant(),
+        names::SENTINEL,
         SENTINEL_EPOCH,
         &envelope,
         probe,

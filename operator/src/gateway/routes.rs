@@ -256,7 +256,7 @@ fn route(preview: &PreviewSandbox, allowed: &HashSet<String>) -> Route {
                 preview.namespace().unwrap_or_default(),
                 preview.name_any()
             ),
-            nonce: names::nonce(&uid, &names::cell(&uid)),
+            nonce: pod.nonce.clone()?,
             uid,
             pod: pod.uid.clone(),
             ip: pod.ip.as_ref()?.parse().ok()?,
@@ -402,7 +402,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox", "metadata": {"name": "a", "uid": "u"},
             "spec": {"listingRef": {"name": "l"}, "subject": "s"},
-            "status": {"phase": phase, "expiresAt": expires.to_string(), "pod": {"uid": "p", "ip": "10.244.0.7", "port": 8090},
+            "status": {"phase": phase, "expiresAt": expires.to_string(), "pod": {"uid": "p", "ip": "10.244.0.7", "port": 8090, "nonce": "n"},
                 "envelope": {"ttl": "1m", "ttlCap": "1m", "provisioningDeadline": "1m", "proofDeadline": "1m", "image": "i",
                     "port": 8090, "landingPath": "/", "listing": "u/1",
                     "size": {"cpu": "1", "memory": "1Mi", "ephemeralStorage": "1Mi"}}}

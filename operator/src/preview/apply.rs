@@ -22,14 +22,14 @@ use vitrine_crds::{
 };
 use vitrine_policies::{
     Envelope, capacity,
-    cell::{Tenant, boundary, network, pod},
+    cell::{boundary, network, pod, record},
     names,
     queue::{Behind, Lack},
     slots::Demand,
 };
 
 use super::{
-    Context,
+    Context, cells,
     decide::{self, Drift, Plan, World, seal_identity},
     report::Report,
     slots::{self, Taken},
@@ -67,11 +67,13 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
         Plan::Yield(report) => {
             status::write(context, preview, *report).await?;
             slots::give_back(context, &world.held_slots).await?;
+            cells::give_back(context, &world.other_cells).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
-        // Which slots it lives with stands in its status and never changes: the others are nobody's.
+        // Which slots and which cell it lives with stands in its status and never changes: the others are nobody's.
         Plan::Shed => {
             slots::give_back(context, &world.held_slots).await?;
+            cells::give_back(context, &world.other_cells).await?;
             Ok(Action::requeue(Duration::ZERO))
         }
         Plan::Retake(envelope, lost, after) => {
@@ -160,7 +162,11 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             Ok(Action::requeue(Duration::ZERO))
         }
         Plan::NeverStarted(report) => {
-            if closed(context, &world).await? {
+            let closed = match &report.status.receipt {
+                Some(receipt) => cells::close(context, &world, receipt).await?,
+                None => false,
+            };
+            if closed {
                 status::write(context, preview, *report).await?;
             }
             Ok(Action::requeue(Duration::ZERO))
@@ -230,9 +236,13 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &
     let preview = hold(context, &world.preview).await?;
     match slots::take(context, &preview, policy, demands).await? {
         Taken::All(slots) => {
+            let mut tenant = world.tenant.clone();
+            if let Some(free) = cells::take(context, &preview, envelope, &policy.spec).await? {
+                tenant.cell = free;
+            }
             let mut report = Report::from(&preview, Timestamp::now());
             report.admitted(
-                &world.tenant,
+                &tenant,
                 envelope,
                 slots.iter().map(ResourceExt::name_any).collect(),
             );
@@ -292,10 +302,17 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     match &cell.namespace {
         None => {
-            let epoch = format!("{:032x}", rand::random::<u128>());
-            create(&namespaces, "Namespace", &boundary::new_namespace(tenant, epoch)).await?;
+            let lot = record::lot(envelope, world.preview.spec.trust_level, &world.house);
+            let made = record::made(
+                &tenant.cell,
+                Some(tenant),
+                cells::new_epoch(),
+                lot,
+                Timestamp::now(),
+            );
+            create(&namespaces, "Namespace", &made).await?;
         }
-        Some(namespace) if !is_ours(namespace, tenant) => {
+        Some(namespace) if !cells::is_ours(namespace, tenant) => {
             return Err(Error::Foreign {
                 kind: "Namespace",
                 name: tenant.cell.clone(),
@@ -307,25 +324,25 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
         (context.api(&tenant.cell), context.api(&tenant.cell));
     let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
         (context.api(&tenant.cell), context.api(&tenant.cell));
-    let desired_policy = network::policy(tenant, envelope, &world.house);
+    let desired_policy = network::policy(&tenant.cell, envelope, &world.house);
     let made = tokio::try_join!(
         ensure(
             &quotas,
             "ResourceQuota",
             cell.quota.as_ref(),
-            boundary::quota(tenant, envelope)
+            boundary::quota(&tenant.cell, envelope)
         ),
         ensure(
             &ranges,
             "LimitRange",
             cell.limit_range.as_ref(),
-            boundary::limit_range(tenant, envelope)
+            boundary::limit_range(&tenant.cell, envelope)
         ),
         ensure(
             &accounts,
             "ServiceAccount",
             cell.service_account.as_ref(),
-            boundary::service_account(tenant)
+            boundary::service_account(&tenant.cell)
         ),
         ensure(
             &policies,
@@ -358,14 +375,14 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
                 return Ok(Action::requeue(Duration::ZERO));
             };
             let landmarks = targets::landmarks(&context.client, &context.settings).await?;
-            let nonce = names::nonce(&tenant.uid, &tenant.cell);
+            let nonce = names::nonce(&tenant.cell, &epoch);
             let orders = targets::orders(&landmarks, envelope, &tenant.cell, nonce);
             let proxy = way_out(context, envelope, landmarks.egress.as_deref())?;
             let policy = world.policy.as_ref();
             let avoid = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
             let avoid = avoid.unwrap_or_default();
             let desired = pod::pod(
-                tenant,
+                &tenant.cell,
                 &epoch,
                 envelope,
                 &context.settings.probe,
@@ -388,7 +405,9 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             }
         }
     };
-    if pod.annotations().get(names::PREVIEW_UID_ANNOTATION) != Some(&tenant.uid) {
+    if cell.epoch().is_none()
+        || pod.annotations().get(names::EPOCH_ANNOTATION).map(String::as_str) != cell.epoch()
+    {
         return Err(Error::Foreign {
             kind: "Pod",
             name: format!("{}/{}", tenant.cell, names::POD),
@@ -399,6 +418,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
         uid: pod.uid().unwrap_or_default(),
         ip: None,
         port: i32::from(envelope.port),
+        nonce: cell.nonce(),
     });
     report.provisioned(seal_identity(&policy));
     report.proving(StatusReason::ProbeRunning, decide::PROBING);
@@ -410,33 +430,27 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
 ///
 /// No pod is ever made for a preview that is over, however late its creation arrives:
 /// - the cell was there, whole, before this look at the preview, which was not over then: whoever ends it later finds this cell and
-///   closes it (`closed`), and nothing can be made in a namespace that is going;
-/// - a namespace of the same name that a slower attempt makes after that has another epoch, and the admission policy
-///   `vitrine-operator` refuses a pod that names this one.
+///   closes it (`cells::close`), and nothing can be made in a namespace that is going;
+/// - one that is used again has another epoch then, and so has a namespace of the same name that a slower attempt makes after that:
+///   the admission policy `vitrine-operator` refuses a pod that names this one.
 ///
 /// `policies/tests/cell_protocol.rs` tries every order of these writes.
 async fn epoch_to_build_in(context: &Context, world: &World) -> Result<Option<String>> {
     let (preview, cell) = (&world.preview, &world.cell);
-    let (Some(namespace), Some(_), Some(_), Some(_), Some(_)) = (
-        &cell.namespace,
-        &cell.quota,
-        &cell.limit_range,
-        &cell.service_account,
-        &cell.network_policy,
-    ) else {
+    if !cell.is_whole() {
         return Ok(None);
-    };
-    let Some(epoch) = namespace.annotations().get(names::EPOCH_ANNOTATION) else {
+    }
+    let Some(epoch) = cell.epoch() else {
         return Err(Error::Foreign {
             kind: "Namespace",
-            name: namespace.name_any(),
+            name: world.tenant.cell.clone(),
         });
     };
     let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
     let name = preview.name_any();
     let now = found(api.get_metadata(&name).await).map_err(Error::kube("get", "PreviewSandbox", &name))?;
     let same = now.is_some_and(|now| now.metadata.resource_version == preview.metadata.resource_version);
-    Ok(same.then(|| epoch.clone()))
+    Ok(same.then(|| epoch.to_owned()))
 }
 
 /// Where the egress proxy is, for a preview that may reach any name.
@@ -543,12 +557,6 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     Ok(Action::requeue(Duration::ZERO))
 }
 
-fn is_ours(namespace: &Namespace, tenant: &Tenant) -> bool {
-    namespace.name_any().starts_with(names::CELL_PREFIX)
-        && namespace.labels().contains_key(names::CELL_LABEL)
-        && namespace.annotations().get(names::PREVIEW_UID_ANNOTATION) == Some(&tenant.uid)
-}
-
 async fn create<K>(api: &Api<K>, kind: &'static str, object: &K) -> Result<K>
 where
     K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
@@ -605,7 +613,7 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
     let name = match part {
         Drift::Namespace => {
             let api: Api<Namespace> = Api::all(context.client.clone());
-            let desired = boundary::namespace(tenant);
+            let desired = record::had_by(tenant);
             let patch = serde_json::json!({"metadata": {
                 "resourceVersion": cell.namespace.as_ref().and_then(ResourceExt::resource_version),
                 "labels": desired.metadata.labels, "annotations": desired.metadata.annotations}});
@@ -616,7 +624,7 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
             "Namespace"
         }
         Drift::Quota => {
-            let desired = boundary::quota(tenant, envelope);
+            let desired = boundary::quota(&tenant.cell, envelope);
             put(
                 &context.api::<ResourceQuota>(&tenant.cell),
                 "ResourceQuota",
@@ -627,7 +635,7 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
             "ResourceQuota"
         }
         Drift::LimitRange => {
-            let desired = boundary::limit_range(tenant, envelope);
+            let desired = boundary::limit_range(&tenant.cell, envelope);
             put(
                 &context.api::<LimitRange>(&tenant.cell),
                 "LimitRange",
@@ -638,7 +646,7 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
             "LimitRange"
         }
         Drift::ServiceAccount => {
-            let desired = boundary::service_account(tenant);
+            let desired = boundary::service_account(&tenant.cell);
             let api: Api<ServiceAccount> = context.api(&tenant.cell);
             let put = put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await;
             match put {
@@ -683,16 +691,12 @@ async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result
             format!("{cell}/{foreign}"),
         ))?;
     }
-    if world
-        .cell
-        .namespace
-        .as_ref()
-        .is_none_or(|n| n.metadata.deletion_timestamp.is_some())
-    {
-        // Nothing can be created in a namespace that is going; its policy stays until the pod is gone.
+    // Nothing can be created in a namespace that is going; its policy stays until the pod is gone.
+    let namespace = world.cell.namespace.as_ref();
+    if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
         return Ok(());
     }
-    let desired = network::policy(&world.tenant, envelope, &world.house);
+    let desired = network::policy(&world.tenant.cell, envelope, &world.house);
     put(&api, "NetworkPolicy", world.cell.network_policy.as_ref(), desired).await?;
     context
         .metrics
@@ -744,54 +748,20 @@ where
 
 /// The slots are somebody else's only when nothing can run in the cell any more.
 async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
-    let namespace = world.cell.namespace.as_ref();
-    let foreign = namespace.filter(|namespace| !is_ours(namespace, &world.tenant));
-    if foreign.is_none() && !closed(context, world).await? {
+    let Some(receipt) = receipt_of(&world.preview) else {
+        return Ok(Action::requeue(Duration::ZERO));
+    };
+    if !cells::close(context, world, receipt).await? {
         return Ok(Action::requeue(Duration::ZERO));
     }
     slots::give_back(context, &world.held_slots).await?;
-    match (namespace, foreign) {
-        (_, Some(foreign)) => Err(Error::Foreign {
-            kind: "Namespace",
-            name: foreign.name_any(),
-        }),
-        (Some(_), None) => Ok(wake(Some(SAFETY))),
-        (None, None) => Ok(Action::requeue(Duration::ZERO)),
+    cells::give_back(context, &world.other_cells).await?;
+    // A namespace that goes is waited for; of one that is free there is nothing to wait for.
+    let going = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_some();
+    if world.cell.namespace.as_ref().is_some_and(going) {
+        return Ok(wake(Some(SAFETY)));
     }
-}
-
-/// Closes the cell of a preview that is over: deletes its namespace, so that nothing can be made in it any more (Kubernetes
-/// admission "NamespaceLifecycle"). Whether it is empty then: an attempt that was slower than the end may have made a pod before.
-/// One that the API server has let in already and stores only after this look is ended when it shows.
-async fn closed(context: &Context, world: &World) -> Result<bool> {
-    let namespace = world.cell.namespace.as_ref();
-    // Where no namespace is, nobody goes on to a pod before looking at the preview again.
-    let Some(namespace) = namespace.filter(|namespace| is_ours(namespace, &world.tenant)) else {
-        return Ok(true);
-    };
-    delete_namespace(context, namespace).await?;
-    let pods: Api<Pod> = context.api(&world.tenant.cell);
-    let pod =
-        found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", &world.tenant.cell))?;
-    Ok(pod.is_none())
-}
-
-/// Deletes a cell's namespace, this very one.
-///
-/// # Errors
-/// If the API server refuses.
-pub async fn delete_namespace(context: &Context, namespace: &Namespace) -> Result<()> {
-    if namespace.metadata.deletion_timestamp.is_some() {
-        return Ok(());
-    }
-    let api: Api<Namespace> = Api::all(context.client.clone());
-    let params = DeleteParams::default().preconditions(Preconditions {
-        uid: namespace.uid(),
-        resource_version: None,
-    });
-    let name = namespace.name_any();
-    found(api.delete(&name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
-    Ok(())
+    Ok(Action::requeue(Duration::ZERO))
 }
 
 /// Signs the receipt, now that slots and cell are free: whoever waits for them does not wait for a signer.

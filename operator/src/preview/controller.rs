@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt, channel::mpsc};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -20,7 +20,7 @@ use kube::{
         Controller, WatchStreamExt,
         controller::{Action, Config, Error as ControllerError},
         reflector::{self, ObjectRef, Store, reflector},
-        watcher::{self, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -48,6 +48,7 @@ pub fn controller(
     let controller = Controller::new(previews, watcher::Config::default());
     let store = controller.store();
     let mut reflectors = JoinSet::new();
+    let (cells, namespaces) = watch_cells(client, &mut reflectors);
     let of_slots = watcher::Config::default().labels(slots::DIMENSION_LABEL);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
     let watched = Watched {
@@ -64,6 +65,7 @@ pub fn controller(
             watcher::Config::default(),
             bare_node,
         ),
+        cells: cells.clone(),
         slots: stored(&mut reflectors, leases.clone(), of_slots.clone(), |_| {}),
         slots_namespace: slots_namespace.to_owned(),
         receipts: stored(
@@ -75,30 +77,28 @@ pub fn controller(
         policy: Arc::default(),
         reflectors: Arc::new(reflectors),
     };
-    let cells = || watcher::Config::default().labels(&format!("{}=true", names::CELL_LABEL));
     let all = || watcher::Config::default();
 
-    let (s1, s3, s4) = (store.clone(), store.clone(), store.clone());
-    let (q, r, a) = (store.clone(), store.clone(), store.clone());
+    let (of_listing, of_policy) = (store.clone(), store.clone());
+    let tenants = Tenants {
+        cells,
+        previews: store,
+    };
+    let [pods, quotas, ranges, accounts, policies] = std::array::from_fn(|_| tenants.clone());
     let for_turns = watched.clone();
     let controller = controller
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches(Api::<Pod>::all(client.clone()), cells(), |o| by_annotation(&o))
-        .watches(meta::<Namespace>(client), cells(), |o| by_annotation(&o))
-        .watches(meta::<ResourceQuota>(client), cells(), move |o| of_live(&q, &o))
-        .watches(meta::<LimitRange>(client), cells(), move |o| of_live(&r, &o))
-        .watches(meta::<ServiceAccount>(client), cells(), move |o| of_live(&a, &o))
-        // Every policy, also those without our label: a foreign one in a cell must be seen.
-        .watches(meta::<NetworkPolicy>(client), all(), move |o| {
-            let cell = o.namespace().unwrap_or_default();
-            if o.name_any() == names::SEAL && o.annotations().contains_key(names::PREVIEW_ANNOTATION) {
-                of_live(&s1, &o)
-            } else if cell.starts_with(names::CELL_PREFIX) {
-                by(&s1, |p| p.status.as_ref()?.cell.as_deref().map(|c| c == cell))
-            } else {
-                vec![]
-            }
+        .watches_stream(namespaces, |namespace| by_annotation(&namespace))
+        .watches(Api::<Pod>::all(client.clone()), in_cells(), move |o| pods.of(&o))
+        .watches(meta::<ResourceQuota>(client), in_cells(), move |o| {
+            quotas.live(&o)
         })
+        .watches(meta::<LimitRange>(client), in_cells(), move |o| ranges.live(&o))
+        .watches(meta::<ServiceAccount>(client), in_cells(), move |o| {
+            accounts.live(&o)
+        })
+        // Every policy, also those without our label: a foreign one in a cell must be seen.
+        .watches(meta::<NetworkPolicy>(client), all(), move |o| policies.live(&o))
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         // Or taken for a preview that was admitted with others: that one is to give it back. Or deleted under a live one.
         .watches(leases, of_slots, move |slot| {
@@ -116,12 +116,12 @@ pub fn controller(
         })
         .watches(meta::<SkuListing>(client), all(), move |listing| {
             let name = listing.name_any();
-            by(&s3, |p| {
+            by(&of_listing, |p| {
                 Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p))
             })
         })
         .watches(meta::<PreviewPolicy>(client), all(), move |_| {
-            by(&s4, |p| Some(waits(p)))
+            by(&of_policy, |p| Some(waits(p)))
         });
     (controller, watched)
 }
@@ -184,15 +184,74 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
         .collect()
 }
 
-/// What confines a preview matters while it lives. At its end all of that goes as well, one after the other, and none of it is news.
-fn of_live<K: ResourceExt>(store: &Store<Guarded>, object: &K) -> Vec<ObjectRef<Guarded>> {
-    let mut woken = by_annotation(object);
-    woken.retain(|preview| {
-        let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();
-        let known = store.get(preview);
-        known.is_none_or(|guarded| !guarded.0.as_ref().is_ok_and(over))
-    });
-    woken
+fn in_cells() -> watcher::Config {
+    watcher::Config::default().labels(&format!("{}=true", names::CELL_LABEL))
+}
+
+/// Who has which cell.
+#[derive(Clone)]
+struct Tenants {
+    cells: Store<PartialObjectMeta<Namespace>>,
+    previews: Store<Guarded>,
+}
+
+/// The namespaces come out once the store knows them: what happened in a cell before is looked at then, and what happens after finds
+/// its preview.
+fn watch_cells(
+    client: &kube::Client,
+    reflectors: &mut JoinSet<()>,
+) -> (
+    Store<PartialObjectMeta<Namespace>>,
+    impl Stream<Item = Result<PartialObjectMeta<Namespace>, watcher::Error>> + use<>,
+) {
+    let (cells, writer) = reflector::store();
+    let (told, tells) = mpsc::unbounded();
+    let events = watcher(meta::<Namespace>(client), in_cells()).default_backoff();
+    let events = reflector(
+        writer,
+        events.modify(|cell: &mut PartialObjectMeta<Namespace>| cell.metadata.managed_fields = None),
+    );
+    let known = cells.clone();
+    reflectors.spawn(events.for_each(move |event| {
+        let news = match event {
+            Ok(Event::Apply(cell) | Event::Delete(cell)) => vec![Ok(cell)],
+            // Only now does the store have what was listed.
+            Ok(Event::InitDone) => known
+                .state()
+                .iter()
+                .map(|cell| Ok(cell.as_ref().clone()))
+                .collect(),
+            Ok(Event::Init | Event::InitApply(_)) => vec![],
+            Err(error) => vec![Err(error)],
+        };
+        for cell in news {
+            // Without a controller nobody listens.
+            let _ = told.unbounded_send(cell);
+        }
+        std::future::ready(())
+    }));
+    (cells, tells)
+}
+
+impl Tenants {
+    /// The preview that has the cell in which something is.
+    fn of<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
+        let cell = object.namespace().unwrap_or_default();
+        let namespace = self.cells.get(&ObjectRef::new(&cell));
+        namespace.map_or_else(Vec::new, |namespace| by_annotation(namespace.as_ref()))
+    }
+
+    /// What confines a preview matters while it lives. At its end all of that goes as well, one after the other, and none of it is
+    /// news.
+    fn live<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
+        let mut woken = self.of(object);
+        woken.retain(|preview| {
+            let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();
+            let known = self.previews.get(preview);
+            known.is_none_or(|guarded| !guarded.0.as_ref().is_ok_and(over))
+        });
+        woken
+    }
 }
 
 fn by(store: &Store<Guarded>, wanted: impl Fn(&PreviewSandbox) -> Option<bool>) -> Vec<ObjectRef<Guarded>> {

@@ -14,7 +14,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::ResourceExt;
+use kube::{ResourceExt, core::PartialObjectMeta};
 use vitrine_crds::{
     Amount, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
     TimeSpan,
@@ -25,7 +25,11 @@ use vitrine_crds::{
 use vitrine_policies::{
     Envelope,
     abuse::{self, Signs},
-    cell::{Tenant, boundary, network, seal},
+    cell::{
+        Tenant, boundary, network,
+        record::{self, Record},
+        seal,
+    },
     envelope, names,
     probe::{Outside, UP, Verdict},
     queue::{Behind, Lack, Place},
@@ -85,6 +89,32 @@ pub struct Cell {
     pub pod: Option<Pod>,
 }
 
+impl Cell {
+    /// The epoch that the cell is in.
+    pub fn epoch(&self) -> Option<&str> {
+        let namespace = self.namespace.as_ref()?;
+        namespace
+            .annotations()
+            .get(names::EPOCH_ANNOTATION)
+            .map(String::as_str)
+    }
+
+    /// Whether nothing that confines it is missing.
+    pub const fn is_whole(&self) -> bool {
+        self.namespace.is_some()
+            && self.quota.is_some()
+            && self.limit_range.is_some()
+            && self.service_account.is_some()
+            && self.network_policy.is_some()
+    }
+
+    /// What the verdict of its pod must carry.
+    pub fn nonce(&self) -> Option<String> {
+        let namespace = self.namespace.as_ref()?;
+        Some(names::nonce(&namespace.name_any(), self.epoch()?))
+    }
+}
+
 /// Everything that was seen.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -107,6 +137,8 @@ pub struct World {
     /// Slots that it holds and has to give back: all of them once its end is recorded, all that an admission which was cut off
     /// has left while it waits, and while it lives those that it was not admitted with.
     pub held_slots: Vec<Lease>,
+    /// Cells that it has and does not live in: an admission that was cut off has left them, or two operators each took one.
+    pub other_cells: Vec<PartialObjectMeta<Namespace>>,
     /// Slots that it was admitted with, and that are not its own any more.
     pub lost_slots: Vec<Lost>,
     /// What its node says that it used, if it was asked.
@@ -231,7 +263,7 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
     } else {
         match admission(world, now) {
             // Only who is admitted keeps what an admission that was cut off has left.
-            Plan::Report(mut report, _) if !world.held_slots.is_empty() => {
+            Plan::Report(mut report, _) if world.has_what_it_should_not() => {
                 report.yielded();
                 Plan::Yield(report)
             }
@@ -387,7 +419,7 @@ fn wait(
 }
 
 fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Plan {
-    if !world.held_slots.is_empty() {
+    if world.has_what_it_should_not() {
         return Plan::Shed;
     }
     let Some(envelope) = thaw(status, world) else {
@@ -434,6 +466,16 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
                 now,
             );
         }
+        // A cell that others had before: what confines it is looked at before anything is made in it.
+        if world.cell.is_whole() && world.cell.pod.is_none() {
+            if let Some(broken) = seal_broken(status, world, &envelope) {
+                return end(world, StatusReason::SealBroken, &broken, now);
+            }
+            let drift = drifted(world, &envelope);
+            if !drift.is_empty() {
+                return Plan::Repair(Box::new(envelope), drift);
+            }
+        }
         return Plan::Provision(Box::new(envelope));
     }
 
@@ -463,7 +505,7 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
     if !drift.is_empty() {
         return Plan::Repair(Box::new(envelope), drift);
     }
-    let view = observe::view(pod, &names::nonce(&world.tenant.uid, &world.tenant.cell));
+    let view = observe::view(pod, &world.cell.nonce().unwrap_or_default());
     if let Some(plan) = given_up(&view, ready, world, now) {
         return plan;
     }
@@ -623,6 +665,7 @@ fn progress(
         uid: view.uid.clone(),
         ip: view.ip.clone(),
         port: i32::from(envelope.port),
+        nonce: world.cell.nonce(),
     });
 
     if status.isolation.is_none() {
@@ -666,6 +709,11 @@ fn progress(
 }
 
 impl World {
+    /// Slots or cells that it has and does not live with.
+    const fn has_what_it_should_not(&self) -> bool {
+        !self.held_slots.is_empty() || !self.other_cells.is_empty()
+    }
+
     /// How long before its end a preview is looked at so that its time can stand still.
     fn prolongs(&self) -> Duration {
         let maintenance = self.policy.as_ref().map(|policy| &policy.spec.maintenance);
@@ -871,7 +919,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
     }
     if status.receipt.is_some() {
         // The pod is gone: the namespace is told to go and the slots are freed, since others wait for them; then it is waited for.
-        if world.cell.namespace.is_some() || !world.held_slots.is_empty() {
+        if world.cell.namespace.is_some() || world.has_what_it_should_not() {
             return Plan::RemoveCell;
         }
         if let Some(plan) = remembered(status, world, cause, now) {
@@ -961,6 +1009,10 @@ fn seal_broken(status: &PreviewSandboxStatus, world: &World, envelope: &Envelope
     let Some(namespace) = &world.cell.namespace else {
         return Some("the cell's namespace is gone".to_owned());
     };
+    let had = Record::of(&namespace.metadata).and_then(|record| record.tenant);
+    if had.is_some_and(|had| had != world.tenant.uid) {
+        return Some("another preview was given the cell".to_owned());
+    }
     if namespace.metadata.deletion_timestamp.is_some() {
         return Some("somebody deleted the cell's namespace".to_owned());
     }
@@ -972,7 +1024,7 @@ fn seal_broken(status: &PreviewSandboxStatus, world: &World, envelope: &Envelope
     let Some(policy) = &world.cell.network_policy else {
         return Some("the NetworkPolicy was deleted".to_owned());
     };
-    let desired = network::policy(&world.tenant, envelope, &world.house);
+    let desired = network::policy(&world.tenant.cell, envelope, &world.house);
     if !seal::same(&desired.spec, &policy.spec) {
         return Some("the NetworkPolicy was changed".to_owned());
     }
@@ -993,11 +1045,11 @@ fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     if gone_or(
         cell.namespace
             .as_ref()
-            .map(|live| seal::holds(&boundary::namespace(tenant), live)),
+            .map(|live| seal::holds(&record::had_by(tenant), live)),
     ) {
         drift.push(Drift::Namespace);
     }
-    let quota = boundary::quota(tenant, envelope);
+    let quota = boundary::quota(&tenant.cell, envelope);
     // The hard limits exactly: an additional scope or key could widen as well.
     if gone_or(
         cell.quota
@@ -1006,11 +1058,11 @@ fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     ) {
         drift.push(Drift::Quota);
     }
-    let range = boundary::limit_range(tenant, envelope);
+    let range = boundary::limit_range(&tenant.cell, envelope);
     if gone_or(cell.limit_range.as_ref().map(|live| seal::holds(&range, live))) {
         drift.push(Drift::LimitRange);
     }
-    let account = boundary::service_account(tenant);
+    let account = boundary::service_account(&tenant.cell);
     if gone_or(
         cell.service_account
             .as_ref()

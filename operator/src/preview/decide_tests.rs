@@ -15,7 +15,7 @@ use vitrine_crds::{
 use vitrine_policies::{
     Envelope,
     abuse::Signs,
-    cell::{Tenant, boundary, network},
+    cell::{Tenant, boundary, network, record},
     envelope, names,
     queue::{Behind, Lack, Place},
     slots::Dimension,
@@ -28,6 +28,7 @@ use super::{
 use crate::{activity::Attention, receipts::spool::Keep};
 
 const UID: &str = "7d6f1c6e-0000-4000-8000-000000000002";
+const EPOCH: &str = "0123";
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -72,6 +73,7 @@ fn world() -> World {
         outside: None,
         attention: None,
         held_slots: vec![],
+        other_cells: vec![],
         lost_slots: vec![],
         cost: None,
         signs: Signs::default(),
@@ -96,7 +98,7 @@ fn envelope(world: &World) -> Envelope {
 fn provisioned(pod_status: serde_json::Value) -> World {
     let mut world = world();
     let envelope = envelope(&world);
-    let mut policy = network::policy(&world.tenant, &envelope, &world.house);
+    let mut policy = network::policy(&world.tenant.cell, &envelope, &world.house);
     policy.metadata.uid = Some("np".into());
     policy.metadata.generation = Some(1);
     let mut report = Report::from(&world.preview, at(0));
@@ -105,10 +107,16 @@ fn provisioned(pod_status: serde_json::Value) -> World {
     report.status.pod = serde_json::from_value(json!({"uid": "pod", "port": 8090})).unwrap();
     world.preview.status = Some(report.status);
     world.cell = Cell {
-        namespace: Some(boundary::namespace(&world.tenant)),
-        quota: Some(boundary::quota(&world.tenant, &envelope)),
-        limit_range: Some(boundary::limit_range(&world.tenant, &envelope)),
-        service_account: Some(boundary::service_account(&world.tenant)),
+        namespace: Some(record::made(
+            &world.tenant.cell,
+            Some(&world.tenant),
+            EPOCH.to_owned(),
+            "lot".to_owned(),
+            at(0),
+        )),
+        quota: Some(boundary::quota(&world.tenant.cell, &envelope)),
+        limit_range: Some(boundary::limit_range(&world.tenant.cell, &envelope)),
+        service_account: Some(boundary::service_account(&world.tenant.cell)),
         network_policy: Some(policy),
         foreign_policies: vec![],
         pod: serde_json::from_value(
@@ -125,7 +133,7 @@ fn container(name: &str, state: serde_json::Value) -> serde_json::Value {
 }
 
 fn running_pod() -> serde_json::Value {
-    let nonce = names::nonce(UID, &names::cell(UID));
+    let nonce = names::nonce(&names::cell(UID), EPOCH);
     let verdict = json!({"nonce": nonce, "judgement": "isolated", "rounds": 2, "elapsedMs": 9, "canary": true, "targets": [
         {"name": "internet", "address": "203.0.113.10:80", "required": true, "outcome": "shut", "how": "timed out"}]});
     json!({"phase": "Running", "podIP": "10.244.0.9",

@@ -13,7 +13,7 @@ use vitrine_crds::{
 };
 use vitrine_policies::{
     abuse::{self, Signs},
-    cell::Tenant,
+    cell::{Tenant, record::Record},
     names,
 };
 
@@ -55,6 +55,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         attention: None,
         cost: None,
         held_slots: vec![],
+        other_cells: vec![],
         lost_slots: vec![],
         house: context.settings.house.clone(),
         listing: None,
@@ -90,6 +91,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         if context.watched.holds(&world.tenant.uid) {
             world.held_slots = slots::held_by(context, &world.tenant.uid).await?;
         }
+        world.other_cells = context.watched.cells_beside(&world.tenant.uid, None);
         return Ok(Some(world));
     }
     // Without our finalizer nothing outside of the preview was ever made.
@@ -106,6 +108,11 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         let extra = |slot: &Lease| !status.slots.contains(&slot.name_any());
         world.held_slots = held.into_iter().filter(extra).collect();
     }
+    if !over {
+        world.other_cells = context
+            .watched
+            .cells_beside(&world.tenant.uid, status.cell.as_deref());
+    }
     if !over && conditions::is_true(&status.conditions, types::READY) {
         match slots::lost(context, &status, &world.tenant.uid).await {
             Ok(lost) => world.lost_slots = lost,
@@ -121,6 +128,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     } else {
         cell(context, &world.tenant.cell).await?
     };
+    own(&mut world.cell, &world.tenant, &status, over);
     outside(context, &status, &mut world).await;
     if let Some(pod) = world
         .cell
@@ -134,6 +142,9 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
         if status.receipt.is_some() {
             world.held_slots = slots::held(context, &status, &world.tenant.uid).await?;
+            world.other_cells = context
+                .watched
+                .cells_beside(&world.tenant.uid, status.cell.as_deref());
         } else if let Some(pod) = &status.pod {
             world.reported_gone = reported_gone(context, status.node.as_deref(), &pod.uid).await;
         }
@@ -205,6 +216,27 @@ async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     })
 }
 
+/// Leaves out of a cell what is the next preview's: its pod, and once this one is over the rest too.
+fn own(cell: &mut Cell, tenant: &Tenant, status: &PreviewSandboxStatus, over: bool) {
+    let record = cell
+        .namespace
+        .as_ref()
+        .and_then(|namespace| Record::of(&namespace.metadata));
+    let Some(record) = record.filter(|record| record.tenant.as_ref() != Some(&tenant.uid)) else {
+        return;
+    };
+    let known = status.pod.as_ref().map(|pod| &pod.uid);
+    let of_this_epoch = |pod: &Pod| pod.annotations().get(names::EPOCH_ANNOTATION) == Some(&record.epoch);
+    let pod = cell.pod.take().filter(|pod| match known {
+        Some(_) => pod.uid().as_ref() == known,
+        None => !of_this_epoch(pod),
+    });
+    if over {
+        *cell = Cell::default();
+    }
+    cell.pod = pod;
+}
+
 /// What is known of a preview that its policy counts as a sign of abuse.
 fn signs(context: &Context, world: &World, status: &PreviewSandboxStatus) -> Signs {
     let rules = world
@@ -236,7 +268,8 @@ async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut W
         return;
     }
     let Some(pod) = &world.cell.pod else { return };
-    let view = observe::view(pod, &names::nonce(&world.tenant.uid, &world.tenant.cell));
+    let Some(nonce) = world.cell.nonce() else { return };
+    let view = observe::view(pod, &nonce);
     let Proof::Isolated(verdict) = view.proof else {
         return;
     };

@@ -1,9 +1,10 @@
 //! The controller of `PreviewSandbox`: dereference → decide → apply. Only the first and the last may touch the cluster.
 //!
 //! `observe`, `decide` and `report` are pure; `queue` reads what the watches have stored; all others hold a client: `dereference`,
-//! `slots`, `apply`, `status`, `standing`, and beside the reconciler `sweep`. `controller` wires them.
+//! `slots`, `cells`, `apply`, `status`, `standing`, and beside the reconciler `sweep`. `controller` wires them.
 
 pub mod apply;
+pub mod cells;
 pub mod controller;
 pub mod decide;
 pub mod dereference;

@@ -9,7 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Node},
+    core::v1::{ConfigMap, Namespace, Node},
 };
 use kube::{
     Resource, ResourceExt,
@@ -20,11 +20,12 @@ use tokio::task::JoinSet;
 use vitrine_crds::{
     Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, SkuListing, StatusReason,
     conditions::{self, types},
-    preview_policy::AbuseRules,
+    preview_policy::{AbuseRules, Cells},
 };
 use vitrine_policies::{
     capacity::{self, Resources, Room},
-    envelope,
+    cell::record::Record,
+    envelope, names,
     queue::{self, Entry, Place, Stage},
     slots::{self, Dimension, Keys},
 };
@@ -44,6 +45,8 @@ pub struct Watched {
     pub previews: Store<Guarded>,
     /// All listings.
     pub listings: Store<GuardedListing>,
+    /// All cells, by their namespaces.
+    pub cells: Store<PartialObjectMeta<Namespace>>,
     /// All slots.
     pub slots: Store<PartialObjectMeta<Lease>>,
     /// Their namespace.
@@ -59,11 +62,12 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Returns once listings, slots and nodes were listed.
+    /// Returns once listings, slots, cells and nodes were listed.
     pub async fn known(&self) {
         // An error means that the watch is gone with the runtime.
         let _ = self.listings.wait_until_ready().await;
         let _ = self.slots.wait_until_ready().await;
+        let _ = self.cells.wait_until_ready().await;
         let _ = self.nodes.wait_until_ready().await;
     }
 
@@ -132,6 +136,40 @@ impl Watched {
             slot.labels().get(slots::HOLDER_LABEL).map(String::as_str) == Some(uid)
                 && !known.contains(&slot.name_any())
         })
+    }
+
+    /// The cells that a preview has beside the one that it lives in.
+    pub fn cells_beside(&self, uid: &str, own: Option<&str>) -> Vec<PartialObjectMeta<Namespace>> {
+        let cells = self.cells.state().into_iter().filter(|cell| {
+            let tenant = cell.annotations().get(names::PREVIEW_UID_ANNOTATION);
+            tenant.map(String::as_str) == Some(uid) && own != Some(&cell.name_any())
+        });
+        cells.map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// The cells that a preview may take: first those that it has already, then the free ones, in an order of its own, so that two
+    /// previews seldom try the same.
+    pub fn cells_for(
+        &self,
+        uid: &str,
+        lot: &str,
+        rules: &Cells,
+        now: Timestamp,
+    ) -> Vec<Arc<PartialObjectMeta<Namespace>>> {
+        let (mut own, mut free) = (vec![], vec![]);
+        for cell in self.cells.state() {
+            let Some(record) = Record::of(&cell.metadata) else {
+                continue;
+            };
+            if record.tenant.as_deref() == Some(uid) && record.lot.as_deref() == Some(lot) && !record.going {
+                own.push(cell);
+            } else if record.is_free_for(lot, rules, now) {
+                free.push(cell);
+            }
+        }
+        free.sort_by_cached_key(|cell| names::digest(&[uid, &cell.name_any()]));
+        own.append(&mut free);
+        own
     }
 
     /// Where a preview that waits stands, by what the watches have seen.

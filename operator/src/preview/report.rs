@@ -237,13 +237,13 @@ impl Report {
         });
         self.status.ended_at = Some(self.now.clone());
         let how = match result {
-            EndResult::Verified => "every container was seen to have ended; the cell is being removed",
-            EndResult::NeverStarted => "no container was ever started; the cell is being removed",
+            EndResult::Verified => "every container was seen to have ended; the cell is being closed",
+            EndResult::NeverStarted => "no container was ever started; the cell is being closed",
             EndResult::ReportedGone => {
-                "its node reports that nothing of it runs, or was removed; the cell is being removed"
+                "its node reports that nothing of it runs, or was removed; the cell is being closed"
             }
         };
-        self.set(types::TORN_DOWN, Some(false), StatusReason::RemovingCell, how);
+        self.set(types::TORN_DOWN, Some(false), StatusReason::ClosingCell, how);
     }
 
     /// Nothing is left.
@@ -256,10 +256,10 @@ impl Report {
         let result = self.status.receipt.as_ref().map(|r| r.result);
         let message = match result {
             Some(EndResult::ReportedGone) => {
-                "pod and namespace are gone; the node reported the end afterwards, or was removed"
+                "nothing of it is left; the node reported the end afterwards, or was removed"
             }
-            Some(EndResult::NeverStarted) => "nothing was ever started; the namespace is gone",
-            _ => "every container was seen to have ended; pod and namespace are gone",
+            Some(EndResult::NeverStarted) => "nothing was ever started, and nothing of it is left",
+            _ => "every container was seen to have ended, and nothing of it is left",
         };
         self.set(types::TORN_DOWN, Some(true), StatusReason::EndVerified, message);
     }

@@ -1,24 +1,33 @@
-//! Removes cells and slots whose preview is gone: what a forced deletion of the preview itself leaves. Writes the cluster.
+//! Removes cells and slots whose preview is gone: what a forced deletion of the preview itself leaves; and free cells that nobody has
+//! taken for long. Writes the cluster.
 //!
 //! Also counts previews by phase and lowers the ceilings of slots, since it looks at all of them anyway.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Pod},
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
 use tokio::time::Instant;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
     conditions::{self, types},
 };
-use vitrine_policies::{capacity, cell::pod::GRACE_SECONDS, names, slots};
+use vitrine_policies::{
+    capacity,
+    cell::{pod::GRACE_SECONDS, record::Record},
+    names, slots,
+};
 
 use super::{
-    Context, apply,
+    Context, apply, cells,
     observe::{self, End},
     slots as own_slots,
 };
@@ -121,27 +130,43 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         .nodes_set_aside
         .set(i64::try_from(aside).unwrap_or(i64::MAX));
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
-    let cells = namespaces
-        .list(&cells)
-        .await
-        .map_err(Error::kube("list", "Namespace", "cells"))?;
-    for namespace in &cells.items {
-        let name = namespace.name_any();
-        let Some(uid) = namespace.annotations().get(names::PREVIEW_UID_ANNOTATION) else {
+    let in_cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
+    let listed = namespaces.list(&in_cells).await;
+    let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?;
+    let rules = policy
+        .as_ref()
+        .map(|policy| policy.spec.cells.clone())
+        .unwrap_or_default();
+    let mut had = HashSet::new();
+    for namespace in &listed.items {
+        let (name, now) = (namespace.name_any(), Timestamp::now());
+        // A namespace that carries our label but not our name is somebody else's.
+        let Some(record) = Record::of(&namespace.metadata) else {
             continue;
         };
-        // A namespace that carries our label but not our name is somebody else's.
-        if name != names::cell(uid) || lives(context, namespace.annotations(), uid).await? {
+        let Some(uid) = record.tenant.clone() else {
+            if !record.is_kept(&rules, now) {
+                remove(context, namespace, &record).await?;
+            }
             continue;
+        };
+        match left(context, namespace.annotations(), &uid).await? {
+            // An operator that was slower than the end may have taken one for it.
+            Left::There(phase) if phase.is_terminal() && !record.going => {
+                cells::give_back(context, &[metadata(namespace)]).await?;
+            }
+            Left::There(_) | Left::Unreadable => {}
+            Left::Gone => {
+                clean = false;
+                tracing::warn!(
+                    cell = name,
+                    preview_uid = uid,
+                    "removing a cell whose preview is gone"
+                );
+                remove(context, namespace, &record).await?;
+            }
         }
-        clean = false;
-        tracing::warn!(
-            cell = name,
-            preview_uid = uid,
-            "removing a cell whose preview is gone"
-        );
-        remove(context, namespace).await?;
+        had.insert(uid);
     }
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let slots = ListParams::default().labels(slots::DIMENSION_LABEL);
@@ -159,6 +184,9 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         clean = false;
         // The slot goes last: while its cell is there something of the preview may run.
         let cell = names::cell(&uid);
+        if had.contains(&uid) {
+            continue;
+        }
         if found(namespaces.get(&cell).await)
             .map_err(Error::kube("get", "Namespace", &cell))?
             .is_none()
@@ -215,11 +243,6 @@ async fn left(context: &Context, annotations: &BTreeMap<String, String>, uid: &s
     }
 }
 
-/// Whether the preview that an object was made for still exists, as itself.
-async fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<bool> {
-    Ok(!matches!(left(context, annotations, uid).await?, Left::Gone))
-}
-
 /// Whether a slot's preview is there and not over: an operator that was slower than the end may have taken one after it.
 async fn needs_slot(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<bool> {
     Ok(match left(context, annotations, uid).await? {
@@ -229,14 +252,26 @@ async fn needs_slot(context: &Context, annotations: &BTreeMap<String, String>, u
     })
 }
 
-async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
+fn metadata(namespace: &Namespace) -> PartialObjectMeta<Namespace> {
+    PartialObjectMeta {
+        metadata: namespace.metadata.clone(),
+        ..PartialObjectMeta::default()
+    }
+}
+
+async fn remove(context: &Context, namespace: &Namespace, record: &Record) -> Result<()> {
     let cell = namespace.name_any();
     let pods: Api<Pod> = context.api(&cell);
     match found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", &cell))? {
         // It takes a while to go, and counts once.
-        None if namespace.metadata.deletion_timestamp.is_some() => {}
+        None if record.going => {}
+        None if record.tenant.is_none() => match cells::remove_free(context, &metadata(namespace)).await {
+            // Somebody has taken it meanwhile.
+            Err(error) if error.is_conflict() => {}
+            removed => removed?,
+        },
         None => {
-            apply::delete_namespace(context, namespace).await?;
+            cells::remove(context, namespace).await?;
             context.metrics.orphans.inc();
         }
         Some(pod) => match observe::end(&pod) {

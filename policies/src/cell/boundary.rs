@@ -9,22 +9,14 @@ use k8s_openapi::{
     },
     apimachinery::pkg::api::resource::Quantity,
 };
-use kube::{ResourceExt, api::ObjectMeta};
+use kube::api::ObjectMeta;
 use vitrine_crds::Amount;
 
-use super::{Tenant, labels, pod};
+use super::{labels, metadata, pod};
 use crate::{Envelope, names};
 
-/// The namespace as it is made: what it has to be for as long as it lives, and which making of it this is.
-pub fn new_namespace(tenant: &Tenant, epoch: String) -> Namespace {
-    let mut made = namespace(tenant);
-    made.annotations_mut()
-        .insert(names::EPOCH_ANNOTATION.to_owned(), epoch);
-    made
-}
-
 /// The namespace. Pod Security "restricted" is enforced whatever the platform's default is.
-pub fn namespace(tenant: &Tenant) -> Namespace {
+pub fn namespace(cell: &str) -> Namespace {
     let mut labels = labels();
     for mode in ["enforce", "warn", "audit"] {
         labels.insert(
@@ -38,9 +30,8 @@ pub fn namespace(tenant: &Tenant) -> Namespace {
     }
     Namespace {
         metadata: ObjectMeta {
-            name: Some(tenant.cell.clone()),
+            name: Some(cell.to_owned()),
             labels: Some(labels),
-            annotations: Some(tenant.annotations()),
             ..ObjectMeta::default()
         },
         ..Namespace::default()
@@ -48,7 +39,7 @@ pub fn namespace(tenant: &Tenant) -> Namespace {
 }
 
 /// The quota: the listing's size and Vitrine's fixed overhead, one pod, and none of every other kind that can be counted.
-pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
+pub fn quota(cell: &str, envelope: &Envelope) -> ResourceQuota {
     let overhead = pod::overhead();
     let mut hard: BTreeMap<String, Quantity> = BTreeMap::new();
     let mut set = |name: &str, amount: String| hard.insert(name.to_owned(), Quantity(amount));
@@ -85,7 +76,7 @@ pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
         set(kind, "0".to_owned());
     }
     ResourceQuota {
-        metadata: tenant.metadata(names::SEAL),
+        metadata: metadata(cell, names::SEAL),
         spec: Some(ResourceQuotaSpec {
             hard: Some(hard),
             ..ResourceQuotaSpec::default()
@@ -95,7 +86,7 @@ pub fn quota(tenant: &Tenant, envelope: &Envelope) -> ResourceQuota {
 }
 
 /// The limit range: what no single container may exceed, also one that names no limits.
-pub fn limit_range(tenant: &Tenant, envelope: &Envelope) -> LimitRange {
+pub fn limit_range(cell: &str, envelope: &Envelope) -> LimitRange {
     let quantities = |cpu: Amount, memory: Amount, storage: Amount| {
         Some(BTreeMap::from([
             ("cpu".to_owned(), Quantity(cpu.to_string())),
@@ -111,7 +102,7 @@ pub fn limit_range(tenant: &Tenant, envelope: &Envelope) -> LimitRange {
     );
     let default = quantities(overhead.cpu_request, overhead.memory, overhead.ephemeral_storage);
     LimitRange {
-        metadata: tenant.metadata(names::SEAL),
+        metadata: metadata(cell, names::SEAL),
         spec: Some(LimitRangeSpec {
             limits: vec![LimitRangeItem {
                 type_: "Container".to_owned(),
@@ -125,9 +116,9 @@ pub fn limit_range(tenant: &Tenant, envelope: &Envelope) -> LimitRange {
 }
 
 /// The pod's ServiceAccount: a name without a token and without rights.
-pub fn service_account(tenant: &Tenant) -> ServiceAccount {
+pub fn service_account(cell: &str) -> ServiceAccount {
     ServiceAccount {
-        metadata: tenant.metadata(names::SERVICE_ACCOUNT),
+        metadata: metadata(cell, names::SERVICE_ACCOUNT),
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }

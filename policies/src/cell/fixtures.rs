@@ -56,6 +56,8 @@ pub(crate) fn tenant() -> Tenant {
     Tenant::of(&preview()).unwrap()
 }
 
+pub(crate) const CELL: &str = "vitrine-cell-0123456789abcdef";
+
 pub(crate) const EPOCH: &str = "3f8a2c51d06e4b7f9a1c0d2e4f6b8a90";
 
 pub(crate) fn envelope() -> Envelope {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{boundary, fixtures, network, pod};
+use super::{boundary, fixtures, network, pod, record};
 use crate::names;
 
 fn check<T: Serialize>(name: &str, object: &T) {
@@ -23,14 +23,14 @@ fn check<T: Serialize>(name: &str, object: &T) {
 
 #[test]
 fn namespace_is_the_golden_one() {
-    check("namespace.yaml", &boundary::namespace(&fixtures::tenant()));
+    check("namespace.yaml", &record::had_by(&fixtures::tenant()));
 }
 
 #[test]
 fn quota_is_the_golden_one() {
     check(
         "quota.yaml",
-        &boundary::quota(&fixtures::tenant(), &fixtures::envelope()),
+        &boundary::quota(fixtures::CELL, &fixtures::envelope()),
     );
 }
 
@@ -38,23 +38,20 @@ fn quota_is_the_golden_one() {
 fn limit_range_is_the_golden_one() {
     check(
         "limit-range.yaml",
-        &boundary::limit_range(&fixtures::tenant(), &fixtures::envelope()),
+        &boundary::limit_range(fixtures::CELL, &fixtures::envelope()),
     );
 }
 
 #[test]
 fn service_account_is_the_golden_one() {
-    check(
-        "service-account.yaml",
-        &boundary::service_account(&fixtures::tenant()),
-    );
+    check("service-account.yaml", &boundary::service_account(fixtures::CELL));
 }
 
 #[test]
 fn network_policy_is_the_golden_one() {
     check(
         "network-policy.yaml",
-        &network::policy(&fixtures::tenant(), &fixtures::envelope(), &fixtures::house()),
+        &network::policy(fixtures::CELL, &fixtures::envelope(), &fixtures::house()),
     );
 }
 
@@ -63,7 +60,7 @@ fn pod_is_the_golden_one() {
     check(
         "pod.yaml",
         &pod::pod(
-            &fixtures::tenant(),
+            fixtures::CELL,
             fixtures::EPOCH,
             &fixtures::envelope(),
             &fixtures::image(),
@@ -76,9 +73,9 @@ fn pod_is_the_golden_one() {
 
 #[test]
 fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
-    let (tenant, mut envelope, orders) = (fixtures::tenant(), fixtures::envelope(), fixtures::orders());
+    let (mut envelope, orders) = (fixtures::envelope(), fixtures::orders());
     let rules = |envelope: &_| {
-        let policy = network::policy(&tenant, envelope, &fixtures::house());
+        let policy = network::policy(fixtures::CELL, envelope, &fixtures::house());
         serde_json::to_value(policy.spec.unwrap().egress.unwrap()).unwrap()
     };
     assert_eq!(rules(&envelope).as_array().unwrap().len(), 1);
@@ -95,7 +92,7 @@ fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
 
     let variables = |envelope: &_| {
         let pod = pod::pod(
-            &tenant,
+            fixtures::CELL,
             fixtures::EPOCH,
             envelope,
             &fixtures::image(),
@@ -121,7 +118,7 @@ fn a_preview_with_names_to_reach_is_told_the_way_and_let_to_the_proxy_alone() {
 #[test]
 fn no_policy_of_a_cell_names_an_address_block() {
     let text = serde_json::to_string(&network::policy(
-        &fixtures::tenant(),
+        fixtures::CELL,
         &fixtures::envelope(),
         &fixtures::house(),
     ))
@@ -132,7 +129,7 @@ fn no_policy_of_a_cell_names_an_address_block() {
 #[test]
 fn a_pod_holds_no_token_no_host_and_no_privilege() {
     let pod = pod::pod(
-        &fixtures::tenant(),
+        fixtures::CELL,
         fixtures::EPOCH,
         &fixtures::envelope(),
         &fixtures::image(),
@@ -185,7 +182,7 @@ fn a_pod_goes_to_no_node_that_is_set_aside_and_runs_under_its_runtime() {
     envelope.runtime_class = Some("gvisor".into());
     let aside = ["a".to_owned(), "b".to_owned()];
     let pod = pod::pod(
-        &fixtures::tenant(),
+        fixtures::CELL,
         fixtures::EPOCH,
         &envelope,
         &fixtures::image(),

@@ -3,6 +3,7 @@
 pub mod boundary;
 pub mod network;
 pub mod pod;
+pub mod record;
 pub mod seal;
 
 #[cfg(test)]
@@ -17,7 +18,7 @@ use vitrine_crds::PreviewSandbox;
 
 use crate::names;
 
-/// A preview and the cell it is to live in: what every builder needs to know of it.
+/// A preview and the cell it lives in, or is to live in if it gets one of its own: what every builder needs to know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
     /// Namespace of the preview object.
@@ -37,22 +38,16 @@ impl Tenant {
         Some(Self {
             namespace: preview.namespace()?,
             name: preview.name_any(),
-            cell: names::cell(&uid),
+            cell: preview
+                .status
+                .as_ref()
+                .and_then(|status| status.cell.clone())
+                .unwrap_or_else(|| names::cell(&uid)),
             uid,
         })
     }
 
-    /// Metadata of an object in the cell.
-    pub(crate) fn metadata(&self, name: &str) -> ObjectMeta {
-        ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(self.cell.clone()),
-            labels: Some(labels()),
-            annotations: Some(self.annotations()),
-            ..ObjectMeta::default()
-        }
-    }
-
+    /// Who has the cell, as its namespace says it.
     pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (
@@ -61,6 +56,16 @@ impl Tenant {
             ),
             (names::PREVIEW_UID_ANNOTATION.to_owned(), self.uid.clone()),
         ])
+    }
+}
+
+/// Metadata of an object in a cell. It does not say for whom: that its namespace says, because a cell outlives its preview.
+pub(crate) fn metadata(cell: &str, name: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(cell.to_owned()),
+        labels: Some(labels()),
+        ..ObjectMeta::default()
     }
 }
 

@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::Tenant;
+use super::metadata;
 use crate::{Envelope, names};
 
 /// Where Vitrine's own pods are.
@@ -26,9 +26,9 @@ pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 
 /// The policy. It names no address block at all: an `except` of a family that the cluster does not run has been seen to
 /// open everything or to stop the node's enforcement (attacks, 2).
-pub fn policy(tenant: &Tenant, envelope: &Envelope, house: &House) -> NetworkPolicy {
+pub fn policy(cell: &str, envelope: &Envelope, house: &House) -> NetworkPolicy {
     NetworkPolicy {
-        metadata: tenant.metadata(names::SEAL),
+        metadata: metadata(cell, names::SEAL),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(LabelSelector::default()),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
@@ -37,17 +37,17 @@ pub fn policy(tenant: &Tenant, envelope: &Envelope, house: &House) -> NetworkPol
                 // The sidecar's port too: the gateway asks it whether this is the pod that it means.
                 ports: Some(vec![tcp(envelope.port), tcp(names::WATCH_PORT)]),
             }]),
-            egress: Some(egress(tenant, envelope, house)),
+            egress: Some(egress(cell, envelope, house)),
         }),
     }
 }
 
-fn egress(tenant: &Tenant, envelope: &Envelope, house: &House) -> Vec<NetworkPolicyEgressRule> {
+fn egress(cell: &str, envelope: &Envelope, house: &House) -> Vec<NetworkPolicyEgressRule> {
     let to = |part: &str, port: u16| NetworkPolicyEgressRule {
         to: Some(vec![component(house, part)]),
         ports: Some(vec![tcp(port)]),
     };
-    let canary = to("responder", names::canary_port(&tenant.cell));
+    let canary = to("responder", names::canary_port(cell));
     let proxy = (!envelope.egress.is_empty()).then(|| to("egress", names::EGRESS_PORT));
     [Some(canary), proxy].into_iter().flatten().collect()
 }

@@ -18,7 +18,7 @@ use k8s_openapi::{
 };
 use vitrine_crds::Amount;
 
-use super::Tenant;
+use super::metadata;
 use crate::{Envelope, names, probe};
 
 /// The uid and gid of every seller's container: ours, whatever the image says.
@@ -73,7 +73,7 @@ pub const fn overhead() -> Overhead {
 /// The pod, for a cell of one epoch. The proxy is `ip:port` of the way out, for a preview that has one; it goes to none of the
 /// nodes to avoid.
 pub fn pod(
-    tenant: &Tenant,
+    cell: &str,
     epoch: &str,
     envelope: &Envelope,
     image: &ProbeImage,
@@ -81,7 +81,7 @@ pub fn pod(
     proxy: Option<&str>,
     avoid: &[String],
 ) -> Pod {
-    let mut metadata = tenant.metadata(names::POD);
+    let mut metadata = metadata(cell, names::POD);
     metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
     metadata.annotations.get_or_insert_default().extend([
         (names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone()),

@@ -35,11 +35,11 @@ pub fn same<T: Serialize>(desired: &T, live: &T) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cell::{boundary, fixtures, network};
+    use crate::cell::{boundary, fixtures, network, record};
 
     #[test]
     fn defaults_added_by_the_api_server_are_no_difference() {
-        let desired = boundary::service_account(&fixtures::tenant());
+        let desired = boundary::service_account(fixtures::CELL);
         let mut live = desired.clone();
         live.metadata.uid = Some("1".into());
         live.metadata
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn a_raised_quota_a_lost_label_and_an_added_rule_are_differences() {
         let (tenant, envelope) = (fixtures::tenant(), fixtures::envelope());
-        let desired = boundary::quota(&tenant, &envelope);
+        let desired = boundary::quota(fixtures::CELL, &envelope);
         let mut live = desired.clone();
         live.spec
             .as_mut()
@@ -65,7 +65,7 @@ mod tests {
             .0 = "64".into();
         assert!(!holds(&desired, &live));
 
-        let desired = boundary::namespace(&tenant);
+        let desired = record::had_by(&tenant);
         let mut live = desired.clone();
         live.metadata
             .labels
@@ -74,7 +74,7 @@ mod tests {
             .remove("pod-security.kubernetes.io/enforce");
         assert!(!holds(&desired, &live));
 
-        let desired = network::policy(&tenant, &envelope, &fixtures::house());
+        let desired = network::policy(fixtures::CELL, &envelope, &fixtures::house());
         let mut live = desired.clone();
         live.spec
             .as_mut()

@@ -24,7 +24,7 @@ use tokio::{
 use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
 use vitrine_devcluster::{Cluster, Level, progress, tools};
 use vitrine_kit::{audit, images, install::NAMESPACE, objects, program};
-use vitrine_policies::{names, slots};
+use vitrine_policies::{cell::record::Record, names, slots};
 
 use crate::{
     clusters, crds,
@@ -158,11 +158,24 @@ impl House {
     /// # Panics
     /// If the API server refuses it.
     pub async fn list(&self, name: &str, outcome: &str) {
-        let listing = objects::stub(name, outcome);
+        self.put_listing(objects::stub(name, outcome)).await;
+    }
+
+    /// Puts a listing of another seller into the shop.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn list_of(&self, name: &str, seller: &str) {
+        let mut listing = objects::stub(name, "");
+        listing.spec.seller = seller.to_owned();
+        self.put_listing(listing).await;
+    }
+
+    async fn put_listing(&self, listing: SkuListing) {
         let api: Api<SkuListing> = Api::namespaced(self.client.clone(), &self.shop);
         put(
             &api,
-            name,
+            &listing.name_any(),
             &serde_json::to_value(&listing).expect("a listing is JSON"),
         )
         .await;
@@ -244,17 +257,22 @@ impl House {
         audit::read(&self.cluster.audit_log(), since).expect("the cluster has an audit log")
     }
 
-    /// Cells, slots, pods of cells and previews of the shop that there are: one line each.
+    /// Cells that somebody has or that are being removed, slots, pods of cells and previews of the shop that there are: one line each.
     ///
     /// # Panics
     /// If the API server does not answer.
     pub async fn left(&self) -> Vec<String> {
         let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
         let namespaces = all::<Namespace>(&Api::all(self.client.clone()), &ListParams::default()).await;
-        let cell = |namespace: &Namespace| namespace.name_any().starts_with(names::CELL_PREFIX);
+        let left = |namespace: &Namespace| {
+            let record = Record::of(&namespace.metadata);
+            // One without a record is nobody's, and nothing that may stay.
+            namespace.name_any().starts_with(names::CELL_PREFIX)
+                && record.is_none_or(|record| record.tenant.is_some() || record.going)
+        };
         let mut left: Vec<String> = namespaces
             .iter()
-            .filter(|n| cell(n))
+            .filter(|n| left(n))
             .map(|n| format!("namespace {}", n.name_any()))
             .collect();
         let pods = all::<Pod>(&Api::all(self.client.clone()), &cells).await;

@@ -35,7 +35,7 @@ use vitrine_kit::{
     install::{self, NAMESPACE, Options, Target},
     objects, program,
 };
-use vitrine_policies::names;
+use vitrine_policies::{cell::record::Record, names};
 
 use crate::{
     clusters,
@@ -821,8 +821,20 @@ impl Shop {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = namespaces.get_opt(&live.cell).await;
         let slot = self.slots().get_opt(&live.slot).await;
-        let gone = matches!((&namespace, &slot), (Ok(None), Ok(None)));
-        assert!(gone, "{}: {namespace:?} {slot:?}", live.name);
+        let had = |namespace: &Namespace| {
+            let record = Record::of(&namespace.metadata);
+            let nonce = live.status.pod.as_ref().and_then(|pod| pod.nonce.clone());
+            record.is_none_or(|record| {
+                record.tenant.as_ref() == Some(&live.uid)
+                    || Some(names::nonce(&live.cell, &record.epoch)) == nonce
+            })
+        };
+        let free = matches!(&namespace, Ok(there) if !there.as_ref().is_some_and(had));
+        assert!(
+            free && matches!(slot, Ok(None)),
+            "{}: {namespace:?} {slot:?}",
+            live.name
+        );
         assert_eq!(self.processes(&live.pod), "", "processes of its pod");
     }
 
@@ -884,7 +896,7 @@ impl Live {
         let uid = preview.uid().unwrap_or_default();
         Self {
             name: preview.name_any(),
-            cell: names::cell(&uid),
+            cell: status.cell.clone().unwrap_or_default(),
             uid,
             ip: pod.ip.unwrap_or_default(),
             pod: pod.uid,

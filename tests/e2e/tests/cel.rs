@@ -778,6 +778,21 @@ async fn a_policy_that_the_schema_does_not_allow_is_refused() {
                 "supported values",
             ),
             (
+                spec(json!({"cells": {"mode": "Shared"}})),
+                "spec.cells.mode",
+                "supported values",
+            ),
+            (
+                spec(json!({"cells": {"maxUses": 0}})),
+                "spec.cells.maxUses",
+                "greater than or equal to 1",
+            ),
+            (
+                spec(json!({"cells": {"keepFree": "25h"}})),
+                "spec.cells",
+                "cells.keepFree at most 24h",
+            ),
+            (
                 spec(json!({"size": {"max": {"memory": "1GB"}}})),
                 "spec.size.max.memory",
                 "should match",
@@ -854,6 +869,10 @@ async fn what_is_left_out_gets_the_documented_default() {
     assert_eq!(
         spec["maintenance"],
         json!({"admission": "Open", "expiry": "Running"})
+    );
+    assert_eq!(
+        spec["cells"],
+        json!({"mode": "Reuse", "maxAge": "24h", "maxUses": 100, "keepFree": "10m"})
     );
     assert_eq!(spec["trustLevels"]["anonymous"], json!({"priority": 0}));
     assert_eq!(spec["egress"], json!({"allowedNames": []}));

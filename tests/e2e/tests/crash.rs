@@ -8,10 +8,10 @@ use std::{
 };
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ServiceAccount};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams},
 };
 use serde_json::json;
 use vitrine_crds::{
@@ -29,7 +29,7 @@ use vitrine_e2e::{
     soak,
 };
 use vitrine_kit::{install::NAMESPACE, objects};
-use vitrine_policies::{names, slots};
+use vitrine_policies::{cell::record::Record, names, slots};
 use vitrine_receipts::{Envelope, Keys, Signer, SoftwareSigner, names::KEYS};
 
 const TTL: &str = "2s";
@@ -50,10 +50,11 @@ struct Point {
     moment: Moment,
 }
 
-/// What every write for a preview names: the preview, its uid, its cell, or the key of its slots.
-fn keys(preview: &PreviewSandbox, listing: &str) -> Vec<String> {
-    let uid = preview.uid().unwrap();
-    let mut keys = vec![names::cell(&uid), uid, format!("/{}", preview.name_any())];
+/// What every write for a preview names: the preview, its uid, its cell or one that it may take, or the key of its slots.
+async fn keys(house: &House, preview: &PreviewSandbox) -> Vec<String> {
+    let (uid, listing) = (preview.uid().unwrap(), &listing_uid(house).await);
+    let mut keys = free_cells(house).await;
+    keys.extend([names::cell(&uid), uid, format!("/{}", preview.name_any())]);
     // A slot is deleted by its name, which says of what it is one. Those beside the subject are shared by all cases here.
     let slots = [
         ("subject", preview.spec.subject.as_str()),
@@ -69,6 +70,41 @@ fn keys(preview: &PreviewSandbox, listing: &str) -> Vec<String> {
 async fn listing_uid(house: &House) -> String {
     let listings: Api<SkuListing> = Api::namespaced(house.client.clone(), &house.shop);
     listings.get(LISTING).await.unwrap().uid().unwrap()
+}
+
+/// Cells that nobody has.
+async fn free_cells(house: &House) -> Vec<String> {
+    let cells: Api<Namespace> = Api::all(house.client.clone());
+    let cells = cells.list_metadata(&ListParams::default()).await.unwrap().items;
+    let free =
+        |meta: &ObjectMeta| Record::of(meta).is_some_and(|record| record.tenant.is_none() && !record.going);
+    cells
+        .iter()
+        .filter(|cell| free(&cell.metadata))
+        .map(ResourceExt::name_any)
+        .collect()
+}
+
+/// Whether previews have cells that others had before them.
+async fn cells(house: &House, mode: &str) {
+    let fields =
+        json!({"limits": {"perSubject": 1}, "retention": "24h", "cells": {"mode": mode, "maxUses": 1000}});
+    house.policy(fields).await;
+}
+
+/// Has previews leave so many free cells behind.
+async fn leave_cells(house: &House, count: usize) {
+    let _operator = Operator::ready(&house.post, &options(house, "before"), None).await;
+    let names: Vec<_> = (0..count).map(|number| format!("before-{number:02}")).collect();
+    for name in &names {
+        preview(house, name).await;
+    }
+    for name in &names {
+        house.until(name, "it ends", LIFE, is_over).await;
+        house.delete(name).await;
+        house.until_gone(name, PATIENCE).await;
+    }
+    assert_eq!(free_cells(house).await.len(), count);
 }
 
 /// The preview that a case is about; each has a subject, and so a slot, of its own.
@@ -138,14 +174,16 @@ async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
     let begun = Instant::now();
     let preview = preview(house, "life").await;
     let operator = Operator::ready(&house.post, &options(house, "life"), Some(proxy)).await;
-    house.until("life", "it ends", LIFE, is_over).await;
+    let preview_now = house.until("life", "it ends", LIFE, is_over).await;
     let ended = begun.elapsed();
     // The life's last write: letting go of the preview.
     house.delete("life").await;
     house.until_gone("life", PATIENCE).await;
     drop(operator);
     let (events, writes): (Vec<Seen>, Vec<Seen>) = proxy.take_seen().into_iter().partition(Seen::is_event);
-    let keys = keys(&preview, &listing_uid(house).await);
+    let mut keys = keys(house, &preview).await;
+    let lived_in = preview_now.status.and_then(|status| status.cell);
+    keys.extend(lived_in);
     let mut points = vec![];
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for write in &writes {
@@ -210,7 +248,7 @@ async fn kill_at(house: &House, proxy: &Proxy, point: &Point, preview: &PreviewS
     let keys = if of_link_keys || of_ceilings {
         vec![]
     } else {
-        keys(preview, &listing_uid(house).await)
+        keys(house, preview).await
     };
     if of_ceilings {
         forget_ceilings(house).await;
@@ -420,10 +458,27 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_killed() {
     let house = House::take("crash", 1, "24h").await;
+    cells(&house, "Fresh").await;
+    at_every_write(&house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_in_a_cell_that_others_had_before_it() {
+    let house = House::take("crash-again", 1, "24h").await;
+    cells(&house, "Reuse").await;
+    // Lives that were broken off keep theirs until somebody goes on with them.
+    leave_cells(&house, if soak() { 3 } else { 30 }).await;
+    let known = free_cells(&house).await;
+    at_every_write(&house).await;
+    let free = free_cells(&house).await;
+    assert!(known.iter().all(|cell| free.contains(cell)), "{known:?} {free:?}");
+}
+
+async fn at_every_write(house: &House) {
     let begun = Instant::now();
     let proxy = Proxy::start(house.client.clone()).await;
-    let history = History::begin(&house).await;
-    let mut points = points(&house, &proxy).await;
+    let history = History::begin(house).await;
+    let mut points = points(house, &proxy).await;
     if !soak() {
         // Every write, but only one side of each: before this one, after the next.
         let sides = points.chunks_exact(2).enumerate();
@@ -434,12 +489,12 @@ async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_kill
         // How many writes come before one varies by what the operator saw in between: a point that was missed is tried again.
         let mut fired = false;
         for attempt in 0..3 {
-            let preview = preview(&house, &format!("case-{index:03}-{attempt}")).await;
-            fired = kill_at(&house, &proxy, point, &preview).await;
+            let preview = preview(house, &format!("case-{index:03}-{attempt}")).await;
+            fired = kill_at(house, &proxy, point, &preview).await;
             if soak() {
                 // Alone: one new operator sees this life to its end before the next case begins.
-                let _next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
-                judge(&house, &history, &preview).await;
+                let _next = Operator::ready(&house.post, &options(house, "next"), Some(&proxy)).await;
+                judge(house, &history, &preview).await;
             } else {
                 waiting.push(preview);
             }
@@ -449,10 +504,10 @@ async fn a_preview_comes_to_the_same_end_at_whichever_write_its_operator_is_kill
         }
         assert!(fired, "{point:?} was never reached");
     }
-    let _last = Operator::ready(&house.post, &options(&house, "last"), Some(&proxy)).await;
-    join_all(waiting.iter().map(|preview| judge(&house, &history, preview))).await;
+    let _last = Operator::ready(&house.post, &options(house, "last"), Some(&proxy)).await;
+    join_all(waiting.iter().map(|preview| judge(house, &history, preview))).await;
     house.until_empty(LIFE).await;
-    let receipts = delivered(&house);
+    let receipts = delivered(house);
     for uid in history.previews() {
         assert!(receipts.contains(&uid), "the receipt of {uid} is lost");
     }

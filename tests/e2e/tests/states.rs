@@ -4,8 +4,11 @@
 
 use std::{path::Path, time::Duration};
 
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
-use kube::{ResourceExt, api::ListParams};
+use k8s_openapi::{
+    api::core::v1::{Pod, ResourceQuota},
+    jiff::Timestamp,
+};
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::Instant;
 use vitrine_crds::{Phase, StatusReason, sku_listing::Size};
@@ -16,7 +19,7 @@ use vitrine_e2e::{
 };
 use vitrine_kit::objects;
 use vitrine_policies::{
-    cell::{Tenant, boundary},
+    cell::{Tenant, record},
     names, slots,
 };
 
@@ -152,6 +155,8 @@ fn stand_in(word: &str) -> String {
         // Which port of the responder is shut follows from the cell.
         let port = if port.starts_with("200") { "<port>" } else { port };
         format!("<service>:{port}")
+    } else if word.len() == 32 && hex(word) {
+        "<nonce>".to_owned()
     } else if word.starts_with("10.244.") {
         "<pod-ip>".to_owned()
     } else {
@@ -294,10 +299,16 @@ async fn told(shop: &Shop, preview: &str, reason: &str) {
 
 /// Waits until the cluster knows something of a preview's pod.
 async fn known(shop: &Shop, preview: &str, knows: impl Fn(&Pod) -> bool) -> Instant {
-    let uid = shop.previews().get(preview).await.unwrap().uid().unwrap();
-    let pods = shop.within::<Pod>(&names::cell(&uid));
     eventually("the cluster knows", READY, async || {
-        let pod = pods
+        let status = shop
+            .previews()
+            .get(preview)
+            .await
+            .map_err(|error| error.to_string())?
+            .status;
+        let cell = status.and_then(|status| status.cell).ok_or("it has no cell")?;
+        let pod = shop
+            .within::<Pod>(&cell)
             .get_opt(names::POD)
             .await
             .map_err(|error| error.to_string())?;
@@ -397,7 +408,14 @@ async fn a_quota_that_refuses_the_pod_is_told_within_seconds() {
     let operator = shop.vitrine.without_operator();
     let preview = shop.ask("page", "page", "1m").await;
     let tenant = Tenant::of(&preview).unwrap();
-    let namespace = serde_json::to_value(boundary::new_namespace(&tenant, "before".to_owned())).unwrap();
+    let namespace = record::made(
+        &tenant.cell,
+        Some(&tenant),
+        "before".to_owned(),
+        "lot".to_owned(),
+        Timestamp::now(),
+    );
+    let namespace = serde_json::to_value(namespace).unwrap();
     shop.vitrine.break_glass_create(&namespace);
     shop.vitrine.break_glass_create(&json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": tenant.cell},

@@ -97,7 +97,19 @@ async fn two_operators_without_leader_election_never_exceed_a_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_was_on_its_way_when_its_preview_ended_is_ended_before_anything_is_given_back() {
+    late_pod("Fresh", "DELETE namespaces").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_one_whose_cell_is_free_for_the_next_preview_by_then() {
+    late_pod("Reuse", "PATCH namespaces").await;
+}
+
+/// The pod of a preview that is over comes to be before this write, by which its cell is closed.
+async fn late_pod(cells: &str, closed_by: &str) {
     let house = House::take("late-pod", 1, "24h").await;
+    let fields = json!({"limits": {"perSubject": 1}, "retention": "24h", "cells": {"mode": cells}});
+    house.policy(fields).await;
     let hold = async |label: &str, time| {
         let proxy = Proxy::start(house.client.clone()).await;
         let held = proxy.arm(Trap {
@@ -116,9 +128,9 @@ async fn a_pod_that_was_on_its_way_when_its_preview_ended_is_ended_before_anythi
     one.until_seen("POST pods", PATIENCE).await;
     house.delete("late").await;
     // It comes to the end before the pod comes to be, and its first write at the end is held up for longer still.
-    let (two, _) = hold("DELETE namespaces", Duration::from_secs(6)).await;
+    let (two, _) = hold(closed_by, Duration::from_secs(6)).await;
     let second = Operator::ready(&house.post, &Options::alone("quick"), Some(&two)).await;
-    two.until_seen("DELETE namespaces", PATIENCE).await;
+    two.until_seen(closed_by, PATIENCE).await;
     pod_let_on.await.unwrap();
     house.until_gone("late", PATIENCE).await;
     house.until_empty(PATIENCE).await;

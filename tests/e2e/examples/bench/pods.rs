@@ -31,13 +31,12 @@ const PAGE: [u8; 1024] = [b'x'; 1024];
 pub struct Nonces(Arc<RwLock<HashMap<IpAddr, String>>>);
 
 impl Nonces {
-    /// A pod of a preview has an address.
-    pub fn at(&self, ip: IpAddr, preview_uid: &str) {
-        let nonce = names::nonce(preview_uid, &names::cell(preview_uid));
+    /// The pod at an address says this.
+    pub fn at(&self, ip: IpAddr, nonce: &str) {
         self.0
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(ip, nonce);
+            .insert(ip, nonce.to_owned());
     }
 
     fn of(&self, ip: IpAddr) -> Option<String> {

@@ -106,6 +106,8 @@ pub struct Ready {
     /// The link's path with its token.
     pub open: String,
     pub ip: IpAddr,
+    /// What its sidecar has to say.
+    pub nonce: String,
     pub started: i64,
 }
 
@@ -128,8 +130,8 @@ pub async fn previews(house: &House, count: usize, ttl: &str, nonces: &Nonces) -
         let all = api.list(&ListParams::default()).await.unwrap().items;
         let ready: Vec<_> = all.iter().filter_map(as_ready).collect();
         if ready.len() == count {
-            for (preview, ready) in all.iter().zip(&ready) {
-                nonces.at(ready.ip, &preview.uid().unwrap());
+            for ready in &ready {
+                nonces.at(ready.ip, &ready.nonce);
             }
             return ready;
         }
@@ -151,12 +153,14 @@ fn as_ready(preview: &PreviewSandbox) -> Option<Ready> {
         .status
         .as_ref()
         .filter(|status| status.phase == Phase::Ready)?;
+    let pod = status.pod.as_ref()?;
     let (origin, open) = status.url.as_ref()?.strip_prefix("http://")?.split_once('/')?;
     Some(Ready {
         name: preview.name_any(),
         host: origin.to_owned(),
         open: format!("/{open}"),
-        ip: status.pod.as_ref()?.ip.as_ref()?.parse().ok()?,
+        ip: pod.ip.as_ref()?.parse().ok()?,
+        nonce: pod.nonce.clone()?,
         started: status.started_at.as_ref()?.0.as_second(),
     })
 }

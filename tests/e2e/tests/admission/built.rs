@@ -1,6 +1,7 @@
 //! Whatever listings ask for, within their schema: what is built for a preview passes Pod Security and every policy, as the API
 //! server itself judges them.
 
+use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
@@ -11,9 +12,10 @@ use vitrine_e2e::{
 use vitrine_kit::{install::NAMESPACE, objects};
 use vitrine_policies::{
     cell::{
-        Tenant, boundary, network,
+        boundary, network,
         network::House,
         pod::{self, ProbeImage},
+        record,
     },
     envelope, names, probe,
 };
@@ -89,21 +91,17 @@ async fn whatever_is_built_of_a_listing_that_can_be_stored_passes_pod_security_a
     let mut preview: PreviewSandbox = objects::preview("try", "any", "s", None);
     preview.metadata.namespace = Some(shop.namespace.clone());
     preview.metadata.uid = Some(format!("{}-uid", shop.namespace));
-    // A sweep would remove what looks like the cell of a preview that is gone.
-    let tenant = Tenant {
-        cell: format!("{}{}", names::CELL_PREFIX, shop.namespace),
-        ..Tenant::of(&preview).unwrap()
-    };
+    // Of nobody: a sweep would remove the cell of a preview that is gone.
+    let cell = &format!("{}{}", names::CELL_PREFIX, shop.namespace);
     let house = House {
         namespace: NAMESPACE.to_owned(),
     };
-    let cell = tenant.cell.as_str();
     let (user, groups) = OPERATOR;
-    let namespace = boundary::new_namespace(&tenant, "built".to_owned());
+    let namespace = record::made(cell, None, "built".to_owned(), "lot".to_owned(), Timestamp::now());
     shop.vitrine
         .create_as(user, groups, &whole("v1", "Namespace", &namespace))
         .unwrap();
-    let account = boundary::service_account(&tenant);
+    let account = boundary::service_account(cell);
     shop.vitrine
         .create_as(user, groups, &whole("v1", "ServiceAccount", &account))
         .unwrap();
@@ -136,7 +134,7 @@ async fn whatever_is_built_of_a_listing_that_can_be_stored_passes_pod_security_a
             continue;
         };
         let orders = probe::Orders {
-            nonce: names::nonce(&tenant.uid, cell),
+            nonce: names::nonce(cell, "built"),
             canary: "10.96.7.7:20001".to_owned(),
             targets: vec![],
             deadline_seconds: 30,
@@ -144,33 +142,25 @@ async fn whatever_is_built_of_a_listing_that_can_be_stored_passes_pod_security_a
         };
         let proxy = (!envelope.egress.is_empty()).then_some("10.96.8.8:3128");
         let avoid = ["a-node".to_owned()];
-        let pod = pod::pod(
-            &tenant,
-            "built",
-            &envelope,
-            &image,
-            &orders,
-            proxy,
-            &avoid[..n % 2],
-        );
+        let pod = pod::pod(cell, "built", &envelope, &image, &orders, proxy, &avoid[..n % 2]);
         let core = format!("/api/v1/namespaces/{cell}");
         let policies = format!("/apis/networking.k8s.io/v1/namespaces/{cell}/networkpolicies");
         for (path, object) in [
             (format!("{core}/pods"), whole("v1", "Pod", &pod)),
             (
                 format!("{core}/resourcequotas"),
-                whole("v1", "ResourceQuota", &boundary::quota(&tenant, &envelope)),
+                whole("v1", "ResourceQuota", &boundary::quota(cell, &envelope)),
             ),
             (
                 format!("{core}/limitranges"),
-                whole("v1", "LimitRange", &boundary::limit_range(&tenant, &envelope)),
+                whole("v1", "LimitRange", &boundary::limit_range(cell, &envelope)),
             ),
             (
                 policies,
                 whole(
                     "networking.k8s.io/v1",
                     "NetworkPolicy",
-                    &network::policy(&tenant, &envelope, &house),
+                    &network::policy(cell, &envelope, &house),
                 ),
             ),
         ] {

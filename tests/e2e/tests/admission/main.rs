@@ -190,7 +190,7 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
                 "metadata": {"name": name, "labels": labels, "annotations": annotations}}))
     };
     let sealed = json!({"vitrine.dev/cell": "true", "pod-security.kubernetes.io/enforce": "restricted"});
-    let uid = json!({"vitrine.dev/preview-uid": "u", "vitrine.dev/epoch": "e"});
+    let uid = json!({"vitrine.dev/preview": "s/p", "vitrine.dev/preview-uid": "u", "vitrine.dev/epoch": "e"});
     let right = namespace("vitrine-cell-0000000000000001", sealed.clone(), uid.clone());
     let admin = As(shop.vitrine, ADMIN);
     admin.refused(policy, &["create", "namespace", "vitrine-cell-0000000000000002"]);
@@ -226,16 +226,16 @@ async fn a_namespace_is_a_cell_by_name_and_label_together_and_only_the_operator_
         uid,
     );
     operator.refused(policy, &["create", "-f", wrong.path()]);
-    let nameless = namespace(
+    let half = namespace(
         "vitrine-cell-0000000000000004",
         sealed.clone(),
-        json!({"vitrine.dev/epoch": "e"}),
+        json!({"vitrine.dev/preview-uid": "u", "vitrine.dev/epoch": "e"}),
     );
-    operator.refused(policy, &["create", "-f", nameless.path()]);
+    operator.refused(policy, &["create", "-f", half.path()]);
     let timeless = namespace(
         "vitrine-cell-0000000000000005",
         sealed,
-        json!({"vitrine.dev/preview-uid": "u"}),
+        json!({"vitrine.dev/preview": "s/p", "vitrine.dev/preview-uid": "u"}),
     );
     operator.refused(policy, &["create", "-f", timeless.path()]);
     operator.refused(policy, &["delete", "namespace", names::SENTINEL]);

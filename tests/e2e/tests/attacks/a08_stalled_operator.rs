@@ -61,11 +61,11 @@ async fn the_pod_of_a_preview_that_is_over_finds_no_cell() {
         "{instead}"
     );
 
-    // Another one that stood still makes its cell again, and the pod comes after that. (With its preview's uid it would be swept.)
+    // Another one that stood still makes its cell again, and the pod comes after that. (With its preview it would be swept.)
     let again = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": old.cell, "labels": {"vitrine.dev/cell": "true", "pod-security.kubernetes.io/enforce": "restricted"},
-            "annotations": {names::PREVIEW_UID_ANNOTATION: "nobody", names::EPOCH_ANNOTATION: "another"}},
+            "annotations": {names::EPOCH_ANNOTATION: "another"}},
     });
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": false,

@@ -1,0 +1,199 @@
+//! Takes cells, frees them, removes them. Writes Namespaces.
+//!
+//! A cell is taken as a slot is (`slots`): the write names the version that was seen, so it succeeds once; what counts is the
+//! preview's status, which is written last and names the cell. `policies/tests/cell_protocol.rs` tries every order of these writes.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::PartialObjectMeta,
+};
+use serde_json::{Value, json};
+use vitrine_crds::{
+    PreviewPolicySpec, PreviewSandbox, StatusReason,
+    preview_sandbox::{EndResult, Receipt},
+};
+use vitrine_policies::{
+    Envelope,
+    cell::{
+        Tenant,
+        record::{self, Record},
+    },
+    names,
+};
+
+use super::{Context, decide::World};
+use crate::error::{Error, Result, found};
+
+/// How many free cells are tried before a new one is made: each that fails was taken by somebody else meanwhile.
+const TRIES: usize = 4;
+
+/// A text that no other epoch is.
+pub fn new_epoch() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Takes a cell that is free for a preview, and says which; `None` if there is none. What an earlier attempt has left comes first.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn take(
+    context: &Context,
+    preview: &PreviewSandbox,
+    envelope: &Envelope,
+    policy: &PreviewPolicySpec,
+) -> Result<Option<String>> {
+    let Some(tenant) = Tenant::of(preview) else {
+        return Ok(None);
+    };
+    let lot = record::lot(envelope, preview.spec.trust_level, &context.settings.house);
+    let candidates = context
+        .watched
+        .cells_for(&tenant.uid, &lot, &policy.cells, Timestamp::now());
+    for cell in candidates.into_iter().take(TRIES) {
+        let name = cell.name_any();
+        if annotate(context, cell.as_ref(), record::claimed(&tenant, Timestamp::now())).await? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives back cells that a preview has taken and does not live in, each in the very version that is given. Of a preview that waits,
+/// only after a write to the preview.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn give_back(context: &Context, cells: &[PartialObjectMeta<Namespace>]) -> Result<()> {
+    for cell in cells {
+        annotate(context, cell, record::returned(Timestamp::now())).await?;
+    }
+    Ok(())
+}
+
+/// Closes the cell of a preview that is over, so that no pod of it can come any more: frees it for the next preview, if nothing was
+/// wrong with it, and removes it otherwise. Whether nothing of the preview is in it then: an attempt that was slower than the end may
+/// have made a pod before. One that the API server has let in already and stores only after this look is ended when it shows.
+///
+/// # Errors
+/// If the API server does not answer, or somebody else wrote the namespace meanwhile.
+pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Result<bool> {
+    let cell = &world.tenant.cell;
+    // Where no namespace is, or it is somebody else's by now, nobody goes on to a pod before looking at the preview again.
+    let had = world
+        .cell
+        .namespace
+        .as_ref()
+        .filter(|namespace| is_ours(namespace, &world.tenant));
+    let mut epoch = world.cell.epoch().map(str::to_owned);
+    if let Some(namespace) = had {
+        let now = Timestamp::now();
+        match Record::of(&namespace.metadata).filter(|record| is_sound(world, receipt, record, now)) {
+            Some(record) => {
+                let next = new_epoch();
+                let freed = record::freed(&record, next.clone(), now);
+                if !annotate(context, namespace, freed).await? {
+                    return Ok(false);
+                }
+                epoch = Some(next);
+            }
+            None => {
+                remove(context, namespace).await?;
+                epoch = None;
+            }
+        }
+    }
+    let pods: Api<Pod> = context.api(cell);
+    let pod = found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", cell))?;
+    let known = world
+        .preview
+        .status
+        .as_ref()
+        .and_then(|status| status.pod.as_ref());
+    Ok(pod.is_none_or(|pod| {
+        let of_another = pod.annotations().get(names::EPOCH_ANNOTATION) == epoch.as_ref() && epoch.is_some();
+        of_another && pod.uid().as_ref() != known.map(|known| &known.uid)
+    }))
+}
+
+/// Whether the next preview may have the cell of one that ended like this.
+fn is_sound(world: &World, receipt: &Receipt, record: &Record, now: Timestamp) -> bool {
+    let rules = world.policy.as_ref().map(|policy| &policy.spec.cells);
+    let seen = matches!(receipt.result, EndResult::Verified | EndResult::NeverStarted);
+    seen && is_harmless(receipt.cause)
+        && record.lot.is_some()
+        && rules.is_some_and(|rules| record.may_be_used_again(rules, now))
+}
+
+/// Whether a preview that ended for this reason leaves no doubt about its cell. Whatever is not named here does.
+const fn is_harmless(cause: StatusReason) -> bool {
+    matches!(
+        cause,
+        StatusReason::TimeOver
+            | StatusReason::Deleted
+            | StatusReason::Unopened
+            | StatusReason::Idle
+            | StatusReason::ProductExited
+            | StatusReason::ProductCrashed
+            | StatusReason::ProvisioningDeadline
+            | StatusReason::ImageUnavailable
+            | StatusReason::ListingChanged
+    )
+}
+
+/// Whether a namespace is the cell of a preview.
+pub fn is_ours(namespace: &Namespace, tenant: &Tenant) -> bool {
+    Record::of(&namespace.metadata).is_some_and(|record| record.tenant.as_ref() == Some(&tenant.uid))
+}
+
+/// Deletes a cell's namespace, this very one.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
+    if namespace.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    delete(context, &namespace.name_any(), namespace.uid(), None).await
+}
+
+/// Deletes a free cell, if it is as it was seen.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when somebody took it meanwhile.
+pub async fn remove_free(context: &Context, cell: &PartialObjectMeta<Namespace>) -> Result<()> {
+    delete(context, &cell.name_any(), cell.uid(), cell.resource_version()).await
+}
+
+async fn delete(context: &Context, name: &str, uid: Option<String>, version: Option<String>) -> Result<()> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid,
+        resource_version: version,
+    });
+    found(api.delete(name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
+    Ok(())
+}
+
+/// Writes annotations of a cell in the version that was seen; `false` if it is another by now, or gone.
+async fn annotate<K: ResourceExt>(
+    context: &Context,
+    cell: &K,
+    annotations: impl IntoIterator<Item = (String, Value)>,
+) -> Result<bool> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let annotations: serde_json::Map<_, _> = annotations.into_iter().collect();
+    let patch = json!({"metadata": {"resourceVersion": cell.resource_version(), "annotations": annotations}});
+    let name = cell.name_any();
+    let patched = found(
+        api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await,
+    );
+    match patched.map_err(Error::kube("write", "Namespace", name)) {
+        Ok(patched) => Ok(patched.is_some()),
+        Err(error) if error.is_conflict() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
