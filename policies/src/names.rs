@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 pub const CELL_LABEL: &str = "vitrine.dev/cell";
 /// On a cell's namespace: the preview that has it, `namespace/name`. On a slot: the preview that holds it.
 pub const PREVIEW_ANNOTATION: &str = "vitrine.dev/preview";
+/// On a slot: the cell that holds it.
+pub const CELL_ANNOTATION: &str = "vitrine.dev/cell";
 /// On a cell's namespace: the uid of the preview that has it.
 pub const PREVIEW_UID_ANNOTATION: &str = "vitrine.dev/preview-uid";
 /// On a preview's pod: the nonce that the probe's verdict must carry.

@@ -15,7 +15,7 @@ use crate::names;
 
 /// On a slot: what its name was made from.
 pub const KEY_ANNOTATION: &str = "vitrine.dev/slot-key";
-/// On a slot: the uid of the preview that holds it, so that its slots can be listed. What counts is `holderIdentity`.
+/// On a slot: the uid of the preview or cell that holds it, so that its slots can be listed. What counts is `holderIdentity`.
 pub const HOLDER_LABEL: &str = "vitrine.dev/slot-holder";
 /// On a slot: which dimension it limits.
 pub const DIMENSION_LABEL: &str = "vitrine.dev/slot";
@@ -176,9 +176,9 @@ pub fn raised(now: &Ceilings, wanted: &Ceilings) -> Ceilings {
 ///
 /// They come in an order of the preview's own, so that two operators that serve one preview try the same slot first, and
 /// those that serve two previews seldom do.
-pub fn indices(limit: i32, above: i32, preview_uid: &str) -> Vec<i32> {
+pub fn indices(limit: i32, above: i32, owner_uid: &str) -> Vec<i32> {
     let room = limit.saturating_sub(above).max(0);
-    let first = preview_uid.bytes().fold(0_i32, |sum, byte| {
+    let first = owner_uid.bytes().fold(0_i32, |sum, byte| {
         (sum.wrapping_mul(31) + i32::from(byte)) & 0xffff
     });
     (0..room).map(|index| (index + first) % room).collect()
@@ -200,38 +200,57 @@ pub fn name(dimension: Dimension, key: &str, index: i32) -> String {
     )
 }
 
-/// The slot as it is created for a preview.
-pub fn lease(
-    namespace: &str,
-    dimension: Dimension,
-    key: &str,
-    index: i32,
-    preview: &PreviewSandbox,
-) -> Lease {
+/// Who holds slots: a preview, or a cell that waits for previews.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The uid of the preview, or of the cell's namespace.
+    pub uid: String,
+    /// Where to look for it: an annotation of the slot.
+    whose: (&'static str, String),
+}
+
+impl Owner {
+    /// A stored preview.
+    pub fn preview(preview: &PreviewSandbox) -> Self {
+        let name = format!(
+            "{}/{}",
+            preview.namespace().unwrap_or_default(),
+            preview.name_any()
+        );
+        Self {
+            uid: preview.uid().unwrap_or_default(),
+            whose: (names::PREVIEW_ANNOTATION, name),
+        }
+    }
+
+    /// A cell, by the name and uid of its namespace.
+    pub fn cell(name: &str, uid: &str) -> Self {
+        Self {
+            uid: uid.to_owned(),
+            whose: (names::CELL_ANNOTATION, name.to_owned()),
+        }
+    }
+}
+
+/// The slot as it is created for whoever is to hold it.
+pub fn lease(namespace: &str, dimension: Dimension, key: &str, index: i32, owner: &Owner) -> Lease {
     Lease {
         metadata: ObjectMeta {
             name: Some(name(dimension, key, index)),
             namespace: Some(namespace.to_owned()),
             labels: Some(BTreeMap::from([
                 (DIMENSION_LABEL.to_owned(), dimension.as_str().to_owned()),
-                (HOLDER_LABEL.to_owned(), preview.uid().unwrap_or_default()),
+                (HOLDER_LABEL.to_owned(), owner.uid.clone()),
                 ("app.kubernetes.io/managed-by".to_owned(), "vitrine".to_owned()),
             ])),
             annotations: Some(BTreeMap::from([
                 (KEY_ANNOTATION.to_owned(), key.to_owned()),
-                (
-                    names::PREVIEW_ANNOTATION.to_owned(),
-                    format!(
-                        "{}/{}",
-                        preview.namespace().unwrap_or_default(),
-                        preview.name_any()
-                    ),
-                ),
+                (owner.whose.0.to_owned(), owner.whose.1.clone()),
             ])),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
-            holder_identity: preview.uid(),
+            holder_identity: Some(owner.uid.clone()),
             ..LeaseSpec::default()
         }),
     }
@@ -240,21 +259,21 @@ pub fn lease(
 /// Who holds an existing slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// This preview: an earlier attempt of ours got it.
+    /// Who asks: an earlier attempt of ours got it.
     Us,
-    /// Another preview.
+    /// Somebody else.
     Other,
     /// The same name for another key: a collision, or somebody else's object.
     Foreign,
 }
 
 /// Reads who holds a slot.
-pub fn holder(lease: &Lease, key: &str, preview_uid: &str) -> Holder {
+pub fn holder(lease: &Lease, key: &str, owner_uid: &str) -> Holder {
     if lease.annotations().get(KEY_ANNOTATION).map(String::as_str) != Some(key) {
         return Holder::Foreign;
     }
     match lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()) {
-        Some(uid) if uid == preview_uid => Holder::Us,
+        Some(uid) if uid == owner_uid => Holder::Us,
         _ => Holder::Other,
     }
 }
@@ -266,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_slot_names_its_key_in_full_and_its_holder() {
-        let lease = lease("vitrine-slots", Dimension::Subject, "alice", 0, &preview());
+        let owner = Owner::preview(&preview());
+        let lease = lease("vitrine-slots", Dimension::Subject, "alice", 0, &owner);
         assert_eq!(
             lease.name_any(),
             format!("subject-{}-0", names::digest(&["subject", "alice"]))

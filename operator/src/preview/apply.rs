@@ -3,34 +3,32 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
-    networking::v1::NetworkPolicy,
-};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
-    Api, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::{
         controller::Action,
         events::{Event, EventType},
     },
 };
-use serde::{Serialize, de::DeserializeOwned};
 use vitrine_crds::{
     Amount, PreviewSandbox, StatusReason,
     preview_sandbox::{EndResult, PodIdentity, Receipt},
 };
 use vitrine_policies::{
-    Envelope, capacity,
-    cell::{boundary, network, pod, record},
+    Envelope,
+    cell::{pod, record},
     names,
     queue::{Behind, Lack},
-    slots::Demand,
+    slots::{Demand, Owner},
 };
 
 use super::{
     Context, cells,
     decide::{self, Drift, Plan, World, seal_identity},
+    make::{self, Podded, Sealed},
+    pods,
     report::Report,
     slots::{self, Taken},
     standing, status,
@@ -39,7 +37,6 @@ use crate::{
     error::{self, Error, Result, found},
     link,
     receipts::spool::{Keep, Kept},
-    targets,
 };
 
 /// Where nothing is known of when to look again, a watch will tell; this is only for the watch that was lost.
@@ -138,10 +135,10 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
         }
         Plan::EndPod(broken) => {
             if let Some(envelope) = broken {
-                reseal(context, &world, &envelope).await?;
+                make::reseal(context, &world.tenant.cell, &world.cell, &envelope).await?;
             }
             if let Some(pod) = &world.cell.pod {
-                delete_pod(context, pod, pod::GRACE_SECONDS).await?;
+                pods::end(context, pod, pod::GRACE_SECONDS).await?;
             }
             Ok(wake(Some(SAFETY)))
         }
@@ -149,9 +146,9 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             if let Some(pod) = &world.cell.pod {
                 // With its node gone nobody is left who would confirm the deletion, as a kubelet does.
                 if receipt_of(preview).is_some_and(|receipt| receipt.result == EndResult::ReportedGone) {
-                    delete_pod(context, pod, 0).await?;
+                    pods::end(context, pod, 0).await?;
                 }
-                release(
+                pods::release(
                     &context.api::<Pod>(&world.tenant.cell),
                     "Pod",
                     pod,
@@ -178,7 +175,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 keep_receipt(context, preview, keep).await?;
             }
             let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
-            release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
+            pods::release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
             Ok(Action::await_change())
         }
         Plan::Retire => retire(context, &world).await,
@@ -234,7 +231,7 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &
         return Ok(Action::requeue(Duration::ZERO));
     };
     let preview = hold(context, &world.preview).await?;
-    match slots::take(context, &preview, policy, demands).await? {
+    match slots::take(context, &Owner::preview(&preview), policy, demands).await? {
         Taken::All(slots) => {
             let mut tenant = world.tenant.clone();
             if let Some(free) = cells::take(context, &preview, envelope, &policy.spec).await? {
@@ -299,18 +296,12 @@ async fn hold(context: &Context, preview: &PreviewSandbox) -> Result<PreviewSand
 
 async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Result<Action> {
     let (tenant, cell) = (&world.tenant, &world.cell);
-    let namespaces: Api<Namespace> = Api::all(context.client.clone());
     match &cell.namespace {
         None => {
             let lot = record::lot(envelope, world.preview.spec.trust_level, &world.house);
-            let made = record::made(
-                &tenant.cell,
-                Some(tenant),
-                cells::new_epoch(),
-                lot,
-                Timestamp::now(),
-            );
-            create(&namespaces, "Namespace", &made).await?;
+            let now = Timestamp::now();
+            let made = record::made(&tenant.cell, Some(tenant), cells::new_epoch(), lot, now);
+            make::namespace(context, &made).await?;
         }
         Some(namespace) if !cells::is_ours(namespace, tenant) => {
             return Err(Error::Foreign {
@@ -320,88 +311,30 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
         }
         Some(_) => {}
     }
-    let (quotas, ranges): (Api<ResourceQuota>, Api<LimitRange>) =
-        (context.api(&tenant.cell), context.api(&tenant.cell));
-    let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
-        (context.api(&tenant.cell), context.api(&tenant.cell));
-    let desired_policy = network::policy(&tenant.cell, envelope, &world.house);
-    let made = tokio::try_join!(
-        ensure(
-            &quotas,
-            "ResourceQuota",
-            cell.quota.as_ref(),
-            boundary::quota(&tenant.cell, envelope)
-        ),
-        ensure(
-            &ranges,
-            "LimitRange",
-            cell.limit_range.as_ref(),
-            boundary::limit_range(&tenant.cell, envelope)
-        ),
-        ensure(
-            &accounts,
-            "ServiceAccount",
-            cell.service_account.as_ref(),
-            boundary::service_account(&tenant.cell)
-        ),
-        ensure(
-            &policies,
-            "NetworkPolicy",
-            cell.network_policy.as_ref(),
-            desired_policy
-        ),
-    );
-    let (quota, _, _, policy) = match made {
-        Err(error) if recount(&quotas, &accounts, THE_ACCOUNT, &error).await? => {
-            return Ok(Action::requeue(Duration::ZERO));
+    let policy = match make::seal(context, &tenant.cell, cell, envelope).await? {
+        Sealed::Whole(policy) => policy,
+        Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
+        Sealed::Uncounted(made) => {
+            let now = Timestamp::now();
+            // The controller-manager counts a new quota within milliseconds: only a longer wait is worth a write.
+            if made.is_some_and(|made| decide::remaining(made, QUOTA_PATIENCE, now).is_none()) {
+                let mut report = Report::from(&world.preview, now);
+                report.uncounted();
+                status::write(context, &world.preview, report).await?;
+            }
+            return Ok(Action::requeue(QUOTA_PATIENCE));
         }
-        made => made?,
     };
-    // No pod before the quota counts: until then the API server would let everything through.
-    if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
-        let (made, now) = (quota.metadata.creation_timestamp.as_ref(), Timestamp::now());
-        // The controller-manager counts a new quota within milliseconds: only a longer wait is worth a write.
-        if made.is_some_and(|made| decide::remaining(made.0, QUOTA_PATIENCE, now).is_none()) {
-            let mut report = Report::from(&world.preview, now);
-            report.uncounted();
-            status::write(context, &world.preview, report).await?;
-        }
-        return Ok(Action::requeue(QUOTA_PATIENCE));
-    }
     let pod = match &cell.pod {
         Some(pod) => pod.clone(),
         None => {
             let Some(epoch) = epoch_to_build_in(context, world).await? else {
                 return Ok(Action::requeue(Duration::ZERO));
             };
-            let landmarks = targets::landmarks(&context.client, &context.settings).await?;
-            let nonce = names::nonce(&tenant.cell, &epoch);
-            let orders = targets::orders(&landmarks, envelope, &tenant.cell, nonce);
-            let proxy = way_out(context, envelope, landmarks.egress.as_deref())?;
-            let policy = world.policy.as_ref();
-            let avoid = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
-            let avoid = avoid.unwrap_or_default();
-            let desired = pod::pod(
-                &tenant.cell,
-                &epoch,
-                envelope,
-                &context.settings.probe,
-                &orders,
-                proxy,
-                &avoid,
-            );
-            let pods: Api<Pod> = context.api(&tenant.cell);
-            match create(&pods, "Pod", &desired).await {
-                Ok(pod) => pod,
-                // The quota counts before the name is looked at: with our pod there already, made by an operator beside this
-                // one, the answer is "exceeded quota", not "already exists".
-                Err(error) => match found(pods.get(names::POD).await) {
-                    Ok(Some(pod)) => pod,
-                    Ok(None) if recount(&quotas, &pods, THE_POD, &error).await? => {
-                        return Ok(Action::requeue(Duration::ZERO));
-                    }
-                    _ => return rejected(context, world, error).await,
-                },
+            match make::pod(context, &tenant.cell, &epoch, envelope, world.policy.as_ref()).await? {
+                Podded::There(pod) => *pod,
+                Podded::Again => return Ok(Action::requeue(Duration::ZERO)),
+                Podded::Refused(error) => return rejected(context, world, error).await,
             }
         }
     };
@@ -453,91 +386,6 @@ async fn epoch_to_build_in(context: &Context, world: &World) -> Result<Option<St
     Ok(same.then(|| epoch.to_owned()))
 }
 
-/// Where the egress proxy is, for a preview that may reach any name.
-fn way_out<'a>(context: &Context, envelope: &Envelope, proxy: Option<&'a str>) -> Result<Option<&'a str>> {
-    if envelope.egress.is_empty() {
-        return Ok(None);
-    }
-    proxy.map(Some).ok_or_else(|| {
-        Error::Installation(format!(
-            "this preview may reach {}, but Service {}/{} has no cluster address: is the chart installed?",
-            envelope.egress.join(", "),
-            context.settings.house.namespace,
-            context.settings.egress
-        ))
-    })
-}
-
-/// Whether to try again what a quota refused: because our object is there after all, or because the quota counts one that is
-/// not; then the quota is removed, and the next attempt makes one that counts anew.
-///
-/// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
-/// the controller-manager looks only every five minutes. The object's name, not the quota, keeps two attempts from two.
-async fn recount<K>(
-    quotas: &Api<ResourceQuota>,
-    api: &Api<K>,
-    counted: Counted,
-    error: &Error,
-) -> Result<bool>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota)) {
-        return Ok(false);
-    }
-    let quota =
-        found(quotas.get(names::SEAL).await).map_err(Error::kube("get", "ResourceQuota", names::SEAL))?;
-    let Some(quota) = quota else { return Ok(true) };
-    let used = quota.status.as_ref().and_then(|s| s.used.as_ref());
-    let charged = used.and_then(|used| used.get(counted.key)?.0.parse::<usize>().ok());
-    let there = api.list_metadata(&ListParams::default()).await;
-    let there = there.map_err(Error::kube("list", counted.kind, counted.name))?;
-    // Charged first, stored then: an operator beside this one may have stored our object since we asked for it.
-    if there.items.iter().any(|object| object.name_any() == counted.name) {
-        return Ok(true);
-    }
-    if charged.is_none_or(|charged| charged <= there.items.len()) {
-        return Ok(false);
-    }
-    tracing::info!(
-        cell = quota.namespace(),
-        "the quota counts a {} that was never made; counting anew",
-        counted.kind
-    );
-    let params = DeleteParams::default().preconditions(Preconditions {
-        uid: quota.uid(),
-        resource_version: None,
-    });
-    let deleted = found(quotas.delete(names::SEAL, &params).await);
-    deleted.map_err(Error::kube("recount", "ResourceQuota", names::SEAL))?;
-    Ok(true)
-}
-
-/// What the quota counts of our own.
-struct Counted {
-    kind: &'static str,
-    name: &'static str,
-    /// Its name in the quota (Kubernetes "Resource Quotas", object count quota).
-    key: &'static str,
-}
-
-const THE_POD: Counted = Counted {
-    kind: "Pod",
-    name: names::POD,
-    key: "count/pods",
-};
-const THE_ACCOUNT: Counted = Counted {
-    kind: "ServiceAccount",
-    name: names::SERVICE_ACCOUNT,
-    key: "count/serviceaccounts",
-};
-
-/// Whether it was the quota that refused; the API server has no reason of its own for it.
-fn exceeds_quota(answer: &kube::core::Status) -> bool {
-    answer.is_forbidden() && answer.message.contains("exceeded quota")
-}
-
 /// The API server refused the pod: told within this reconciliation, with the API server's own words.
 async fn rejected(context: &Context, world: &World, error: Error) -> Result<Action> {
     let Error::Kube { source, .. } = &error else {
@@ -546,7 +394,7 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else {
         return Err(error);
     };
-    let reason = if exceeds_quota(answer) {
+    let reason = if make::exceeds_quota(answer) {
         StatusReason::QuotaExceeded
     } else {
         StatusReason::PodRejected
@@ -557,111 +405,14 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     Ok(Action::requeue(Duration::ZERO))
 }
 
-async fn create<K>(api: &Api<K>, kind: &'static str, object: &K) -> Result<K>
-where
-    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    let name = format!(
-        "{}/{}",
-        object.meta().namespace.as_deref().unwrap_or_default(),
-        object.name_any()
-    );
-    match api.create(&PostParams::default(), object).await {
-        Ok(created) => Ok(created),
-        // Another attempt of ours was quicker: what is there is judged like everything that is there.
-        Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => api
-            .get(&object.name_any())
-            .await
-            .map_err(Error::kube("get", kind, name)),
-        Err(error) => Err(Error::kube("create", kind, name)(error)),
-    }
-}
-
-async fn ensure<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, desired: K) -> Result<K>
-where
-    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    match live {
-        Some(live) => Ok(live.clone()),
-        None => create(api, kind, &desired).await,
-    }
-}
-
-/// Makes an object be what it is to be: whole, so that nothing that somebody added stays.
-async fn put<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, mut desired: K) -> Result<K>
-where
-    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    let Some(live) = live else {
-        return create(api, kind, &desired).await;
-    };
-    let name = desired.name_any();
-    desired.meta_mut().resource_version = live.resource_version();
-    let put = api.replace(&name, &PostParams::default(), &desired).await;
-    put.map_err(Error::kube(
-        "restore",
-        kind,
-        format!("{}/{name}", desired.namespace().unwrap_or_default()),
-    ))
-}
-
 async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Drift) -> Result<()> {
-    let (tenant, cell) = (&world.tenant, &world.cell);
-    let name = match part {
-        Drift::Namespace => {
-            let api: Api<Namespace> = Api::all(context.client.clone());
-            let desired = record::had_by(tenant);
-            let patch = serde_json::json!({"metadata": {
-                "resourceVersion": cell.namespace.as_ref().and_then(ResourceExt::resource_version),
-                "labels": desired.metadata.labels, "annotations": desired.metadata.annotations}});
-            let patched = api
-                .patch(&tenant.cell, &PatchParams::default(), &Patch::Merge(patch))
-                .await;
-            patched.map_err(Error::kube("restore", "Namespace", &tenant.cell))?;
-            "Namespace"
-        }
-        Drift::Quota => {
-            let desired = boundary::quota(&tenant.cell, envelope);
-            put(
-                &context.api::<ResourceQuota>(&tenant.cell),
-                "ResourceQuota",
-                cell.quota.as_ref(),
-                desired,
-            )
-            .await?;
-            "ResourceQuota"
-        }
-        Drift::LimitRange => {
-            let desired = boundary::limit_range(&tenant.cell, envelope);
-            put(
-                &context.api::<LimitRange>(&tenant.cell),
-                "LimitRange",
-                cell.limit_range.as_ref(),
-                desired,
-            )
-            .await?;
-            "LimitRange"
-        }
-        Drift::ServiceAccount => {
-            let desired = boundary::service_account(&tenant.cell);
-            let api: Api<ServiceAccount> = context.api(&tenant.cell);
-            let put = put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await;
-            match put {
-                // The quota is missing now, and the next look puts both back.
-                Err(error) if recount(&context.api(&tenant.cell), &api, THE_ACCOUNT, &error).await? => {}
-                put => drop(put?),
-            }
-            "ServiceAccount"
-        }
-    };
+    let desired = record::had_by(&world.tenant);
+    let kind = make::repair(context, &desired, &world.cell, envelope, part).await?;
     let note = format!(
-        "somebody changed or removed the {name} of cell {}; it was put back",
-        tenant.cell
+        "somebody changed or removed the {kind} of cell {}; it was put back",
+        world.tenant.cell
     );
-    restored(context, &world.preview, name, &note).await;
+    restored(context, &world.preview, kind, &note).await;
     Ok(())
 }
 
@@ -677,73 +428,6 @@ async fn restored(context: &Context, preview: &PreviewSandbox, kind: &str, note:
         secondary: None,
     };
     status::publish(context, preview, event).await;
-}
-
-/// Puts the network policy back, so that nothing else gets out while the pod ends. The preview ends all the same.
-async fn reseal(context: &Context, world: &World, envelope: &Envelope) -> Result<()> {
-    let cell = &world.tenant.cell;
-    let api: Api<NetworkPolicy> = context.api(cell);
-    for foreign in &world.cell.foreign_policies {
-        let deleted = found(api.delete(foreign, &DeleteParams::default()).await);
-        deleted.map_err(Error::kube(
-            "delete the foreign",
-            "NetworkPolicy",
-            format!("{cell}/{foreign}"),
-        ))?;
-    }
-    // Nothing can be created in a namespace that is going; its policy stays until the pod is gone.
-    let namespace = world.cell.namespace.as_ref();
-    if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
-        return Ok(());
-    }
-    let desired = network::policy(&world.tenant.cell, envelope, &world.house);
-    put(&api, "NetworkPolicy", world.cell.network_policy.as_ref(), desired).await?;
-    context
-        .metrics
-        .repairs
-        .with_label_values(&["NetworkPolicy"])
-        .inc();
-    Ok(())
-}
-
-/// Asks a pod, this very one, to end.
-///
-/// # Errors
-/// If the API server refuses.
-pub async fn delete_pod(context: &Context, pod: &Pod, grace_seconds: i64) -> Result<()> {
-    let (cell, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-    let params = DeleteParams {
-        grace_period_seconds: u32::try_from(grace_seconds).ok(),
-        preconditions: Some(Preconditions {
-            uid: pod.uid(),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
-    };
-    let deleted = found(context.api::<Pod>(&cell).delete(&name, &params).await);
-    deleted.map_err(Error::kube("delete", "Pod", format!("{cell}/{name}")))?;
-    Ok(())
-}
-
-/// Takes one finalizer off an object, and leaves the others.
-pub async fn release<K>(api: &Api<K>, kind: &'static str, object: &K, finalizer: &str) -> Result<()>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    let finalizers: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
-    let patch = serde_json::json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
-    let name = object.name_any();
-    let patched = found(
-        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await,
-    );
-    patched.map_err(Error::kube(
-        "let go of",
-        kind,
-        format!("{}/{name}", object.namespace().unwrap_or_default()),
-    ))?;
-    Ok(())
 }
 
 /// The slots are somebody else's only when nothing can run in the cell any more.

@@ -1,14 +1,16 @@
 //! The controller of `PreviewSandbox`: dereference → decide → apply. Only the first and the last may touch the cluster.
 //!
 //! `observe`, `decide` and `report` are pure; `queue` reads what the watches have stored; all others hold a client: `dereference`,
-//! `slots`, `cells`, `apply`, `status`, `standing`, and beside the reconciler `sweep`. `controller` wires them.
+//! `slots`, `cells`, `make`, `pods`, `apply`, `status`, `standing`, and beside the reconciler `sweep`. `controller` wires them.
 
 pub mod apply;
 pub mod cells;
 pub mod controller;
 pub mod decide;
 pub mod dereference;
+pub mod make;
 pub mod observe;
+pub mod pods;
 pub mod queue;
 pub mod report;
 pub mod slots;

@@ -24,7 +24,7 @@ use vitrine_crds::{
 };
 use vitrine_policies::{
     Envelope, envelope,
-    slots::{self, Demand, Dimension, Holder, Keys},
+    slots::{self, Demand, Dimension, Holder, Keys, Owner},
 };
 
 use super::{Context, decide::Lost, standing};
@@ -95,7 +95,10 @@ pub async fn retake(
             key: key.to_owned(),
             limit: index.saturating_add(1),
         };
-        if claim(context, &leases, preview, &demand, index).await?.is_some() {
+        if claim(context, &leases, &Owner::preview(preview), &demand, index)
+            .await?
+            .is_some()
+        {
             taken.push(name.clone());
         }
     }
@@ -108,7 +111,7 @@ pub async fn retake(
 /// If the API server does not answer; what was taken until then is taken over by the next attempt.
 pub async fn take(
     context: &Context,
-    preview: &PreviewSandbox,
+    owner: &Owner,
     policy: &PreviewPolicy,
     demands: &[Demand],
 ) -> Result<Taken> {
@@ -116,7 +119,7 @@ pub async fn take(
     let lived_with = context.watched.lived_with();
     let attempts = demands
         .iter()
-        .map(|demand| one(context, preview, demand, &ceilings, &lived_with));
+        .map(|demand| one(context, owner, demand, &ceilings, &lived_with));
     let mut taken = vec![];
     let mut full = None;
     for (demand, slot) in demands.iter().zip(join_all(attempts).await) {
@@ -137,13 +140,13 @@ pub async fn take(
 
 async fn one(
     context: &Context,
-    preview: &PreviewSandbox,
+    owner: &Owner,
     demand: &Demand,
     ceilings: &Ceilings,
     lived_with: &HashSet<String>,
 ) -> Result<Option<Lease>> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
-    let uid = preview.uid().unwrap_or_default();
+    let uid = &owner.uid;
     let ceiling = demand.dimension.ceiling(ceilings);
     let limit = demand.limit.min(ceiling);
     let name = |index| slots::name(demand.dimension, &demand.key, index);
@@ -156,23 +159,23 @@ async fn one(
     let above = (limit..ceiling)
         .zip(&over)
         .filter(|(index, lease)| match lease {
-            Some(lease) => slots::holder(lease, &demand.key, &uid) != Holder::Us,
+            Some(lease) => slots::holder(lease, &demand.key, uid) != Holder::Us,
             None => lived_with.contains(&name(*index)),
         })
         .count();
     let above = i32::try_from(above).unwrap_or(i32::MAX);
     // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away. One that somebody
     // has deleted under a live preview is left to that preview.
-    let mut candidates: Vec<_> = slots::indices(limit, above, &uid)
+    let mut candidates: Vec<_> = slots::indices(limit, above, uid)
         .into_iter()
         .map(|index| (index, context.watched.holder(&name(index))))
-        .filter(|(_, holder)| holder.as_ref().is_none_or(|holder| *holder == uid))
+        .filter(|(_, holder)| holder.as_ref().is_none_or(|holder| holder == uid))
         .filter(|(index, holder)| holder.is_some() || !lived_with.contains(&name(*index)))
         .collect();
     // What an earlier attempt has left comes first, so that one preview does not hold two.
     candidates.sort_by_key(|(_, holder)| holder.is_none());
     for (index, _) in candidates {
-        if let Some(slot) = claim(context, &leases, preview, demand, index).await? {
+        if let Some(slot) = claim(context, &leases, owner, demand, index).await? {
             return Ok(Some(slot));
         }
     }
@@ -183,7 +186,7 @@ async fn one(
 async fn claim(
     context: &Context,
     leases: &Api<Lease>,
-    preview: &PreviewSandbox,
+    owner: &Owner,
     demand: &Demand,
     index: i32,
 ) -> Result<Option<Lease>> {
@@ -192,7 +195,7 @@ async fn claim(
         demand.dimension,
         &demand.key,
         index,
-        preview,
+        owner,
     );
     let name = lease.name_any();
     let created = leases.create(&PostParams::default(), &lease).await;
@@ -203,7 +206,7 @@ async fn claim(
     }
     let there = found(leases.get(&name).await).map_err(Error::kube("get", "Lease", &name))?;
     let Some(mut there) = there else { return Ok(None) };
-    match slots::holder(&there, &demand.key, &preview.uid().unwrap_or_default()) {
+    match slots::holder(&there, &demand.key, &owner.uid) {
         Holder::Other => Ok(None),
         Holder::Foreign => Err(Error::Foreign { kind: "Lease", name }),
         Holder::Us => {

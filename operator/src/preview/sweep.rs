@@ -27,9 +27,9 @@ use vitrine_policies::{
 };
 
 use super::{
-    Context, apply, cells,
+    Context, cells,
     observe::{self, End},
-    slots as own_slots,
+    pods, slots as own_slots,
 };
 use crate::error::{Error, Result, found};
 
@@ -261,8 +261,8 @@ fn metadata(namespace: &Namespace) -> PartialObjectMeta<Namespace> {
 
 async fn remove(context: &Context, namespace: &Namespace, record: &Record) -> Result<()> {
     let cell = namespace.name_any();
-    let pods: Api<Pod> = context.api(&cell);
-    match found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", &cell))? {
+    let api: Api<Pod> = context.api(&cell);
+    match found(api.get(names::POD).await).map_err(Error::kube("get", "Pod", &cell))? {
         // It takes a while to go, and counts once.
         None if record.going => {}
         None if record.tenant.is_none() => match cells::remove_free(context, &metadata(namespace)).await {
@@ -275,10 +275,10 @@ async fn remove(context: &Context, namespace: &Namespace, record: &Record) -> Re
             context.metrics.orphans.inc();
         }
         Some(pod) => match observe::end(&pod) {
-            End::NotAsked => apply::delete_pod(context, &pod, GRACE_SECONDS).await?,
+            End::NotAsked => pods::end(context, &pod, GRACE_SECONDS).await?,
             End::Pending => {}
             End::Verified | End::NeverStarted => {
-                apply::release(&pods, "Pod", &pod, names::POD_FINALIZER).await?;
+                pods::release(&api, "Pod", &pod, names::POD_FINALIZER).await?;
             }
         },
     }

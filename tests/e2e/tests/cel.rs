@@ -222,11 +222,18 @@ fn policy() -> Vec<Case> {
     let traffic = |field: &str, time: &str| make(json!({"spec": {"traffic": {field: time}}}));
     let abuse = |rules: Value| make(json!({"spec": {"abuse": rules}}));
     let miner = |period: &str| abuse(json!({"sustainedCpu": {"percent": 90, "period": period, "points": 1}}));
+    let cells = |age: &str, kept: &str| make(json!({"spec": {"cells": {"maxAge": age, "keepFree": kept}}}));
     let quarantine = |time: &str| make(json!({"spec": {"isolation": {"nodeQuarantine": time}}}));
     let level = |name: &str, max: &str| make(json!({"spec": {"trustLevels": {name: {"maxTtl": max}}}}));
     let internet = |targets: &[&str]| make(json!({"spec": {"isolation": {"internet": targets}}}));
     let metadata = |targets: &[&str]| make(json!({"spec": {"isolation": {"metadata": targets}}}));
     vec![
+        Case {
+            kind: Policy,
+            rule: "cells.maxAge must be longer than 0s and at most 720h, cells.keepFree at most 24h",
+            accepted: vec![cells("1s", "0s"), cells("720h", "24h")],
+            rejected: vec![cells("0s", "10m"), cells("721h", "10m"), cells("24h", "25h")],
+        },
         Case {
             kind: Policy,
             rule: "there is one PreviewPolicy a cluster and its name is \"default\"",
@@ -786,11 +793,6 @@ async fn a_policy_that_the_schema_does_not_allow_is_refused() {
                 spec(json!({"cells": {"maxUses": 0}})),
                 "spec.cells.maxUses",
                 "greater than or equal to 1",
-            ),
-            (
-                spec(json!({"cells": {"keepFree": "25h"}})),
-                "spec.cells",
-                "cells.keepFree at most 24h",
             ),
             (
                 spec(json!({"size": {"max": {"memory": "1GB"}}})),

@@ -97,12 +97,17 @@ async fn leave_cells(house: &House, count: usize) {
     let _operator = Operator::ready(&house.post, &options(house, "before"), None).await;
     let names: Vec<_> = (0..count).map(|number| format!("before-{number:02}")).collect();
     for name in &names {
-        preview(house, name).await;
+        house.preview(name, name, None).await;
+    }
+    let ready = |preview: &PreviewSandbox| preview.phase() == Phase::Ready;
+    for name in &names {
+        house.until(name, "it is ready", LIFE, ready).await;
     }
     for name in &names {
-        house.until(name, "it ends", LIFE, is_over).await;
         house.delete(name).await;
-        house.until_gone(name, PATIENCE).await;
+    }
+    for name in &names {
+        house.until_gone(name, LIFE).await;
     }
     assert_eq!(free_cells(house).await.len(), count);
 }
@@ -418,6 +423,7 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
     let house = House::take("recount", 1, "24h").await;
+    cells(&house, "Fresh").await;
     let proxy = Proxy::start(house.client.clone()).await;
     let before_the_pod = Point {
         label: "POST pods".to_owned(),

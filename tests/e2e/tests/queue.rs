@@ -15,7 +15,7 @@ use vitrine_e2e::{
     operator::{Operator, Options},
 };
 use vitrine_kit::objects;
-use vitrine_policies::slots::{self, Dimension};
+use vitrine_policies::slots::{self, Dimension, Owner};
 
 /// How long after the end of one preview the next may be admitted.
 const NEXT: SignedDuration = SignedDuration::from_secs(5);
@@ -154,7 +154,13 @@ async fn a_slot_beside_those_that_a_preview_was_admitted_with_is_given_back_whil
         .unwrap();
     // As an operator beside this one would have taken it, too late to write the preview's status.
     let namespace = leases.namespace().unwrap_or_default();
-    let lease = slots::lease(namespace, Dimension::Subject, "anna", free, &preview);
+    let lease = slots::lease(
+        namespace,
+        Dimension::Subject,
+        "anna",
+        free,
+        &Owner::preview(&preview),
+    );
     let surplus = leases.create(&PostParams::default(), &lease).await.unwrap();
     eventually("the second slot is given back", PATIENCE, async || {
         let held = leases

@@ -1,0 +1,361 @@
+//! Makes what a cell consists of, and the pod in it. Writes in one cell; each write can be repeated.
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use vitrine_crds::PreviewPolicy;
+use vitrine_policies::{
+    Envelope, capacity,
+    cell::{boundary, network, pod as shape},
+    names,
+};
+
+use super::{
+    Context,
+    decide::{Cell, Drift},
+};
+use crate::{
+    error::{self, Error, Result, found},
+    targets,
+};
+
+/// What came of making what confines a cell.
+#[derive(Debug)]
+pub enum Sealed {
+    /// All of it is there.
+    Whole(NetworkPolicy),
+    /// The quota has no status yet; since when it is there.
+    Uncounted(Option<Timestamp>),
+    /// To be tried again at once.
+    Again,
+}
+
+/// What came of making a pod.
+#[derive(Debug)]
+pub enum Podded {
+    /// One is there: this one, or one that somebody else has made.
+    There(Box<Pod>),
+    /// To be tried again at once.
+    Again,
+    /// The API server does not let it be.
+    Refused(Error),
+}
+
+/// Makes a cell's namespace; that it is there already is for the next look to judge.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn namespace(context: &Context, desired: &Namespace) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    create(&namespaces, "Namespace", desired).await?;
+    Ok(())
+}
+
+/// Makes what is missing of all that confines a cell.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn seal(context: &Context, name: &str, cell: &Cell, envelope: &Envelope) -> Result<Sealed> {
+    let (quotas, ranges): (Api<ResourceQuota>, Api<LimitRange>) = (context.api(name), context.api(name));
+    let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
+        (context.api(name), context.api(name));
+    let made = tokio::try_join!(
+        ensure(
+            &quotas,
+            "ResourceQuota",
+            cell.quota.as_ref(),
+            boundary::quota(name, envelope)
+        ),
+        ensure(
+            &ranges,
+            "LimitRange",
+            cell.limit_range.as_ref(),
+            boundary::limit_range(name, envelope)
+        ),
+        ensure(
+            &accounts,
+            "ServiceAccount",
+            cell.service_account.as_ref(),
+            boundary::service_account(name)
+        ),
+        ensure(
+            &policies,
+            "NetworkPolicy",
+            cell.network_policy.as_ref(),
+            network::policy(name, envelope, &context.settings.house)
+        ),
+    );
+    let (quota, _, _, policy) = match made {
+        Err(error) if recount(&quotas, &accounts, THE_ACCOUNT, &error).await? => return Ok(Sealed::Again),
+        made => made?,
+    };
+    // No pod before the quota counts: until then the API server would let everything through.
+    Ok(if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
+        Sealed::Uncounted(quota.metadata.creation_timestamp.map(|made| made.0))
+    } else {
+        Sealed::Whole(policy)
+    })
+}
+
+/// Makes the pod of a cell that is whole, for one epoch.
+///
+/// # Errors
+/// If something that it needs to know cannot be read.
+pub async fn pod(
+    context: &Context,
+    name: &str,
+    epoch: &str,
+    envelope: &Envelope,
+    policy: Option<&PreviewPolicy>,
+) -> Result<Podded> {
+    let landmarks = targets::landmarks(&context.client, &context.settings).await?;
+    let nonce = names::nonce(name, epoch);
+    let orders = targets::orders(&landmarks, envelope, name, nonce);
+    let proxy = way_out(context, envelope, landmarks.egress.as_deref())?;
+    let avoid = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
+    let avoid = avoid.unwrap_or_default();
+    let desired = shape::pod(
+        name,
+        epoch,
+        envelope,
+        &context.settings.probe,
+        &orders,
+        proxy,
+        &avoid,
+    );
+    let pods: Api<Pod> = context.api(name);
+    let error = match create(&pods, "Pod", &desired).await {
+        Ok(pod) => return Ok(Podded::There(Box::new(pod))),
+        Err(error) => error,
+    };
+    // The quota counts before the name is looked at: with our pod there already, made by an operator beside this one, the answer is
+    // "exceeded quota", not "already exists".
+    Ok(match found(pods.get(names::POD).await) {
+        Ok(Some(pod)) => Podded::There(Box::new(pod)),
+        Ok(None) if recount(&context.api(name), &pods, THE_POD, &error).await? => Podded::Again,
+        _ => Podded::Refused(error),
+    })
+}
+
+/// Puts back one part of a cell that differs from what was built; its kind.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when somebody wrote meanwhile.
+pub async fn repair(
+    context: &Context,
+    namespace: &Namespace,
+    cell: &Cell,
+    envelope: &Envelope,
+    part: Drift,
+) -> Result<&'static str> {
+    let name = namespace.name_any();
+    match part {
+        Drift::Namespace => {
+            let api: Api<Namespace> = Api::all(context.client.clone());
+            let patch = serde_json::json!({"metadata": {
+                "resourceVersion": cell.namespace.as_ref().and_then(ResourceExt::resource_version),
+                "labels": namespace.metadata.labels, "annotations": namespace.metadata.annotations}});
+            let patched = api
+                .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                .await;
+            patched.map_err(Error::kube("restore", "Namespace", &name))?;
+            Ok("Namespace")
+        }
+        Drift::Quota => {
+            let desired = boundary::quota(&name, envelope);
+            put(&context.api(&name), "ResourceQuota", cell.quota.as_ref(), desired).await?;
+            Ok("ResourceQuota")
+        }
+        Drift::LimitRange => {
+            let desired = boundary::limit_range(&name, envelope);
+            put(
+                &context.api(&name),
+                "LimitRange",
+                cell.limit_range.as_ref(),
+                desired,
+            )
+            .await?;
+            Ok("LimitRange")
+        }
+        Drift::ServiceAccount => {
+            let desired = boundary::service_account(&name);
+            let api: Api<ServiceAccount> = context.api(&name);
+            let put = put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await;
+            match put {
+                // The quota is missing now, and the next look puts both back.
+                Err(error) if recount(&context.api(&name), &api, THE_ACCOUNT, &error).await? => {}
+                put => drop(put?),
+            }
+            Ok("ServiceAccount")
+        }
+    }
+}
+
+/// Puts the network policy back, so that nothing else gets out while the pod ends. The preview ends all the same.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn reseal(context: &Context, name: &str, cell: &Cell, envelope: &Envelope) -> Result<()> {
+    let api: Api<NetworkPolicy> = context.api(name);
+    for foreign in &cell.foreign_policies {
+        let deleted = found(api.delete(foreign, &DeleteParams::default()).await);
+        deleted.map_err(Error::kube(
+            "delete the foreign",
+            "NetworkPolicy",
+            format!("{name}/{foreign}"),
+        ))?;
+    }
+    // Nothing can be created in a namespace that is going; its policy stays until the pod is gone.
+    let namespace = cell.namespace.as_ref();
+    if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+        return Ok(());
+    }
+    let desired = network::policy(name, envelope, &context.settings.house);
+    put(&api, "NetworkPolicy", cell.network_policy.as_ref(), desired).await?;
+    let repairs = &context.metrics.repairs;
+    repairs.with_label_values(&["NetworkPolicy"]).inc();
+    Ok(())
+}
+
+/// Where the egress proxy is, for a preview that may reach any name.
+fn way_out<'a>(context: &Context, envelope: &Envelope, proxy: Option<&'a str>) -> Result<Option<&'a str>> {
+    if envelope.egress.is_empty() {
+        return Ok(None);
+    }
+    proxy.map(Some).ok_or_else(|| {
+        Error::Installation(format!(
+            "this preview may reach {}, but Service {}/{} has no cluster address: is the chart installed?",
+            envelope.egress.join(", "),
+            context.settings.house.namespace,
+            context.settings.egress
+        ))
+    })
+}
+
+/// Whether to try again what a quota refused: because our object is there after all, or because the quota counts one that is
+/// not; then the quota is removed, and the next attempt makes one that counts anew.
+///
+/// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
+/// the controller-manager looks only every five minutes. The object's name, not the quota, keeps two attempts from two.
+async fn recount<K>(
+    quotas: &Api<ResourceQuota>,
+    api: &Api<K>,
+    counted: Counted,
+    error: &Error,
+) -> Result<bool>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota)) {
+        return Ok(false);
+    }
+    let quota =
+        found(quotas.get(names::SEAL).await).map_err(Error::kube("get", "ResourceQuota", names::SEAL))?;
+    let Some(quota) = quota else { return Ok(true) };
+    let used = quota.status.as_ref().and_then(|s| s.used.as_ref());
+    let charged = used.and_then(|used| used.get(counted.key)?.0.parse::<usize>().ok());
+    let there = api.list_metadata(&ListParams::default()).await;
+    let there = there.map_err(Error::kube("list", counted.kind, counted.name))?;
+    // Charged first, stored then: an operator beside this one may have stored our object since we asked for it.
+    if there.items.iter().any(|object| object.name_any() == counted.name) {
+        return Ok(true);
+    }
+    if charged.is_none_or(|charged| charged <= there.items.len()) {
+        return Ok(false);
+    }
+    tracing::info!(
+        cell = quota.namespace(),
+        "the quota counts a {} that was never made; counting anew",
+        counted.kind
+    );
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: quota.uid(),
+        resource_version: None,
+    });
+    let deleted = found(quotas.delete(names::SEAL, &params).await);
+    deleted.map_err(Error::kube("recount", "ResourceQuota", names::SEAL))?;
+    Ok(true)
+}
+
+/// What the quota counts of our own.
+struct Counted {
+    kind: &'static str,
+    name: &'static str,
+    /// Its name in the quota (Kubernetes "Resource Quotas", object count quota).
+    key: &'static str,
+}
+
+const THE_POD: Counted = Counted {
+    kind: "Pod",
+    name: names::POD,
+    key: "count/pods",
+};
+const THE_ACCOUNT: Counted = Counted {
+    kind: "ServiceAccount",
+    name: names::SERVICE_ACCOUNT,
+    key: "count/serviceaccounts",
+};
+
+/// Whether it was the quota that refused; the API server has no reason of its own for it.
+pub(super) fn exceeds_quota(answer: &kube::core::Status) -> bool {
+    answer.is_forbidden() && answer.message.contains("exceeded quota")
+}
+
+async fn create<K>(api: &Api<K>, kind: &'static str, object: &K) -> Result<K>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let name = format!(
+        "{}/{}",
+        object.meta().namespace.as_deref().unwrap_or_default(),
+        object.name_any()
+    );
+    match api.create(&PostParams::default(), object).await {
+        Ok(created) => Ok(created),
+        // Another attempt of ours was quicker: what is there is judged like everything that is there.
+        Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => api
+            .get(&object.name_any())
+            .await
+            .map_err(Error::kube("get", kind, name)),
+        Err(error) => Err(Error::kube("create", kind, name)(error)),
+    }
+}
+
+async fn ensure<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, desired: K) -> Result<K>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    match live {
+        Some(live) => Ok(live.clone()),
+        None => create(api, kind, &desired).await,
+    }
+}
+
+/// Makes an object be what it is to be: whole, so that nothing that somebody added stays.
+async fn put<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, mut desired: K) -> Result<K>
+where
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let Some(live) = live else {
+        return create(api, kind, &desired).await;
+    };
+    let name = desired.name_any();
+    desired.meta_mut().resource_version = live.resource_version();
+    let put = api.replace(&name, &PostParams::default(), &desired).await;
+    put.map_err(Error::kube(
+        "restore",
+        kind,
+        format!("{}/{name}", desired.namespace().unwrap_or_default()),
+    ))
+}

@@ -1,0 +1,54 @@
+//! Asks pods to end, and lets go of what has ended. Writes single objects.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde::de::DeserializeOwned;
+
+use super::Context;
+use crate::error::{Error, Result, found};
+
+/// Asks a pod, this very one, to end.
+///
+/// # Errors
+/// If the API server refuses.
+pub async fn end(context: &Context, pod: &Pod, grace_seconds: i64) -> Result<()> {
+    let (cell, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let params = DeleteParams {
+        grace_period_seconds: u32::try_from(grace_seconds).ok(),
+        preconditions: Some(Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    let deleted = found(context.api::<Pod>(&cell).delete(&name, &params).await);
+    deleted.map_err(Error::kube("delete", "Pod", format!("{cell}/{name}")))?;
+    Ok(())
+}
+
+/// Takes one finalizer off an object, and leaves the others.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when somebody wrote meanwhile.
+pub async fn release<K>(api: &Api<K>, kind: &'static str, object: &K, finalizer: &str) -> Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let finalizers: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
+    let patch = serde_json::json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let name = object.name_any();
+    let patched = found(
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await,
+    );
+    patched.map_err(Error::kube(
+        "let go of",
+        kind,
+        format!("{}/{name}", object.namespace().unwrap_or_default()),
+    ))?;
+    Ok(())
+}
