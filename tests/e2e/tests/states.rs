@@ -297,6 +297,13 @@ async fn told(shop: &Shop, preview: &str, reason: &str) {
     .await;
 }
 
+/// Offers a page of a size that nobody else's has: no cell that others had before fits its previews.
+async fn offer_apart(shop: &Shop, memory: &str) {
+    let mut listing = objects::script("page", &shop.vitrine.busybox, objects::SERVE);
+    listing.spec.preview.size.memory = memory.to_owned();
+    shop.offer(&listing).await;
+}
+
 /// Waits until the cluster knows something of a preview's pod.
 async fn known(shop: &Shop, preview: &str, knows: impl Fn(&Pod) -> bool) -> Instant {
     eventually("the cluster knows", READY, async || {
@@ -383,7 +390,7 @@ async fn a_product_that_exits_at_once_is_told_within_seconds() {
 async fn a_quota_that_nobody_counts_is_told_and_no_pod_is_made_before() {
     let _alone = alone().await;
     let shop = Shop::open("uncounted").await;
-    shop.offer_script("page", objects::SERVE).await;
+    offer_apart(&shop, "31Mi").await;
     let controllers = shop.vitrine.without("controller-manager", Action::Pause);
     let preview = shop.ask("page", "page", "5s").await;
     let told = shop
@@ -403,7 +410,7 @@ async fn a_quota_that_nobody_counts_is_told_and_no_pod_is_made_before() {
 async fn a_quota_that_refuses_the_pod_is_told_within_seconds() {
     let _alone = alone().await;
     let shop = Shop::open("quota").await;
-    shop.offer_script("page", objects::SERVE).await;
+    offer_apart(&shop, "30Mi").await;
     // Ours alone never refuses ours: another one is put into the cell before the operator sees the preview.
     let operator = shop.vitrine.without_operator();
     let preview = shop.ask("page", "page", "1m").await;

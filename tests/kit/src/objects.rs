@@ -12,6 +12,7 @@ use kube::{
 use serde_json::json;
 use vitrine_crds::{PreviewSandbox, PreviewSandboxSpec, SkuListing};
 use vitrine_devcluster::image::Image;
+use vitrine_policies::cell::record::Record;
 
 use crate::error::{Error, Result};
 
@@ -87,6 +88,11 @@ pub fn preview(name: &str, listing: &str, subject: &str, ttl: Option<&str>) -> P
         serde_json::from_value(json!({"listingRef": {"name": listing}, "subject": subject, "ttl": ttl}))
             .unwrap_or_else(|error| panic!("the preview {name} is wrong: {error}"));
     PreviewSandbox::new(name, spec)
+}
+
+/// The uid of the preview that has a cell.
+pub fn tenant(cell: &Namespace) -> Option<String> {
+    Record::of(&cell.metadata)?.tenant
 }
 
 /// A namespace of a test's own.

@@ -283,14 +283,10 @@ async fn nothing_left(client: &Client, ended: &PreviewSandbox, link: &str, port:
         }
     };
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    gone(
-        namespaces
-            .get_opt(&cell)
-            .await
-            .map_err(Error::kube("get the cell"))?
-            .is_some(),
-        "the namespace",
-    )?;
+    let namespace = namespaces.get_opt(&cell).await;
+    let namespace = namespace.map_err(Error::kube("get the cell"))?;
+    let had = namespace.as_ref().and_then(objects::tenant);
+    gone(had.is_some(), "the preview's hold on its cell")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &cell);
     gone(
         pods.get_opt("preview")
@@ -308,7 +304,12 @@ async fn nothing_left(client: &Client, ended: &PreviewSandbox, link: &str, port:
         return Err(Error::Other(format!("the link still answers: {answer:?}")));
     }
     println!(
-        "\nnamespace {cell}: gone\npod {cell}/preview: gone\nlink: {} Gone",
+        "\nnamespace {cell}: {}\npod {cell}/preview: gone\nlink: {} Gone",
+        if namespace.is_some() {
+            "free for the next preview"
+        } else {
+            "gone"
+        },
         answer.status
     );
     Ok(())
