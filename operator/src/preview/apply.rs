@@ -312,7 +312,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
         Some(_) => {}
     }
     let policy = match make::seal(context, &tenant.cell, cell, envelope).await? {
-        Sealed::Whole(policy) => policy,
+        Sealed::Whole(policy) => *policy,
         Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
         Sealed::Uncounted(made) => {
             let now = Timestamp::now();

@@ -30,7 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Sealed {
     /// All of it is there.
-    Whole(NetworkPolicy),
+    Whole(Box<NetworkPolicy>),
     /// The quota has no status yet; since when it is there.
     Uncounted(Option<Timestamp>),
     /// To be tried again at once.
@@ -100,7 +100,7 @@ pub async fn seal(context: &Context, name: &str, cell: &Cell, envelope: &Envelop
     Ok(if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
         Sealed::Uncounted(quota.metadata.creation_timestamp.map(|made| made.0))
     } else {
-        Sealed::Whole(policy)
+        Sealed::Whole(Box::new(policy))
     })
 }
 
