@@ -7,17 +7,18 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Preconditions},
+    api::{DeleteParams, ListParams},
     core::{DynamicObject, gvk::GroupVersionKind},
 };
 use tokio::time::Instant;
 use vitrine_crds::TimeSpan;
-use vitrine_policies::{cell::record::Record, names::CELL_LABEL};
+use vitrine_policies::{cell::record::Record, names::CELL_SELECTOR};
 use vitrine_receipts::names;
 
 use crate::{
     api,
-    error::{self, Error, Result, found},
+    error::{Error, Result, found},
+    preview::cells::remove_free,
 };
 
 const POLL: Duration = Duration::from_millis(500);
@@ -51,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 /// Removes what is kept for previews that will not come, and waits for the cells of those that have ended.
 async fn cells(client: &Client, timeout: TimeSpan, deadline: Instant) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let in_cells = ListParams::default().labels(&format!("{CELL_LABEL}=true"));
+    let in_cells = ListParams::default().labels(CELL_SELECTOR);
     loop {
         let listed = namespaces.list_metadata(&in_cells).await;
         let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?.items;
@@ -64,14 +65,9 @@ async fn cells(client: &Client, timeout: TimeSpan, deadline: Instant) -> Result<
         }
         for (cell, record) in &left {
             if record.tenant.is_none() && !record.going {
-                let params = DeleteParams::default().preconditions(Preconditions {
-                    uid: cell.uid(),
-                    resource_version: cell.resource_version(),
-                });
-                match found(namespaces.delete(&cell.name_any(), &params).await) {
-                    Err(error) if !error::status(&error).is_some_and(kube::core::Status::is_conflict) => {
-                        return Err(Error::kube("delete", "Namespace", cell.name_any())(error));
-                    }
+                match remove_free(client, *cell).await {
+                    // Written meanwhile: it is looked at again.
+                    Err(error) if !error.is_conflict() => return Err(error),
                     _ => {}
                 }
             }

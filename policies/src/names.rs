@@ -4,6 +4,8 @@ use sha2::{Digest, Sha256};
 
 /// Marks everything that belongs to a cell. Set only at creation.
 pub const CELL_LABEL: &str = "vitrine.dev/cell";
+/// Selects what carries that mark.
+pub const CELL_SELECTOR: &str = "vitrine.dev/cell=true";
 /// On a cell's namespace: the preview that has it, `namespace/name`. On a slot: the preview that holds it.
 pub const PREVIEW_ANNOTATION: &str = "vitrine.dev/preview";
 /// On a slot: the cell that holds it.

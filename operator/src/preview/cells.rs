@@ -1,14 +1,14 @@
 //! Takes cells, frees them, removes them. Writes Namespaces.
 //!
 //! A cell is taken as a slot is (`slots`): the write names the version that was seen, so it succeeds once; what counts is the
-//! preview's status, which is written last and names the cell. `policies/tests/cell_protocol.rs` tries every order of these writes.
+//! preview's status, which is written last and names the cell. `policies/tests/cell_reuse_protocol.rs` tries every order of these
+//! writes.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    core::PartialObjectMeta,
 };
 use serde_json::{Value, json};
 use vitrine_crds::{
@@ -66,7 +66,7 @@ pub async fn take(
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn give_back(context: &Context, cells: &[PartialObjectMeta<Namespace>]) -> Result<()> {
+pub async fn give_back<K: ResourceExt>(context: &Context, cells: &[K]) -> Result<()> {
     for cell in cells {
         annotate(context, cell, record::returned(Timestamp::now())).await?;
     }
@@ -100,7 +100,7 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
                 epoch = Some(next);
             }
             None => {
-                remove(context, namespace).await?;
+                remove(&context.client, namespace).await?;
                 epoch = None;
             }
         }
@@ -152,28 +152,29 @@ pub fn is_ours(namespace: &Namespace, tenant: &Tenant) -> bool {
 ///
 /// # Errors
 /// If the API server refuses.
-pub async fn remove(context: &Context, namespace: &Namespace) -> Result<()> {
+pub async fn remove(client: &Client, namespace: &Namespace) -> Result<()> {
     if namespace.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    delete(context, &namespace.name_any(), namespace.uid(), None).await
+    delete(client, namespace, None).await
 }
 
 /// Deletes a free cell, if it is as it was seen.
 ///
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody took it meanwhile.
-pub async fn remove_free(context: &Context, cell: &PartialObjectMeta<Namespace>) -> Result<()> {
-    delete(context, &cell.name_any(), cell.uid(), cell.resource_version()).await
+pub async fn remove_free<K: ResourceExt>(client: &Client, cell: &K) -> Result<()> {
+    delete(client, cell, cell.resource_version()).await
 }
 
-async fn delete(context: &Context, name: &str, uid: Option<String>, version: Option<String>) -> Result<()> {
-    let api: Api<Namespace> = Api::all(context.client.clone());
+async fn delete<K: ResourceExt>(client: &Client, cell: &K, version: Option<String>) -> Result<()> {
+    let api: Api<Namespace> = Api::all(client.clone());
     let params = DeleteParams::default().preconditions(Preconditions {
-        uid,
+        uid: cell.uid(),
         resource_version: version,
     });
-    found(api.delete(name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
+    let name = cell.name_any();
+    found(api.delete(&name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;
     Ok(())
 }
 

@@ -185,7 +185,7 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
 }
 
 fn in_cells() -> watcher::Config {
-    watcher::Config::default().labels(&format!("{}=true", names::CELL_LABEL))
+    watcher::Config::default().labels(names::CELL_SELECTOR)
 }
 
 /// Who has which cell.

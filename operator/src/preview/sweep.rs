@@ -14,7 +14,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Pod},
 };
-use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
+use kube::{Api, ResourceExt, api::ListParams};
 use tokio::time::Instant;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
@@ -130,7 +130,7 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         .nodes_set_aside
         .set(i64::try_from(aside).unwrap_or(i64::MAX));
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let in_cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
+    let in_cells = ListParams::default().labels(names::CELL_SELECTOR);
     let listed = namespaces.list(&in_cells).await;
     let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?;
     let rules = policy
@@ -153,7 +153,7 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         match left(context, namespace.annotations(), &uid).await? {
             // An operator that was slower than the end may have taken one for it.
             Left::There(phase) if phase.is_terminal() && !record.going => {
-                cells::give_back(context, &[metadata(namespace)]).await?;
+                cells::give_back(context, std::slice::from_ref(namespace)).await?;
             }
             Left::There(_) | Left::Unreadable => {}
             Left::Gone => {
@@ -252,26 +252,19 @@ async fn needs_slot(context: &Context, annotations: &BTreeMap<String, String>, u
     })
 }
 
-fn metadata(namespace: &Namespace) -> PartialObjectMeta<Namespace> {
-    PartialObjectMeta {
-        metadata: namespace.metadata.clone(),
-        ..PartialObjectMeta::default()
-    }
-}
-
 async fn remove(context: &Context, namespace: &Namespace, record: &Record) -> Result<()> {
     let cell = namespace.name_any();
     let api: Api<Pod> = context.api(&cell);
     match found(api.get(names::POD).await).map_err(Error::kube("get", "Pod", &cell))? {
         // It takes a while to go, and counts once.
         None if record.going => {}
-        None if record.tenant.is_none() => match cells::remove_free(context, &metadata(namespace)).await {
+        None if record.tenant.is_none() => match cells::remove_free(&context.client, namespace).await {
             // Somebody has taken it meanwhile.
             Err(error) if error.is_conflict() => {}
             removed => removed?,
         },
         None => {
-            cells::remove(context, namespace).await?;
+            cells::remove(&context.client, namespace).await?;
             context.metrics.orphans.inc();
         }
         Some(pod) => match observe::end(&pod) {

@@ -262,7 +262,7 @@ impl House {
     /// # Panics
     /// If the API server does not answer.
     pub async fn left(&self) -> Vec<String> {
-        let cells = ListParams::default().labels(&format!("{}=true", names::CELL_LABEL));
+        let cells = ListParams::default().labels(names::CELL_SELECTOR);
         let namespaces = all::<Namespace>(&Api::all(self.client.clone()), &ListParams::default()).await;
         let left = |namespace: &Namespace| {
             let record = Record::of(&namespace.metadata);

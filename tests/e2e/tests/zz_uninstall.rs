@@ -42,9 +42,8 @@ async fn uninstalling_ends_live_previews_and_leaves_no_cell_and_installing_again
         assert!(receipt.contains(r#""cause":"Deleted""#), "{receipt}");
     }
     let namespaces: Api<Namespace> = Api::all(shop.client.clone());
-    let label = format!("{}=true", names::CELL_LABEL);
     let cells = namespaces
-        .list(&ListParams::default().labels(&label))
+        .list(&ListParams::default().labels(names::CELL_SELECTOR))
         .await
         .unwrap();
     // The sentinel is the chart's own, and may still be going.
