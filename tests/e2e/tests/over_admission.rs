@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -162,8 +162,8 @@ fn may_be_done(write: &Write) -> bool {
     write.code < 200 || write.code >= 500
 }
 
-/// One round in which this dimension is the narrow one.
-async fn round(house: &House, dimension: Dimension, seed: u64) {
+/// One round in which this dimension is the narrow one; how many previews lived at once in it.
+async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
     let limit = |of| if of == dimension { CAP } else { 100 };
     house
         .limit(
@@ -206,10 +206,10 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
     let _last = Operator::ready(&house.post, &Options::alone("last"), None).await;
     house.until_empty(ROUND).await;
 
-    assert_eq!(
-        history.most_live(),
-        CAP,
-        "{dimension:?}: previews at once, as a watch saw them"
+    let live = history.most_live();
+    assert!(
+        live <= CAP,
+        "{dimension:?}: {live} previews at once, as a watch saw them"
     );
     assert!(
         history.most_slots(dimension) <= CAP,
@@ -223,7 +223,8 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         .filter_map(|w| w.name.clone().filter(|n| n.starts_with(dimension.as_str())))
         .collect();
     let names: BTreeSet<_> = taken.iter().collect();
-    assert!(names.len() <= CAP, "{dimension:?}: {names:?}");
+    // And none of them was out of use, whatever became of who held it.
+    assert_eq!(names.len(), CAP, "{dimension:?}: {names:?}");
     let stays = stays(&writes);
     let (pods_at_once, peak) = most_at_once(stays.iter().map(|stay| (stay.from, stay.until)));
     assert!(
@@ -243,15 +244,23 @@ async fn round(house: &House, dimension: Dimension, seed: u64) {
         sums[1],
         begun.elapsed().as_secs_f64()
     );
+    live
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_troubled_operators_never_admit_more_than_the_limit() {
     let house = House::take("over-admission", 1, "24h").await;
     let rounds = if soak() { 200 } else { Dimension::ALL.len() as u64 };
+    let mut most: BTreeMap<_, usize> = BTreeMap::new();
     for (seed, dimension) in (1..=rounds).zip(Dimension::ALL.into_iter().cycle()) {
-        round(&house, dimension, seed).await;
+        let live = round(&house, dimension, seed).await;
+        let before = most.entry(dimension.as_str()).or_default();
+        *before = live.max(*before);
     }
+    // Lives are so short that now and then an end comes before the fifth admission; a limit that is never reached proves nothing.
+    let reached = most.values().filter(|live| **live == CAP).count();
+    let enough = if soak() { Dimension::ALL.len() } else { 1 };
+    assert!(reached >= enough, "previews at once at most: {most:?}");
     println!("over-admission: {rounds} rounds of {CROWD} creates at a cap of {CAP}");
 }
 
