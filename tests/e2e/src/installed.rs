@@ -41,7 +41,7 @@ use crate::{
     clusters,
     eventually::eventually,
     manifest::Manifest,
-    operator::{KEY, SLOTS, free_port},
+    operator::{KEY, Port, SLOTS},
     turn::Turn,
 };
 
@@ -114,7 +114,7 @@ async fn bring() -> Installed {
     // The port of an earlier binary stays: then nothing of the installation changes, and nothing is restarted.
     let port = match gateway(&client).await {
         Some(gateway) => lead(&cluster, gateway),
-        None => free_port().port(),
+        None => Port::for_good().port(),
     };
     let installed = Installed {
         cluster,

@@ -47,7 +47,7 @@ pub async fn measure(in_table: usize, seconds: usize) {
     let resident = stats::resident_mib(gateway.pid());
 
     let pod = (ready[0].ip, pods::PORT).into();
-    let proxy = operator::free_port();
+    let proxy = operator::Port::for_good();
     let _bare = Bare::start(proxy, pod).await;
     let plain = |address| {
         vec![Target {

@@ -38,7 +38,7 @@ pub async fn house(name: &str, previews: usize) -> House {
         .await;
     house.post.url = Some(format!(
         "http://{{label}}.previews.localhost:{}",
-        operator::free_port().port()
+        operator::Port::for_good().port()
     ));
     house
 }
@@ -59,7 +59,7 @@ impl Gateway {
     pub async fn start(house: &House) -> Self {
         let port = house.post.url.as_ref().unwrap().rsplit_once(':').unwrap().1;
         let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
-        let admin: SocketAddr = operator::free_port();
+        let admin: SocketAddr = operator::Port::for_good();
         let child = Command::new(operator::program())
             .args(["gateway", "--namespace", NAMESPACE])
             .arg(format!("--listen={address}"))
