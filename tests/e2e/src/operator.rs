@@ -132,7 +132,7 @@ pub struct Operator {
     /// The user that its writes show up under.
     pub user: String,
     log: PathBuf,
-    /// Nobody else gets it while the operator is on its way, or started anew.
+    /// Nobody else gets it while the operator is on its way to it.
     _port: Port,
 }
 

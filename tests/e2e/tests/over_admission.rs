@@ -236,7 +236,7 @@ async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
         .iter()
         .fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
     println!(
-        "  {} seed {seed}: {} slots taken, {pods_at_once} pods at once, {} ends; {} kills, {} delays; {:.0} s",
+        "  {} seed {seed}: {} slots taken, {live} previews and {pods_at_once} pods at once, {} ends; {} kills, {} delays; {:.0} s",
         dimension.as_str(),
         taken.len(),
         history.ends(),
@@ -259,7 +259,8 @@ async fn three_troubled_operators_never_admit_more_than_the_limit() {
     }
     // Lives are so short that now and then an end comes before the fifth admission; a limit that is never reached proves nothing.
     let reached = most.values().filter(|live| **live == CAP).count();
-    let enough = if soak() { Dimension::ALL.len() } else { 1 };
+    // Each dimension has many rounds in a soak, and one here.
+    let enough = if soak() { Dimension::ALL.len() } else { 3 };
     assert!(reached >= enough, "previews at once at most: {most:?}");
     println!("over-admission: {rounds} rounds of {CROWD} creates at a cap of {CAP}");
 }
