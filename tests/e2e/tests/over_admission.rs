@@ -138,23 +138,27 @@ fn told(writes: &[Write], stays: &[Stay], at: Option<Timestamp>) -> String {
 /// From the audit log, how long each pod was there: every one that was made, let go of only when its end is recorded.
 fn stays(writes: &[Write]) -> Vec<Stay> {
     let in_cell = |w: &Write| w.namespace.clone().filter(|n| n.starts_with(names::CELL_PREFIX));
-    let made = writes
-        .iter()
-        .filter(|w| w.is_done() && w.label() == "create pods");
-    let stay = |made: &Write| {
-        let cell = in_cell(made)?;
+    let made = |w: &&Write| w.is_done() && w.label() == "create pods";
+    let stay = |pod: &Write| {
+        let cell = in_cell(pod)?;
+        let here = || writes.iter().filter(|w| w.namespace.as_ref() == Some(&cell));
+        // All pods of a cell have one name: the next one was made when this one was gone.
+        let next = here().filter(made).filter(|w| w.answered > pod.answered);
+        let next = next.min_by_key(|w| w.answered);
         let releases = || {
-            writes.iter().filter(|w| {
-                w.label() == "patch pods" && w.namespace.as_ref() == Some(&cell) && w.received > made.received
+            here().filter(|w| {
+                let before = next.is_none_or(|next| w.received < next.received);
+                w.label() == "patch pods" && w.received > pod.received && before
             })
         };
         let first = |of: fn(&Write) -> bool| releases().filter(|w| of(w)).map(|w| w.received).min();
         // One that may have worked has, if none came after it that did: nothing can be let go of twice.
         let until = first(Write::is_done).or_else(|| first(may_be_done));
-        let (from, until) = (made.answered, until.unwrap_or(Timestamp::MAX));
+        let until = until.or_else(|| next.map(|next| next.received));
+        let (from, until) = (pod.answered, until.unwrap_or(Timestamp::MAX));
         Some(Stay { cell, from, until })
     };
-    made.filter_map(stay).collect()
+    writes.iter().filter(made).filter_map(stay).collect()
 }
 
 /// Whether a write may have taken effect although its answer does not say so: its writer was killed meanwhile.
@@ -429,4 +433,14 @@ fn a_release_of_which_nobody_heard_ends_a_pod_and_a_refused_one_does_not() {
         write("create", 7, 201),
     ];
     assert_eq!(until(&second), [at(5), Timestamp::MAX]);
+    // And what lets go of the second says nothing of the first.
+    let unheard = [
+        write("create", 1, 201),
+        write("patch", 5, 504),
+        write("create", 7, 201),
+        write("patch", 9, 200),
+    ];
+    assert_eq!(until(&unheard), [at(5), at(9)]);
+    let unseen = [&unheard[..1], &unheard[2..]].concat();
+    assert_eq!(until(&unseen), [at(7), at(9)]);
 }
