@@ -3,23 +3,28 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::{PreviewPolicy, PreviewSandbox, SkuListing};
+use crate::{PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing};
 
 /// What a reader of a generated file must know.
 const HEADER: &str = "# Generated from crds/src by `cargo xtask crdgen`. Do not edit.\n";
 
 /// Every CRD with the name of its file in the chart.
 pub fn all() -> Vec<(String, CustomResourceDefinition)> {
-    [PreviewPolicy::crd(), PreviewSandbox::crd(), SkuListing::crd()]
-        .into_iter()
-        .map(|mut crd| {
-            // An uninstall of the chart must not delete every preview with its type. (The derive's own `annotation` would
-            // go onto each object as well.)
-            let annotations = crd.metadata.annotations.get_or_insert_default();
-            annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
-            (format!("{}.yaml", crd.spec.names.plural), crd)
-        })
-        .collect()
+    [
+        PreviewPolicy::crd(),
+        PreviewPool::crd(),
+        PreviewSandbox::crd(),
+        SkuListing::crd(),
+    ]
+    .into_iter()
+    .map(|mut crd| {
+        // An uninstall of the chart must not delete every preview with its type. (The derive's own `annotation` would
+        // go onto each object as well.)
+        let annotations = crd.metadata.annotations.get_or_insert_default();
+        annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+        (format!("{}.yaml", crd.spec.names.plural), crd)
+    })
+    .collect()
 }
 
 /// The files of the chart: name and text.

@@ -63,6 +63,9 @@ pub struct PreviewPolicySpec {
     /// How the namespaces of previews are used.
     #[serde(default)]
     pub cells: Cells,
+    /// How many cells may wait for previews.
+    #[serde(default)]
+    pub pools: Pools,
     /// The largest preview.
     pub size: SizeRange,
     /// Where images may come from.
@@ -119,11 +122,11 @@ pub struct Limits {
     pub per_network: i32,
     /// Previews of one listing.
     #[serde(default = "default_per_listing")]
-    #[schemars(range(min = 1, max = 10000))]
+    #[schemars(range(min = 1, max = 20000))]
     pub per_listing: i32,
     /// Previews of all listings of one seller.
     #[serde(default = "default_per_seller")]
-    #[schemars(range(min = 1, max = 10000))]
+    #[schemars(range(min = 1, max = 20000))]
     pub per_seller: i32,
     /// All previews.
     #[serde(default = "default_cluster")]
@@ -287,6 +290,9 @@ pub struct PreviewPolicyStatus {
     #[schemars(length(max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub nodes_set_aside: Vec<NodeSetAside>,
+    /// Until when no cells are made for previews that may come: `vitrine drain` removes those that are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_until: Option<Time>,
 }
 
 /// A node that gets no preview for a while.
@@ -364,6 +370,24 @@ pub enum CellUse {
     Reuse,
     /// Each preview gets a new one, which is removed at its end.
     Fresh,
+}
+
+/// How many cells may wait for previews. Each takes a slot of its listing, its seller and the cluster while it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pools {
+    /// Of one pool, whatever it asks for.
+    #[serde(default = "default_pool_replicas")]
+    #[schemars(range(min = 0, max = 20000))]
+    pub max_replicas: i32,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self {
+            max_replicas: default_pool_replicas(),
+        }
+    }
 }
 
 /// The largest size.
@@ -642,6 +666,10 @@ fn default_cell_age() -> TimeSpan {
 
 const fn default_cell_uses() -> i32 {
     100
+}
+
+const fn default_pool_replicas() -> i32 {
+    20
 }
 
 fn default_keep_free() -> TimeSpan {

@@ -46,6 +46,14 @@ impl Amount {
         }
     }
 
+    /// The difference; nothing if there is less.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self {
+            thousandths: self.thousandths.saturating_sub(other.thousandths),
+        }
+    }
+
     /// It in thousandths; the largest number if it is more.
     pub const fn thousandths(self) -> u64 {
         if self.thousandths > u64::MAX as u128 {

@@ -43,6 +43,9 @@ pub enum ClusterCommand {
         /// Fake nodes, at level scale
         #[arg(long, default_value_t = 3)]
         nodes: u32,
+        /// Let nothing in Kubernetes hold requests back, as benches have it
+        #[arg(long)]
+        unthrottled: bool,
         /// One line a step, without anything that moves
         #[arg(long)]
         quiet: bool,
@@ -139,11 +142,13 @@ pub fn run(command: ClusterCommand) -> Result<i32> {
             level,
             gvisor,
             nodes,
+            unthrottled,
             quiet,
             foreground,
         } => {
             let config = ClusterConfig {
                 fake_nodes: nodes,
+                unthrottled,
                 gvisor,
                 ..ClusterConfig::new(name.name, level)
             };

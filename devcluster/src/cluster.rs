@@ -71,6 +71,7 @@ impl Cluster {
             name: name.clone(),
             level: config.level,
             fake_nodes: config.fake_nodes,
+            unthrottled: config.unthrottled,
             api_port: config.api_port,
             keep_logs: config.keep_logs.clone(),
             tools: tools.clone(),

@@ -77,6 +77,8 @@ pub struct ClusterConfig {
     pub level: Level,
     /// Fake nodes, at level [`Level::Scale`].
     pub fake_nodes: u32,
+    /// Whether the API server sheds no load and Kubernetes' own clients hold nothing back: for benches, which measure others.
+    pub unthrottled: bool,
     /// The port of the API server on 127.0.0.1 of this machine; 0 lets the kernel choose.
     pub api_port: u16,
     /// Whether pods may run under gVisor, at level [`Level::Full`]: RuntimeClass [`GVISOR`].
@@ -96,6 +98,7 @@ impl ClusterConfig {
             name: name.into(),
             level,
             fake_nodes: 3,
+            unthrottled: false,
             api_port: 0,
             gvisor: false,
             keep_logs: None,

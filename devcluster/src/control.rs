@@ -21,6 +21,7 @@ pub(crate) struct Orders {
     pub(crate) name: String,
     pub(crate) level: Level,
     pub(crate) fake_nodes: u32,
+    pub(crate) unthrottled: bool,
     pub(crate) api_port: u16,
     pub(crate) keep_logs: Option<std::path::PathBuf>,
     pub(crate) tools: Tools,

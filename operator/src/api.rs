@@ -14,6 +14,7 @@ use hyper_util::{
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
+    runtime::utils::Backoff,
 };
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
@@ -23,13 +24,34 @@ use crate::error::{Error, Result};
 /// refused, and a load balancer before it may take connections that lead nowhere.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A connection on which nothing was heard for so long is asked whether it is still there, …
-const SILENT: Duration = Duration::from_secs(15);
+const SILENT: Duration = Duration::from_secs(5);
 /// … again after so long, …
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// … and so often.
 const ASKED: u32 = 3;
-/// What was sent and not acknowledged for so long was sent to nobody.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// What was sent and not acknowledged for so long was sent to nobody. So are questions whether it is still there (tcp(7),
+/// `TCP_USER_TIMEOUT`): with 20 s, a gateway did not know of a ready preview half a minute after an API server had come back.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// A watch that broke is begun again after one to two times this: a handful of watches, and not all at once. kube's own pause grows to
+/// half a minute, for which a gateway knows no new preview after the API server is back.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// When a watch that broke is begun again.
+#[derive(Debug)]
+pub struct Again;
+
+impl Iterator for Again {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(AGAIN.mul_f64(1.0 + rand::random::<f64>()))
+    }
+}
+
+impl Backoff for Again {
+    fn reset(&mut self) {}
+}
 
 /// The client that every program uses.
 ///

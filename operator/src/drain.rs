@@ -4,14 +4,18 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, PostParams},
     core::{DynamicObject, gvk::GroupVersionKind},
 };
 use tokio::time::Instant;
-use vitrine_crds::TimeSpan;
+use vitrine_crds::{POLICY_NAME, PreviewPolicy, TimeSpan};
 use vitrine_policies::{cell::record::Record, names::CELL_SELECTOR};
 use vitrine_receipts::names;
 
@@ -22,6 +26,8 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(500);
+/// For how much longer than the drain itself pools make nothing: Helm deletes the operator after it.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// Settings of a drain.
 #[derive(Args, Clone, Debug)]
@@ -41,11 +47,36 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<()> {
     let client = api::client().await?;
     let deadline = Instant::now() + arguments.timeout.as_duration();
+    stop_pools(&client, arguments.timeout).await?;
     previews(&client, arguments.timeout, deadline).await?;
     cells(&client, arguments.timeout, deadline).await?;
     match &arguments.receipts_namespace {
         Some(namespace) => receipts(&client, namespace, arguments.timeout, deadline).await,
         None => Ok(()),
+    }
+}
+
+/// Has pools make no more cells, for as long as this may take: pools themselves are their owners', and stay.
+async fn stop_pools(client: &Client, timeout: TimeSpan) -> Result<()> {
+    let policies: Api<PreviewPolicy> = Api::all(client.clone());
+    loop {
+        let policy = found(policies.get(POLICY_NAME).await);
+        // Without the policy, or its CRD, no pool makes any.
+        let Some(mut policy) = policy.map_err(Error::kube("get", "PreviewPolicy", POLICY_NAME))? else {
+            return Ok(());
+        };
+        let span = SignedDuration::try_from(timeout.as_duration().saturating_add(MARGIN)).unwrap_or_default();
+        let until = Timestamp::now().checked_add(span).unwrap_or(Timestamp::MAX);
+        policy.metadata.managed_fields = None;
+        policy.status.get_or_insert_default().draining_until = Some(Time(until));
+        let written = policies
+            .replace_status(POLICY_NAME, &PostParams::default(), &policy)
+            .await;
+        match written.map_err(Error::kube("write the status of", "PreviewPolicy", POLICY_NAME)) {
+            // The operator wrote it meanwhile.
+            Err(error) if error.is_conflict() => {}
+            written => return written.map(|_| ()),
+        }
     }
 }
 

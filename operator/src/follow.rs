@@ -14,7 +14,7 @@ use kube::{
 };
 use vitrine_crds::{POLICY_NAME, PreviewPolicy, PreviewPolicySpec, PreviewSandbox};
 
-use crate::health::Readiness;
+use crate::{api, health::Readiness};
 
 /// What is kept of previews.
 pub trait Table {
@@ -31,7 +31,7 @@ pub async fn previews(client: Client, table: &impl Table, readiness: &Readiness)
     let api: Api<DeserializeGuard<PreviewSandbox>> = Api::all(client);
     let mut seen = HashSet::new();
     let mut events = kube::runtime::watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(api::Again)
         .boxed();
     loop {
         match events.try_next().await {
@@ -66,7 +66,7 @@ pub async fn previews(client: Client, table: &impl Table, readiness: &Readiness)
 /// Follows the platform's policy for ever; `None` while there is none. Not ready before it was read once.
 pub async fn policy(client: Client, changed: impl Fn(Option<PreviewPolicySpec>), readiness: &Readiness) {
     let mut policies = watcher::watch_object(Api::<PreviewPolicy>::all(client), POLICY_NAME)
-        .default_backoff()
+        .backoff(api::Again)
         .boxed();
     loop {
         match policies.try_next().await {

@@ -20,6 +20,7 @@ pub mod link;
 pub mod link_keys;
 pub mod meter;
 pub mod metrics;
+pub mod pool;
 pub mod preview;
 pub mod probe;
 pub mod prober;

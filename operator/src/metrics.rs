@@ -20,6 +20,10 @@ pub struct Metrics {
     pub repairs: IntCounterVec,
     /// Previews by phase.
     pub previews: IntGaugeVec,
+    /// Previews that got slots and a cell, by whether they were ready in it at once.
+    pub admissions: IntCounterVec,
+    /// Cells of pools by how they are.
+    pub pool_cells: IntGaugeVec,
     /// Seconds from creation to ready.
     pub ready_seconds: Histogram,
     /// Seconds from the end's cause to its proof.
@@ -74,6 +78,11 @@ impl Metrics {
         };
         let previews = IntGaugeVec::new(Opts::new("vitrine_previews", "previews by phase"), &["phase"])?;
         registry.register(Box::new(previews.clone()))?;
+        let pool_cells = IntGaugeVec::new(
+            Opts::new("vitrine_pool_cells", "cells of pools by how they are"),
+            &["state"],
+        )?;
+        registry.register(Box::new(pool_cells.clone()))?;
         let receipts_waiting = IntGauge::new(
             "vitrine_receipts_waiting",
             "receipts that the sink has still to acknowledge",
@@ -102,6 +111,12 @@ impl Metrics {
                 "repairs of cells by what was repaired",
                 "part",
             )?,
+            admissions: counters(
+                "vitrine_preview_admissions_total",
+                "previews that got slots and a cell, by whether they were ready in it at once",
+                "start",
+            )?,
+            pool_cells,
             ready_seconds: histogram("vitrine_preview_ready_seconds", "seconds from creation to ready")?,
             end_seconds: histogram(
                 "vitrine_preview_end_seconds",
@@ -169,6 +184,7 @@ impl Metrics {
         for phase in Phase::ALL {
             self.previews.with_label_values(&[phase.as_str()]).set(0);
         }
+        self.pool_cells.reset();
     }
 
     /// The text format of Prometheus.

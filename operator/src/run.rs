@@ -11,11 +11,8 @@ use kube::{
         events::{Recorder, Reporter},
     },
 };
-use tokio::{
-    signal::unix,
-    sync::{Notify, watch},
-};
-use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
+use tokio::{signal::unix, sync::watch};
+use vitrine_crds::{PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing};
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
 use crate::{
@@ -29,9 +26,17 @@ use crate::{
     link::LinkSigner,
     link_keys,
     metrics::Metrics,
-    preview::{Context, Guarded, Settings, controller, sweep},
+    pool::{
+        self,
+        controller::{Controllers, Wakes},
+    },
+    preview::{
+        Context, Guarded, Settings,
+        controller::{self, Told},
+        sweep,
+    },
     prober::{CONTROL_PORT, Prober},
-    receipts::{self, Office, Receipts, exporter, key, spool::Spool},
+    receipts::{self, Office, Receipts, exporter, key, post::Post, spool::Spool},
     targets,
 };
 
@@ -188,7 +193,14 @@ async fn work(
                 () = told(stopped.clone()) => break,
             }
         }
-        let (controller, watched) = controller::controller(&client, &settings.slots, &office.namespace);
+        let (wakes, woken) = Wakes::new();
+        let told = Told {
+            looks: Arc::default(),
+            pools: Arc::default(),
+            wakes,
+        };
+        let (controller, pools, watched) =
+            controller::controller(&client, &settings.slots, &office.namespace, woken, told.clone());
         let spool = Spool::new(&client, &office.namespace, watched.receipts.clone(), office.kept);
         let reporter = Reporter {
             controller: "vitrine.dev/operator".into(),
@@ -208,11 +220,15 @@ async fn work(
             receipts: Receipts {
                 office: office.clone(),
                 spool,
-                news: Notify::new(),
+                post: Post::default(),
             },
+            map: targets::Map::default(),
+            looks: told.looks,
+            pools: told.pools,
+            wakes: told.wakes,
         });
         tokio::select! {
-            () = lead(arguments, context, controller, &readiness, stopped.clone()) => {
+            () = lead(arguments, context, controller, pools, &readiness, stopped.clone()) => {
                 if arguments.leader_elect {
                     candidate.release().await;
                 }
@@ -235,6 +251,7 @@ async fn lead(
     arguments: &Arguments,
     context: Arc<Context>,
     controller: Controller<Guarded>,
+    pools: Controllers,
     readiness: &Readiness,
     stopped: watch::Receiver<bool>,
 ) {
@@ -261,15 +278,16 @@ async fn lead(
         () = known => {}
         () = told(stopped.clone()) => return,
     }
+    pool::controller::begin(&context);
     tokio::select! {
         () = controller::run(controller, context.clone(), told(stopped)) => {}
-        () = background(context.clone()) => {}
+        () = background(context.clone(), pools) => {}
         () = guard(&context, arguments.admission_policies, readiness) => {}
     }
 }
 
 /// What runs beside the controller; never returns.
-async fn background(context: Arc<Context>) {
+async fn background(context: Arc<Context>, pools: Controllers) {
     // An orphan is one that the watch does not know: without its first list everything would be one.
     if context.watched.previews.wait_until_ready().await.is_err() {
         return std::future::pending().await;
@@ -288,6 +306,7 @@ async fn background(context: Arc<Context>) {
     };
     tokio::join!(
         publishing,
+        pool::controller::run(pools, context.clone()),
         sweep::run(context.clone()),
         activity::run(&context),
         costs::run(&context),
@@ -350,8 +369,13 @@ async fn guard(context: &Context, admission_policies: bool, readiness: &Readines
 async fn look(client: &Client, settings: &Settings, admission_policies: bool) -> Result<String> {
     // The operator has no right to read CRDs, and needs none: listing the resources shows whether they are served.
     let params = kube::api::ListParams::default().limit(1);
-    let crds = [PreviewSandbox::crd(), SkuListing::crd(), PreviewPolicy::crd()];
-    let [previews, listings, policies] =
+    let crds = [
+        PreviewSandbox::crd(),
+        SkuListing::crd(),
+        PreviewPolicy::crd(),
+        PreviewPool::crd(),
+    ];
+    let [previews, listings, policies, pools] =
         crds.map(|crd: CustomResourceDefinition| crd.metadata.name.unwrap_or_default());
     let missing = |name: String| {
         move |error: kube::Error| Error::Installation(format!("{name} cannot be listed: {error}"))
@@ -368,6 +392,10 @@ async fn look(client: &Client, settings: &Settings, admission_policies: bool) ->
         .list_metadata(&params)
         .await
         .map_err(missing(policies))?;
+    Api::<PreviewPool>::all(client.clone())
+        .list_metadata(&params)
+        .await
+        .map_err(missing(pools))?;
     if admission_policies {
         admission::prove(client, settings).await?;
     }

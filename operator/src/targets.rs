@@ -1,7 +1,10 @@
 //! What the probe must find shut in this cluster: addresses from the API server and from the platform's policy. Reads only.
 
+use std::time::Duration;
+
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Api, Client, api::ListParams};
+use tokio::{sync::Mutex, time::Instant};
 use vitrine_crds::preview_policy::{IsolationTargets, Requirement};
 use vitrine_policies::{
     Envelope, names,
@@ -13,7 +16,7 @@ use crate::{
     preview::Settings,
 };
 
-/// The addresses of this cluster that do not change while it lives, or change rarely: read for each new pod.
+/// The addresses of this cluster that do not change while it lives, or change rarely.
 #[derive(Clone, Debug)]
 pub struct Landmarks {
     /// The responder's address.
@@ -28,6 +31,32 @@ pub struct Landmarks {
     pub api_addresses: Vec<String>,
     /// The cluster's DNS, `ip:port`, if the cluster is said to have one.
     pub dns: Option<String>,
+}
+
+/// How long landmarks count as they were read: services keep their addresses, and a pool that is refilled makes dozens of pods a second.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The landmarks as they were read last.
+#[derive(Debug, Default)]
+pub struct Map(Mutex<Option<(Landmarks, Instant)>>);
+
+impl Map {
+    /// The landmarks, read anew if they were not read just now.
+    ///
+    /// # Errors
+    /// As [`landmarks`].
+    pub async fn landmarks(&self, client: &Client, settings: &Settings) -> Result<Landmarks> {
+        // Held while it is read: whoever comes meanwhile needs the same.
+        let mut known = self.0.lock().await;
+        if let Some((landmarks, at)) = known.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return Ok(landmarks.clone());
+        }
+        let landmarks = landmarks(client, settings).await?;
+        *known = Some((landmarks.clone(), Instant::now()));
+        Ok(landmarks)
+    }
 }
 
 /// Reads the landmarks.

@@ -38,6 +38,16 @@ impl Resources {
         }
     }
 
+    /// The difference.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu.minus(other.cpu),
+            memory: self.memory.minus(other.memory),
+            ephemeral_storage: self.ephemeral_storage.minus(other.ephemeral_storage),
+        }
+    }
+
     /// Whether all of it is within another amount.
     pub fn fits(&self, room: &Self) -> bool {
         self.cpu <= room.cpu && self.memory <= room.memory && self.ephemeral_storage <= room.ephemeral_storage

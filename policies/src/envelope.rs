@@ -4,9 +4,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 use vitrine_crds::{
-    Amount, PreviewPolicy, PreviewPolicySpec, PreviewSandbox, SkuListing, TimeSpan,
+    Amount, PreviewPolicy, PreviewPolicySpec, PreviewPoolSpec, PreviewSandbox, PreviewSandboxSpec,
+    SkuListing, TimeSpan,
     preview_policy::{BlockedSubject, IsolationTargets},
-    preview_sandbox::ResolvedEnvelope,
+    preview_sandbox::{ListingRef, ResolvedEnvelope},
     sku_listing::{EnvVar, Size, WritableFolder},
 };
 
@@ -163,6 +164,40 @@ pub fn resolve(
             .collect(),
         runtime_class,
         isolation: policy.isolation.clone(),
+    })
+}
+
+/// What every preview of a pool gets that asks for nothing narrower. Its pod may live as long as it may wait, and then as long as any
+/// preview of it.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn of_pool(
+    policy: &PreviewPolicySpec,
+    listing: &SkuListing,
+    pool: &PreviewPoolSpec,
+) -> Result<Envelope, Refusal> {
+    let visitor = PreviewSandbox::new(
+        "",
+        PreviewSandboxSpec {
+            listing_ref: ListingRef {
+                name: pool.listing_ref.name.clone(),
+                uid: None,
+                generation: None,
+            },
+            subject: String::new(),
+            trust_level: pool.trust_level,
+            network: None,
+            ttl: None,
+            size: None,
+            egress: None,
+        },
+    );
+    let envelope = resolve(policy, listing, &visitor)?;
+    let longest = envelope.ttl_cap.as_secs().saturating_add(pool.max_age.as_secs());
+    Ok(Envelope {
+        ttl_cap: TimeSpan::from_secs(longest),
+        ..envelope
     })
 }
 

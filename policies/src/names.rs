@@ -17,6 +17,12 @@ pub const NONCE_ANNOTATION: &str = "vitrine.dev/nonce";
 /// On a cell's namespace and on its pod: for the how-manieth pod the cell is, as a random text. An admission policy refuses a pod
 /// that was meant for an earlier one, or for an earlier namespace of the same name.
 pub const EPOCH_ANNOTATION: &str = "vitrine.dev/epoch";
+/// On a cell's namespace and its pod, as a label: the uid of the pool that it is of.
+pub const POOL_LABEL: &str = "vitrine.dev/pool";
+/// On a cell's namespace: the pool that it is of, `namespace/name`.
+pub const POOL_ANNOTATION: &str = "vitrine.dev/pool";
+/// On a pod: what it was made from ([`crate::cell::pod::template`]).
+pub const TEMPLATE_ANNOTATION: &str = "vitrine.dev/template";
 /// On a preview: keeps it until its end is proven.
 pub const PREVIEW_FINALIZER: &str = "vitrine.dev/cell";
 /// On a preview's pod: keeps the object until its terminated containers were seen (docs/adr/0002).
@@ -63,6 +69,14 @@ pub const IMAGE_VOLUME: &str = "/run/vitrine-image-volume";
 /// The namespace of a preview.
 pub fn cell(preview_uid: &str) -> String {
     format!("{CELL_PREFIX}{}", &digest(&["cell", preview_uid])[..16])
+}
+
+/// The namespace of a pool's cell.
+pub fn pool_cell(pool_uid: &str, index: u32) -> String {
+    format!(
+        "{CELL_PREFIX}{}",
+        &digest(&["pool", pool_uid, &index.to_string()])[..16]
+    )
 }
 
 /// The host label of a preview's link: from its uid, so that nobody can choose it.

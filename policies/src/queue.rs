@@ -33,6 +33,8 @@ pub enum Stage {
         /// When it ends.
         until: Option<Timestamp>,
     },
+    /// It holds them for a preview that may come, and lets go of them for one that waits.
+    Idles,
     /// It waits.
     Waits {
         /// Higher goes first.
@@ -83,11 +85,11 @@ pub struct Behind {
     pub estimate: Option<Timestamp>,
 }
 
-impl Behind {
+impl Lack {
     /// In words.
     pub fn words(&self) -> String {
-        let taken = match self.lack {
-            Lack::Slots { dimension, limit } => {
+        match *self {
+            Self::Slots { dimension, limit } => {
                 let whose = match dimension {
                     Dimension::Subject => "of its subject",
                     Dimension::Network => "of its network",
@@ -101,13 +103,20 @@ impl Behind {
                     format!("the {limit} slots {whose} are taken")
                 }
             }
-            Lack::Room { nodes: 0, .. } => "no node is ready for previews".to_owned(),
-            Lack::Room { nodes, ever: false } => {
+            Self::Room { nodes: 0, .. } => "no node is ready for previews".to_owned(),
+            Self::Room { nodes, ever: false } => {
                 format!("it needs more than all there is for previews on {nodes} nodes")
             }
-            Lack::Room { nodes: 1, .. } => "the room for previews on the one node is taken".to_owned(),
-            Lack::Room { nodes, .. } => format!("the room for previews on {nodes} nodes is taken"),
-        };
+            Self::Room { nodes: 1, .. } => "the room for previews on the one node is taken".to_owned(),
+            Self::Room { nodes, .. } => format!("the room for previews on {nodes} nodes is taken"),
+        }
+    }
+}
+
+impl Behind {
+    /// In words.
+    pub fn words(&self) -> String {
+        let taken = self.lack.words();
         match self.position {
             ..=1 => format!("{taken}; it is next"),
             place => format!("{taken}; {} wait before it", place - 1),
@@ -147,6 +156,31 @@ pub fn turns<'a>(entries: &[Entry<'a>], room: Option<&Room>) -> Vec<&'a str> {
     turns
 }
 
+/// Those that idle and are to let go of what they hold, so that those that wait get it in their order; the first of the entries first.
+/// At most so many.
+pub fn giving_way<'a>(entries: &[Entry<'a>], room: Option<&Room>, most: usize) -> Vec<&'a str> {
+    let mut left = entries.to_vec();
+    let mut giving = vec![];
+    while giving.len() < most {
+        let mut next = None;
+        walk(&left, room, |_, blocked| {
+            let helps = |entry: &Entry<'_>, key: Option<(Dimension, &str)>| {
+                let has = key.is_none_or(|key| entry.keys.each().any(|pair| pair == key));
+                matches!(entry.stage, Stage::Idles) && has
+            };
+            next = match blocked {
+                // No room that others leave is enough for it.
+                Some((Lack::Room { ever: false, .. }, ..)) | None => None,
+                Some((_, key, _)) => left.iter().position(|entry| helps(entry, key)),
+            };
+            next.is_none()
+        });
+        let Some(index) = next else { break };
+        giving.push(left.remove(index).uid);
+    }
+    giving
+}
+
 /// What is in the way of an entry: what is lacking, of which key (none for room), and the place among those who lack the same.
 type Blocked<'a> = (Lack, Option<(Dimension, &'a str)>, i32);
 
@@ -167,7 +201,7 @@ fn walk<'a>(
                 since,
                 limits,
             } => Some((Reverse(priority), since, entry, limits)),
-            Stage::Holds { .. } => None,
+            Stage::Holds { .. } | Stage::Idles => None,
         })
         .collect();
     if waiting.is_empty() {
@@ -176,7 +210,10 @@ fn walk<'a>(
     waiting.sort_by_key(|(priority, since, entry, _)| (*priority, *since, entry.uid));
     let mut taken: HashMap<(Dimension, &str), i32> = HashMap::new();
     let mut used = Resources::NONE;
-    for entry in entries.iter().filter(|e| matches!(e.stage, Stage::Holds { .. })) {
+    for entry in entries
+        .iter()
+        .filter(|entry| !matches!(entry.stage, Stage::Waits { .. }))
+    {
         used = used.plus(entry.needs);
         for key in entry.keys.each() {
             *taken.entry(key).or_default() += 1;
@@ -230,6 +267,7 @@ fn estimate(
 ) -> Option<Timestamp> {
     let mut ends = vec![];
     for entry in entries {
+        // What idles lets go before.
         if let Stage::Holds { until } = entry.stage
             && key.is_none_or(|key| entry.keys.each().any(|pair| pair == key))
         {
@@ -389,6 +427,45 @@ mod tests {
             behind(place(&entries, None, "9", OWN)),
             (Dimension::Listing, 1, Some(at(30)))
         );
+    }
+
+    #[test]
+    fn what_idles_gives_way_to_who_waits_for_just_that_and_no_more_of_it_than_is_waited_for() {
+        let (anna, bert, cora) = (of("anna"), of("bert"), of("cora"));
+        let idles = |uid, listing| Entry {
+            uid,
+            keys: Keys::of_listing(listing, "acme"),
+            needs: NEEDS,
+            stage: Stage::Idles,
+        };
+        let (one, two, other) = (idles("i1", "x"), idles("i2", "x"), idles("i3", "y"));
+        let full = [one.clone(), two.clone(), waits("1", &anna, "x", 0, 0)];
+        assert!(turns(&full, None).is_empty());
+        assert_eq!(giving_way(&full, None, 9), ["i1"]);
+        // Who lacks something that no idle one holds gets nothing by it.
+        let own = [
+            holds("0", &anna, "z", 9),
+            one.clone(),
+            two.clone(),
+            waits("1", &anna, "x", 0, 0),
+        ];
+        assert!(giving_way(&own, None, 9).is_empty());
+        let crowd = [
+            one.clone(),
+            two.clone(),
+            other.clone(),
+            waits("1", &anna, "x", 0, 0),
+            waits("2", &bert, "y", 0, 1),
+            waits("3", &cora, "x", 0, 2),
+        ];
+        assert_eq!(giving_way(&crowd, None, 9), ["i1", "i2", "i3"]);
+        assert_eq!(giving_way(&crowd, None, 1), ["i1"]);
+        let room = Room {
+            resources: NEEDS,
+            nodes: 1,
+        };
+        let narrow = [other, waits("1", &anna, "x", 0, 0)];
+        assert_eq!(giving_way(&narrow, Some(&room), 9), ["i3"]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::names;
 
 /// On a slot: what its name was made from.
 pub const KEY_ANNOTATION: &str = "vitrine.dev/slot-key";
+/// On a slot: the same, shortened, so that the slots of one key can be listed. What counts is the annotation.
+pub const KEY_LABEL: &str = KEY_ANNOTATION;
 /// On a slot: the uid of the preview or cell that holds it, so that its slots can be listed. What counts is `holderIdentity`.
 pub const HOLDER_LABEL: &str = "vitrine.dev/slot-holder";
 /// On a slot: which dimension it limits.
@@ -110,6 +112,33 @@ impl<'a> Keys<'a> {
         ])
     }
 
+    /// Of everything that a listing's previews have in common.
+    pub fn of_listing(listing_uid: &'a str, seller: &'a str) -> Self {
+        Self([None, None, Some(listing_uid), Some(seller), Some(WHOLE_CLUSTER)])
+    }
+
+    /// Of a preview in a cell that holds what its listing's previews have in common.
+    pub fn of_visitor(preview: &'a PreviewSandbox) -> Self {
+        Self([
+            Some(&preview.spec.subject),
+            preview.spec.network.as_deref(),
+            None,
+            None,
+            None,
+        ])
+    }
+
+    /// A slot in each dimension that applies, of as many as there are in that dimension.
+    pub fn demands(&self, limit: impl Fn(Dimension) -> i32) -> Vec<Demand> {
+        self.each()
+            .map(|(dimension, key)| Demand {
+                dimension,
+                key: key.to_owned(),
+                limit: limit(dimension),
+            })
+            .collect()
+    }
+
     /// Each dimension that applies, with its text.
     pub fn each(&self) -> impl Iterator<Item = (Dimension, &'a str)> + use<'a> {
         let keys = self.0;
@@ -135,13 +164,13 @@ pub struct Demand {
 pub fn demands(policy: &PreviewPolicySpec, listing: &SkuListing, preview: &PreviewSandbox) -> Vec<Demand> {
     let uid = listing.uid().unwrap_or_default();
     let keys = Keys::new(preview, &uid, &listing.spec.seller);
-    keys.each()
-        .map(|(dimension, key)| Demand {
-            dimension,
-            key: key.to_owned(),
-            limit: dimension.limit(policy, preview.spec.trust_level),
-        })
-        .collect()
+    keys.demands(|dimension| dimension.limit(policy, preview.spec.trust_level))
+}
+
+/// The slots that a preview needs in a cell that holds what its listing's previews have in common.
+pub fn own_demands(policy: &PreviewPolicySpec, preview: &PreviewSandbox) -> Vec<Demand> {
+    let keys = Keys::of_visitor(preview);
+    keys.demands(|dimension| dimension.limit(policy, preview.spec.trust_level))
 }
 
 /// The ceilings that a policy needs: the highest limit of each dimension.
@@ -193,11 +222,23 @@ pub fn parse(name: &str) -> Option<(Dimension, i32)> {
 
 /// The name of the slot with this index.
 pub fn name(dimension: Dimension, key: &str, index: i32) -> String {
+    format!("{}-{index}", stem(dimension, key))
+}
+
+/// What the names of all slots of a key begin with: an index and a dash before it follow.
+pub fn stem(dimension: Dimension, key: &str) -> String {
     format!(
-        "{}-{}-{index}",
+        "{}-{}",
         dimension.as_str(),
         names::digest(&[dimension.as_str(), key])
     )
+}
+
+/// What [`KEY_LABEL`] says: label values have 63 characters at most, and these are as hard to meet twice as a uid.
+pub fn key_label(dimension: Dimension, key: &str) -> String {
+    let mut digest = names::digest(&[dimension.as_str(), key]);
+    digest.truncate(32);
+    digest
 }
 
 /// Who holds slots: a preview, or a cell that waits for previews.
@@ -240,6 +281,7 @@ pub fn lease(namespace: &str, dimension: Dimension, key: &str, index: i32, owner
             namespace: Some(namespace.to_owned()),
             labels: Some(BTreeMap::from([
                 (DIMENSION_LABEL.to_owned(), dimension.as_str().to_owned()),
+                (KEY_LABEL.to_owned(), key_label(dimension, key)),
                 (HOLDER_LABEL.to_owned(), owner.uid.clone()),
                 ("app.kubernetes.io/managed-by".to_owned(), "vitrine".to_owned()),
             ])),

@@ -25,6 +25,8 @@ pub(crate) const PAUSE_IMAGE: &str = "vitrine.local/pause:1";
 /// Where containerd listens.
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
+/// Who KWOK is.
+pub(super) const KWOK_USER: &str = "vitrine-devcluster:kwok";
 /// What fake nodes do.
 const KWOK_STAGES: &str = include_str!("../../kwok/stages.yaml");
 
@@ -147,7 +149,7 @@ fn write_pki(inputs: &Inputs<'_>) -> Result<()> {
         ("kubelet", &node_user, &["system:nodes"]),
         ("proxy", "system:kube-proxy", &[]),
         ("netpol", "vitrine-devcluster:netpol", &[MASTERS]),
-        ("kwok", "vitrine-devcluster:kwok", &[MASTERS]),
+        ("kwok", KWOK_USER, &["system:nodes"]),
     ];
     for (file, name, groups) in users {
         let pair = ca.issue(&Subject {

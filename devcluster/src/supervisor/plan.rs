@@ -38,7 +38,12 @@ pub(crate) const ETCD_ADDRESS: &str = "127.0.0.1:2379";
 pub(crate) struct Plan {
     pub(crate) tools: Tools,
     pub(crate) env: Vec<(String, String)>,
+    pub(crate) unthrottled: bool,
 }
+
+/// Requests a second of Kubernetes' own clients, and how many at once: above what is measured beside them.
+const CLIENT_RATE: [&str; 2] = ["--kube-api-qps=400", "--kube-api-burst=800"];
+const CLIENT_RATE_UNTHROTTLED: [&str; 2] = ["--kube-api-qps=5000", "--kube-api-burst=10000"];
 
 impl Plan {
     fn spec(&self, name: &'static str, group: &str, binary: &str, arguments: Vec<String>) -> Result<Spec> {
@@ -69,7 +74,7 @@ impl Plan {
 
     pub(crate) fn api_server(&self) -> Result<Spec> {
         let pki = format!("{INSIDE}/pki");
-        let arguments = [
+        let mut arguments = vec![
             format!("--etcd-servers=http://{ETCD_ADDRESS}"),
             format!("--advertise-address={NODE_ADDRESS}"),
             format!("--secure-port={API_PORT}"),
@@ -100,7 +105,15 @@ impl Plan {
             // MiB; 0 would mean 100. Tests count lines and must not meet a rotation.
             "--audit-log-maxsize=4096".to_owned(),
         ];
-        self.spec(API_SERVER, "kubernetes", "kube-apiserver", arguments.into())
+        if self.unthrottled {
+            let bounds = [
+                "--enable-priority-and-fairness=false",
+                "--max-requests-inflight=2000",
+                "--max-mutating-requests-inflight=1000",
+            ];
+            arguments.extend(bounds.map(str::to_owned));
+        }
+        self.spec(API_SERVER, "kubernetes", "kube-apiserver", arguments)
     }
 
     pub(crate) fn controller_manager(&self) -> Result<Spec> {
@@ -120,14 +133,12 @@ impl Plan {
             "--leader-elect=false".to_owned(),
             format!("--cluster-cidr={POD_CIDR}"),
             "--allocate-node-cidrs=false".to_owned(),
-            "--kube-api-qps=400".to_owned(),
-            "--kube-api-burst=800".to_owned(),
         ];
         self.spec(
             CONTROLLER_MANAGER,
             "kubernetes",
             "kube-controller-manager",
-            arguments.into(),
+            self.at_its_rate(arguments),
         )
     }
 
@@ -138,10 +149,22 @@ impl Plan {
             format!("--authentication-kubeconfig={kubeconfig}"),
             format!("--authorization-kubeconfig={kubeconfig}"),
             "--leader-elect=false".to_owned(),
-            "--kube-api-qps=400".to_owned(),
-            "--kube-api-burst=800".to_owned(),
         ];
-        self.spec(SCHEDULER, "kubernetes", "kube-scheduler", arguments.into())
+        self.spec(
+            SCHEDULER,
+            "kubernetes",
+            "kube-scheduler",
+            self.at_its_rate(arguments),
+        )
+    }
+
+    fn at_its_rate(&self, arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+        let rate = if self.unthrottled {
+            CLIENT_RATE_UNTHROTTLED
+        } else {
+            CLIENT_RATE
+        };
+        arguments.into_iter().chain(rate.map(str::to_owned)).collect()
     }
 
     pub(crate) fn kwok(&self) -> Result<Spec> {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
+use super::files::KWOK_USER;
 use super::plan::{self, FAKE_NODE_LABEL, Plan};
 use super::start::{is_usable, until};
 use super::{Cluster, namespaces, process};
@@ -21,12 +23,28 @@ pub(super) async fn start(cluster: &Cluster, plan: &Plan, client: &Client) -> Re
     // Every pod address is the node's own: a server on the node's wildcard address answers for all fake pods.
     let route = format!("route add local {POD_CIDR} dev lo\n");
     process::run(&["ip", "-netns", namespaces::NODE, "-batch", "-"], Some(&route)).await?;
+    may_do_everything(client).await?;
     cluster.parts.start(plan.kwok()?)?;
     let nodes: Api<Node> = Api::all(client.clone());
     for index in 1..=cluster.orders.fake_nodes {
         create(&nodes, &node(index)?).await?;
     }
     Ok(())
+}
+
+/// KWOK plays kubelets, and is of their group, so that whoever lets those write lets it. Beyond that it needs rights that no kubelet
+/// has, over all nodes and pods; a certificate has room for one group.
+async fn may_do_everything(client: &Client) -> Result<()> {
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let binding = json!({
+        "metadata": {"name": KWOK_USER},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": KWOK_USER}],
+    });
+    let binding = serde_json::from_value(binding)
+        .map_err(|error| Error::Other(format!("the rights of KWOK: {error}")))?;
+    let created = bindings.create(&PostParams::default(), &binding).await;
+    created.map(drop).map_err(Error::kube("give KWOK its rights"))
 }
 
 async fn create(nodes: &Api<Node>, node: &Node) -> Result<()> {

@@ -67,6 +67,7 @@ pub(crate) async fn all(cluster: &Cluster) -> Result<()> {
         of: step_count(level),
     };
     let plan = Plan {
+        unthrottled: cluster.orders.unthrottled,
         tools: cluster.tools.clone(),
         env: environment(&cluster.tools),
     };

@@ -165,12 +165,22 @@ impl Gateway {
 
     /// A link is signed when its preview is ready: who comes with a good one waits for a gateway that has not heard of it yet.
     async fn catch_up(&self, label: &str, token: &str) {
-        let Some(found) = self.routes.find(label) else {
+        let found = self.routes.find(label);
+        if found
+            .as_ref()
+            .is_some_and(|found| routes::is_decided(&found.route.borrow()))
+        {
             return;
-        };
+        }
         // Only then is the link judged here as well: anybody may ask for anything.
-        let is_early = !routes::is_decided(&found.route.borrow());
-        if is_early && self.routes.keys().check(token, label, Timestamp::now()).is_ok() {
+        if self.routes.keys().check(token, label, Timestamp::now()).is_err() {
+            return;
+        }
+        let found = match found {
+            Some(found) => Some(found),
+            None => self.routes.appears(label).await,
+        };
+        if let Some(found) = found {
             routes::opens(found.route).await;
         }
     }

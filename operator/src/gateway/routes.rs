@@ -12,7 +12,10 @@ use hyper::header::HeaderValue;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, ResourceExt, runtime::WatchStreamExt};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use vitrine_crds::{Phase, PreviewPolicySpec, PreviewSandbox};
 use vitrine_policies::names;
 
@@ -22,6 +25,7 @@ use super::{
     usage::{Activity, Limits, Usage},
 };
 use crate::{
+    api,
     follow::{self, Table},
     health::Readiness,
     link::{KeyRing, LastGood},
@@ -114,6 +118,8 @@ pub(super) struct Routes {
     limits: RwLock<Limits>,
     /// The names that the platform allows previews. Locked after `by_label`.
     allowed: RwLock<HashSet<String>>,
+    /// Told of each label that is new.
+    new: Notify,
     since: Timestamp,
 }
 
@@ -128,6 +134,7 @@ impl Default for Routes {
                 requests: 1,
             }),
             allowed: RwLock::default(),
+            new: Notify::new(),
             since: Timestamp::now(),
         }
     }
@@ -143,6 +150,22 @@ impl Routes {
             idle: entry.idle.clone(),
             link: entry.link.clone(),
         })
+    }
+
+    /// The same, once the watch has told of it; `None` if it does not in the time that it may be behind.
+    pub(super) async fn appears(&self, label: &str) -> Option<Found> {
+        let told = async {
+            loop {
+                let mut new = std::pin::pin!(self.new.notified());
+                // Before the look, so that none comes in between.
+                new.as_mut().enable();
+                if let Some(found) = self.find(label) {
+                    return found;
+                }
+                new.await;
+            }
+        };
+        tokio::time::timeout(BEHIND, told).await.ok()
     }
 
     /// What every preview may have.
@@ -202,6 +225,7 @@ impl Table for Routes {
             preview,
             &self.allowed.read().unwrap_or_else(PoisonError::into_inner),
         );
+        let before = routes.len();
         let entry = routes.entry(names::host_label(&uid)).or_insert_with(|| Entry {
             route: watch::Sender::new(Route::Closed(Phase::Queued)),
             usage: Arc::default(),
@@ -216,6 +240,9 @@ impl Table for Routes {
             *current = route;
             changed
         });
+        if routes.len() > before {
+            self.new.notify_waiters();
+        }
     }
 
     /// Dropping the sender cuts every connection that follows it.
@@ -301,7 +328,7 @@ fn limit(routes: &Routes, policy: Option<PreviewPolicySpec>) {
 async fn keys(client: Client, namespace: &str, routes: &Routes, readiness: &Readiness) {
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
     let mut maps = kube::runtime::watcher::watch_object(api, link_keys::NAME)
-        .default_backoff()
+        .backoff(api::Again)
         .boxed();
     loop {
         match maps.try_next().await {
@@ -483,6 +510,18 @@ mod tests {
                 .unwrap();
             assert_eq!(matches!(&*found.route.borrow(), Route::Open(_)), open);
         }
+    }
+
+    #[tokio::test]
+    async fn who_comes_before_the_gateway_has_heard_anything_of_a_preview_waits_too() {
+        let routes = Arc::new(Routes::default());
+        let for_visitor = routes.clone();
+        let visitor = tokio::spawn(async move { for_visitor.appears(&names::host_label("u")).await });
+        tokio::task::yield_now().await;
+        assert!(!visitor.is_finished());
+        routes.set(&preview("Ready", soon(60_000)));
+        let found = visitor.await.unwrap().unwrap();
+        assert!(matches!(&*found.route.borrow(), Route::Open(_)));
     }
 
     #[tokio::test]

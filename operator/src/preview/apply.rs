@@ -13,20 +13,20 @@ use kube::{
     },
 };
 use vitrine_crds::{
-    Amount, PreviewSandbox, StatusReason,
+    Amount, PreviewPolicy, PreviewSandbox, StatusReason,
     preview_sandbox::{EndResult, PodIdentity, Receipt},
 };
 use vitrine_policies::{
     Envelope,
-    cell::{pod, record},
+    cell::{Tenant, pod, record},
     names,
-    queue::{Behind, Lack},
-    slots::{Demand, Owner},
+    queue::{Behind, Lack, Place},
+    slots::{Demand, Dimension, Owner, own_demands},
 };
 
 use super::{
     Context, cells,
-    decide::{self, Drift, Plan, World, seal_identity},
+    decide::{self, Drift, Plan, TOLD, World, seal_identity},
     make::{self, Podded, Sealed},
     pods,
     report::Report,
@@ -36,6 +36,7 @@ use super::{
 use crate::{
     error::{self, Error, Result, found},
     link,
+    pool::keep,
     receipts::spool::{Keep, Kept},
 };
 
@@ -43,6 +44,9 @@ use crate::{
 const SAFETY: Duration = Duration::from_secs(30);
 /// A preview whose turn it was and who found nothing looks again after this, beside being woken by a freed slot.
 const QUEUE: Duration = Duration::from_secs(5);
+/// In metrics: ready at once, in a cell of a pool; or built and proven first.
+const WARM: &str = "warm";
+const COLD: &str = "cold";
 /// How long a preview that is to go may be kept by a spool that does not take its receipt: a shop's namespace waits for it.
 const RECEIPT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a quota may be without a status before the preview says so.
@@ -58,6 +62,9 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
         Plan::Idle(after) => Ok(wake(after)),
         Plan::Report(report, after) => {
             status::write(context, preview, *report).await?;
+            if matches!(world.place, Some(Place::Behind(_))) {
+                keep::make_way(context);
+            }
             Ok(wake(after))
         }
         Plan::Admit(envelope, demands) => admit(context, &world, &envelope, &demands).await,
@@ -94,17 +101,9 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             }
             Ok(Action::requeue(Duration::ZERO))
         }
-        Plan::Open(mut report) | Plan::Extend(mut report) => {
-            let expires = report.status.expires_at.as_ref().map(|t| t.0);
-            let path = report
-                .status
-                .envelope
-                .as_ref()
-                .map_or("/", |e| e.landing_path.as_str());
-            let url = expires.map(|at| url(context, &world.tenant.uid, path, at));
-            report.status.url = url;
-            status::write(context, preview, *report).await?;
-            Ok(Action::requeue(Duration::ZERO))
+        Plan::Open(report) | Plan::Extend(report) => {
+            open(context, &world.tenant, preview, *report).await?;
+            Ok(Action::requeue(TOLD))
         }
         Plan::Throttle(cpu, after) => {
             throttle(context, &world, cpu).await?;
@@ -156,7 +155,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 )
                 .await?;
             }
-            Ok(Action::requeue(Duration::ZERO))
+            Ok(Action::requeue(TOLD))
         }
         Plan::NeverStarted(report) => {
             let closed = match &report.status.receipt {
@@ -231,6 +230,11 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &
         return Ok(Action::requeue(Duration::ZERO));
     };
     let preview = hold(context, &world.preview).await?;
+    if let Some(kind) = &world.warm
+        && let Some(action) = admit_warm(context, &world.tenant, &preview, envelope, policy, kind).await?
+    {
+        return Ok(action);
+    }
     match slots::take(context, &Owner::preview(&preview), policy, demands).await? {
         Taken::All(slots) => {
             let mut tenant = world.tenant.clone();
@@ -244,34 +248,124 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &
                 slots.iter().map(ResourceExt::name_any).collect(),
             );
             status::write(context, &preview, report).await?;
-            Ok(Action::requeue(Duration::ZERO))
+            context.metrics.admissions.with_label_values(&[COLD]).inc();
+            Ok(Action::requeue(TOLD))
         }
-        // Somebody was quicker, or has not let go yet.
         Taken::Full {
             dimension,
             limit,
             taken,
         } => {
-            let behind = Behind {
-                lack: Lack::Slots { dimension, limit },
-                position: 1,
-                estimate: None,
-            };
-            let mut report = Report::queued(
-                &preview,
-                StatusReason::WaitingForSlot,
-                &behind.words(),
-                Some(&behind),
-                Timestamp::now(),
-            );
-            if !taken.is_empty() {
-                report.yielded();
-            }
-            status::write(context, &preview, report).await?;
+            write_full(context, &preview, dimension, limit, !taken.is_empty()).await?;
             slots::give_back(context, &taken).await?;
             Ok(Action::requeue(QUEUE))
         }
     }
+}
+
+/// Says that somebody was quicker, or has not let go yet.
+async fn write_full(
+    context: &Context,
+    preview: &PreviewSandbox,
+    dimension: Dimension,
+    limit: i32,
+    yields: bool,
+) -> Result<()> {
+    let behind = Behind {
+        lack: Lack::Slots { dimension, limit },
+        position: 1,
+        estimate: None,
+    };
+    let words = behind.words();
+    let now = Timestamp::now();
+    let mut report = Report::queued(preview, StatusReason::WaitingForSlot, &words, Some(&behind), now);
+    if yields {
+        report.yielded();
+    }
+    status::write(context, preview, report).await?;
+    Ok(())
+}
+
+/// Takes a cell of a pool in which the preview is ready at once; `None` if the last one was taken by somebody else.
+async fn admit_warm(
+    context: &Context,
+    tenant: &Tenant,
+    preview: &PreviewSandbox,
+    envelope: &Envelope,
+    policy: &PreviewPolicy,
+    kind: &str,
+) -> Result<Option<Action>> {
+    let demands = own_demands(&policy.spec, preview);
+    let owner = Owner::preview(preview);
+    let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
+    // What confines the cell was looked at when it was proven, and is doubted since when a watch tells of it.
+    let begun = context.looks.begin(&namespace, &name);
+    let Some(warm) = context.pools.take(kind) else {
+        return Ok(None);
+    };
+    // Neither needs the other: what is taken in vain is given back.
+    let (claimed, taken) = tokio::join!(
+        cells::claim_warm(context, tenant, &warm),
+        slots::take(context, &owner, policy, &demands)
+    );
+    // Whatever comes of it, the cell is not as it was known to be, and its pool has one less.
+    context.wakes.cells([warm.cell.clone()]);
+    context.wakes.pool(&warm.pool);
+    let slots = match taken? {
+        Taken::All(slots) => slots,
+        Taken::Full {
+            dimension,
+            limit,
+            taken,
+        } => {
+            write_full(context, preview, dimension, limit, true).await?;
+            slots::give_back(context, &taken).await?;
+            cells::give_back(context, &claimed?.into_iter().collect::<Vec<_>>()).await?;
+            return Ok(Some(Action::requeue(QUEUE)));
+        }
+    };
+    if claimed?.is_none() {
+        // Its slots are taken over by the next attempt.
+        return Ok(Some(Action::requeue(Duration::ZERO)));
+    }
+    let tenant = Tenant {
+        cell: warm.cell.clone(),
+        ..tenant.clone()
+    };
+    let mut report = Report::from(preview, Timestamp::now());
+    report.admitted(
+        &tenant,
+        envelope,
+        slots.iter().map(ResourceExt::name_any).collect(),
+    );
+    report.status.node = warm.node;
+    report.status.pod = Some(warm.pod);
+    report.provisioned(warm.seal);
+    report.status.isolation = Some(warm.isolation);
+    report.isolated();
+    report.ready(envelope.ttl.as_duration());
+    open(context, &tenant, preview, report).await?;
+    context.looks.opened(&namespace, &name, &tenant.uid, begun);
+    context.metrics.admissions.with_label_values(&[WARM]).inc();
+    Ok(Some(Action::requeue(TOLD)))
+}
+
+/// Signs the link of a preview that is ready, and says so.
+async fn open(
+    context: &Context,
+    tenant: &Tenant,
+    preview: &PreviewSandbox,
+    mut report: Report,
+) -> Result<()> {
+    let status = &report.status;
+    let expires = status.expires_at.as_ref().map(|time| time.0);
+    let path = status
+        .envelope
+        .as_ref()
+        .map_or("/", |envelope| envelope.landing_path.as_str());
+    report.status.url = expires.map(|at| url(context, &tenant.uid, path, at));
+    status::write(context, preview, report).await?;
+    Ok(())
 }
 
 /// Puts our finalizer on the preview: from here on something outside of it may have to be cleaned up.
@@ -331,7 +425,16 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             let Some(epoch) = epoch_to_build_in(context, world).await? else {
                 return Ok(Action::requeue(Duration::ZERO));
             };
-            match make::pod(context, &tenant.cell, &epoch, envelope, world.policy.as_ref()).await? {
+            match make::pod(
+                context,
+                &tenant.cell,
+                &epoch,
+                envelope,
+                world.policy.as_ref(),
+                None,
+            )
+            .await?
+            {
                 Podded::There(pod) => *pod,
                 Podded::Again => return Ok(Action::requeue(Duration::ZERO)),
                 Podded::Refused(error) => return rejected(context, world, error).await,
@@ -402,7 +505,7 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     let mut report = Report::from(&world.preview, Timestamp::now());
     report.ending(reason, &answer.message);
     status::write(context, &world.preview, report).await?;
-    Ok(Action::requeue(Duration::ZERO))
+    Ok(Action::requeue(TOLD))
 }
 
 async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Drift) -> Result<()> {
@@ -463,8 +566,10 @@ async fn conclude(context: &Context, preview: &PreviewSandbox, mut report: Repor
             "the API server does not keep signed receipts: upgrade the chart vitrine-crds"
         );
     }
-    context.receipts.news.notify_one();
-    Ok(Action::requeue(Duration::ZERO))
+    if context.receipts.office.sink.is_some() {
+        context.receipts.post.send(&written);
+    }
+    Ok(Action::requeue(TOLD))
 }
 
 fn receipt_of(preview: &PreviewSandbox) -> Option<&Receipt> {
@@ -497,7 +602,7 @@ async fn keep_receipt(context: &Context, preview: &PreviewSandbox, keep: Keep) -
         .keep(preview, &envelope, keep, is_last_try)
         .await?
     {
-        Kept::Spooled => context.receipts.news.notify_one(),
+        Kept::Spooled => context.receipts.post.look(),
         Kept::Dropped(why) => {
             context.metrics.receipts_dropped.inc();
             // The log is the last that holds it.

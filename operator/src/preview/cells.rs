@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::PartialObjectMeta,
+    runtime::reflector::ObjectRef,
 };
 use serde_json::{Value, json};
 use vitrine_crds::{
@@ -25,7 +27,10 @@ use vitrine_policies::{
 };
 
 use super::{Context, decide::World};
-use crate::error::{Error, Result, found};
+use crate::{
+    error::{Error, Result, found},
+    pool::table::Warm,
+};
 
 /// How many free cells are tried before a new one is made: each that fails was taken by somebody else meanwhile.
 const TRIES: usize = 4;
@@ -54,11 +59,33 @@ pub async fn take(
         .cells_for(&tenant.uid, &lot, &policy.cells, Timestamp::now());
     for cell in candidates.into_iter().take(TRIES) {
         let name = cell.name_any();
-        if annotate(context, cell.as_ref(), record::claimed(&tenant, Timestamp::now())).await? {
+        let claimed = annotate(context, cell.as_ref(), record::claimed(&tenant, Timestamp::now())).await?;
+        if claimed.is_some() {
             return Ok(Some(name));
         }
     }
     Ok(None)
+}
+
+/// Takes a cell that was ready when it was last looked at, if it is as it was; the cell as it is then. Why each part of this is needed,
+/// `policies/tests/pool_protocol.rs` shows.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn claim_warm(
+    context: &Context,
+    tenant: &Tenant,
+    warm: &Warm,
+) -> Result<Option<PartialObjectMeta<Namespace>>> {
+    let Some(cell) = context.watched.cells.get(&ObjectRef::new(&warm.cell)) else {
+        return Ok(None);
+    };
+    let record = Record::of(&cell.metadata).filter(|record| record.tenant.is_none() && !record.going);
+    let of_its_pod = |record: &Record| Some(names::nonce(&warm.cell, &record.epoch)) == warm.pod.nonce;
+    if !record.as_ref().is_some_and(of_its_pod) {
+        return Ok(None);
+    }
+    annotate(context, cell.as_ref(), record::claimed(tenant, Timestamp::now())).await
 }
 
 /// Gives back cells that a preview has taken and does not live in, each in the very version that is given. Of a preview that waits,
@@ -81,20 +108,19 @@ pub async fn give_back<K: ResourceExt>(context: &Context, cells: &[K]) -> Result
 /// If the API server does not answer, or somebody else wrote the namespace meanwhile.
 pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Result<bool> {
     let cell = &world.tenant.cell;
-    // Where no namespace is, or it is somebody else's by now, nobody goes on to a pod before looking at the preview again.
     let had = world
         .cell
         .namespace
         .as_ref()
         .filter(|namespace| is_ours(namespace, &world.tenant));
-    let mut epoch = world.cell.epoch().map(str::to_owned);
+    let epoch;
     if let Some(namespace) = had {
         let now = Timestamp::now();
         match Record::of(&namespace.metadata).filter(|record| is_sound(world, receipt, record, now)) {
             Some(record) => {
                 let next = new_epoch();
                 let freed = record::freed(&record, next.clone(), now);
-                if !annotate(context, namespace, freed).await? {
+                if annotate(context, namespace, freed).await?.is_none() {
                     return Ok(false);
                 }
                 epoch = Some(next);
@@ -104,6 +130,15 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
                 epoch = None;
             }
         }
+    } else {
+        // Where no namespace is, or it is somebody else's by now, nobody goes on to a pod before looking at the preview again. Whose it
+        // is, may have a pod in it already: of the epoch that it is in now, and of none that was ours.
+        let namespaces: Api<Namespace> = Api::all(context.client.clone());
+        let now =
+            found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
+        let record = now.and_then(|now| Record::of(&now.metadata));
+        let others = record.filter(|record| record.tenant.as_ref() != Some(&world.tenant.uid));
+        epoch = others.map(|record| record.epoch);
     }
     let pods: Api<Pod> = context.api(cell);
     let pod = found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", cell))?;
@@ -178,12 +213,15 @@ async fn delete<K: ResourceExt>(client: &Client, cell: &K, version: Option<Strin
     Ok(())
 }
 
-/// Writes annotations of a cell in the version that was seen; `false` if it is another by now, or gone.
-async fn annotate<K: ResourceExt>(
+/// Writes annotations of a cell in the version that was seen; the cell as it is then, or `None` if it is another by now, or gone.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn annotate<K: ResourceExt>(
     context: &Context,
     cell: &K,
     annotations: impl IntoIterator<Item = (String, Value)>,
-) -> Result<bool> {
+) -> Result<Option<PartialObjectMeta<Namespace>>> {
     let api: Api<Namespace> = Api::all(context.client.clone());
     let annotations: serde_json::Map<_, _> = annotations.into_iter().collect();
     let patch = json!({"metadata": {"resourceVersion": cell.resource_version(), "annotations": annotations}});
@@ -193,8 +231,8 @@ async fn annotate<K: ResourceExt>(
             .await,
     );
     match patched.map_err(Error::kube("write", "Namespace", name)) {
-        Ok(patched) => Ok(patched.is_some()),
-        Err(error) if error.is_conflict() => Ok(false),
+        Ok(patched) => Ok(patched),
+        Err(error) if error.is_conflict() => Ok(None),
         Err(error) => Err(error),
     }
 }

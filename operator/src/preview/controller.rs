@@ -24,15 +24,35 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::task::JoinSet;
-use vitrine_crds::{Phase, PreviewPolicy, PreviewSandbox, SkuListing};
-use vitrine_policies::{names, slots};
+use tokio::{sync::Semaphore, task::JoinSet};
+use vitrine_crds::{Phase, PreviewSandbox};
+use vitrine_policies::{
+    cell::{Tenant, record, seal},
+    names, slots,
+};
 
-use super::{Context, Guarded, apply, decide, dereference, queue::Watched};
-use crate::error::{Error, Result};
+use super::{
+    Context, Guarded, apply,
+    decide::{self, Plan},
+    dereference,
+    index::Index,
+    looks::{self, Looks},
+    queue::{GuardedListing, Indexes, Watched},
+};
+use crate::{
+    api,
+    error::{Error, Result},
+    pool::{
+        controller::{Controllers, Sources, Wakes, Woken, controllers},
+        table::Table,
+    },
+};
 
-/// Reconciliations at once. Bounded: the API server is shared.
-const CONCURRENCY: u16 = 16;
+/// Reconciliations at once of previews that wait, and as many of all others. Bounded: the API server is shared. Apart: somebody waits
+/// for a preview that begins, and nobody for one that ends; in one queue, at ten ends a second, claims waited for half a minute.
+const CONCURRENCY: usize = 16;
+/// Reconciliations that may wait for their turn. Each is small until then.
+const WAITING: u16 = 4096;
 /// One reconciliation that takes longer is given up and tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -43,66 +63,109 @@ pub fn controller(
     client: &kube::Client,
     slots_namespace: &str,
     receipts_namespace: &str,
-) -> (Controller<Guarded>, Watched) {
-    let previews: Api<Guarded> = Api::all(client.clone());
-    let controller = Controller::new(previews, watcher::Config::default());
-    let store = controller.store();
+    woken: Woken,
+    told: Told,
+) -> (Controller<Guarded>, Controllers, Watched) {
     let mut reflectors = JoinSet::new();
-    let (cells, namespaces) = watch_cells(client, &mut reflectors);
-    let of_slots = watcher::Config::default().labels(slots::DIMENSION_LABEL);
+    let all = watcher::Config::default;
+    let indexes = Indexes::default();
+    let (store, [previews]) = stored(
+        &mut reflectors,
+        Api::all(client.clone()),
+        all(),
+        bare_preview,
+        Some(&indexes.previews),
+    );
+    let controller = Controller::for_stream(previews, store.clone());
+    let of_slots = all().labels(slots::DIMENSION_LABEL);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
+    let (cells, [namespaces, pools_cells]) = stored(
+        &mut reflectors,
+        meta(client),
+        in_cells(),
+        bare,
+        Some(&indexes.cells),
+    );
+    let (listings, [of_listings, pools_listings]) =
+        stored(&mut reflectors, Api::all(client.clone()), all(), |_| {}, None);
+    let (policies, [of_policies, pools_policies]) =
+        stored(&mut reflectors, Api::all(client.clone()), all(), |_| {}, None);
+    let (nodes, []) = stored(&mut reflectors, Api::all(client.clone()), all(), bare_node, None);
+    let (slots, [of_leases]) = stored(&mut reflectors, leases, of_slots, bare_slot, Some(&indexes.slots));
+    let (receipts, []) = stored(
+        &mut reflectors,
+        Api::namespaced(client.clone(), receipts_namespace),
+        all().labels(vitrine_receipts::names::STATE_LABEL),
+        |_| {},
+        None,
+    );
+    let (pools, pools_pools) = stored(&mut reflectors, Api::all(client.clone()), all(), |_| {}, None);
+    let sources = Sources {
+        known: cells.clone(),
+        cells: pools_cells,
+        listings: pools_listings,
+        policies: pools_policies,
+        known_pools: pools.clone(),
+        pools: pools_pools,
+        woken_cells: woken.cells,
+        woken_pools: woken.pools,
+    };
+    let of_pools = controllers(client, sources);
     let watched = Watched {
         previews: store.clone(),
-        listings: stored(
-            &mut reflectors,
-            Api::all(client.clone()),
-            watcher::Config::default(),
-            |_| {},
-        ),
-        nodes: stored(
-            &mut reflectors,
-            Api::all(client.clone()),
-            watcher::Config::default(),
-            bare_node,
-        ),
+        listings,
+        nodes,
         cells: cells.clone(),
-        slots: stored(&mut reflectors, leases.clone(), of_slots.clone(), |_| {}),
+        pools,
+        slots,
         slots_namespace: slots_namespace.to_owned(),
-        receipts: stored(
-            &mut reflectors,
-            Api::namespaced(client.clone(), receipts_namespace),
-            watcher::Config::default().labels(vitrine_receipts::names::STATE_LABEL),
-            |_| {},
-        ),
-        policy: Arc::default(),
+        receipts,
+        policies,
+        indexes,
         reflectors: Arc::new(reflectors),
     };
-    let all = || watcher::Config::default();
-
     let (of_listing, of_policy) = (store.clone(), store.clone());
     let tenants = Tenants {
         cells,
         previews: store,
+        indexes: watched.indexes.clone(),
+        told,
     };
-    let [pods, quotas, ranges, accounts, policies] = std::array::from_fn(|_| tenants.clone());
+    let [of_cells, pods, quotas, ranges, accounts, policies] = std::array::from_fn(|_| tenants.clone());
     let for_turns = watched.clone();
     let controller = controller
-        .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches_stream(namespaces, |namespace| by_annotation(&namespace))
-        .watches(Api::<Pod>::all(client.clone()), in_cells(), move |o| pods.of(&o))
-        .watches(meta::<ResourceQuota>(client), in_cells(), move |o| {
-            quotas.live(&o)
-        })
-        .watches(meta::<LimitRange>(client), in_cells(), move |o| ranges.live(&o))
-        .watches(meta::<ServiceAccount>(client), in_cells(), move |o| {
-            accounts.live(&o)
-        })
+        .with_config(Config::default().concurrency(WAITING))
+        .reconcile_on(woken.previews)
+        .watches_stream(namespaces, move |namespace| of_cells.had(&namespace))
+        .watches_stream(
+            changes(Api::<Pod>::all(client.clone()), in_cells(), &tenants),
+            move |o| pods.of(&o),
+        )
+        .watches_stream(
+            changes(meta::<ResourceQuota>(client), in_cells(), &tenants),
+            move |o| quotas.live(&o),
+        )
+        .watches_stream(
+            changes(meta::<LimitRange>(client), in_cells(), &tenants),
+            move |o| ranges.live(&o),
+        )
+        .watches_stream(
+            changes(meta::<ServiceAccount>(client), in_cells(), &tenants),
+            move |o| accounts.live(&o),
+        )
         // Every policy, also those without our label: a foreign one in a cell must be seen.
-        .watches(meta::<NetworkPolicy>(client), all(), move |o| policies.live(&o))
+        .watches_stream(
+            changes(meta::<NetworkPolicy>(client), all(), &tenants),
+            move |o| policies.live(&o),
+        )
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         // Or taken for a preview that was admitted with others: that one is to give it back. Or deleted under a live one.
-        .watches(leases, of_slots, move |slot| {
-            let mut woken = for_turns.turns();
+        .watches_stream(of_leases, move |slot| {
+            let mut woken = if for_turns.holder(&slot.name_any()).is_none() {
+                for_turns.turns()
+            } else {
+                vec![]
+            };
             woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
                 let holder = for_turns.previews.get(holder);
                 holder.is_some_and(|guarded| {
@@ -114,16 +177,43 @@ pub fn controller(
             }));
             woken
         })
-        .watches(meta::<SkuListing>(client), all(), move |listing| {
+        .watches_stream(of_listings, move |listing: GuardedListing| {
             let name = listing.name_any();
             by(&of_listing, |p| {
                 Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p))
             })
         })
-        .watches(meta::<PreviewPolicy>(client), all(), move |_| {
-            by(&of_policy, |p| Some(waits(p)))
-        });
-    (controller, watched)
+        .watches_stream(of_policies, move |_| by(&of_policy, |p| Some(waits(p))));
+    (controller, of_pools, watched)
+}
+
+/// Without what is large and only the API server's own.
+fn bare(cell: &mut PartialObjectMeta<Namespace>) {
+    cell.metadata.managed_fields = None;
+}
+
+/// A preview without what is only the API server's own, and without what only who looks at it needs: he reads it anew.
+fn bare_preview(guarded: &mut Guarded) {
+    let Ok(preview) = &mut guarded.0 else { return };
+    preview.metadata.managed_fields = None;
+    let Some(status) = &mut preview.status else { return };
+    status.url = None;
+    status.isolation = None;
+    if let Some(receipt) = status
+        .receipt
+        .as_mut()
+        .filter(|receipt| receipt.delivered_at.is_some())
+    {
+        receipt.signed = None;
+    }
+}
+
+/// A slot without what its key and its holder do not say.
+fn bare_slot(slot: &mut PartialObjectMeta<Lease>) {
+    slot.metadata.managed_fields = None;
+    if let Some(annotations) = &mut slot.metadata.annotations {
+        annotations.remove(slots::KEY_ANNOTATION);
+    }
 }
 
 /// A node without what is large and not needed to know its room.
@@ -135,24 +225,89 @@ fn bare_node(node: &mut Node) {
     }
 }
 
-/// A store that a watch of its own keeps.
-fn stored<K>(
+/// News of one kind, once its store has them: what happened before is looked at then, and what happens after finds it there.
+type News<K> = mpsc::UnboundedReceiver<Result<K, watcher::Error>>;
+
+/// A store that a watch of its own keeps, and its news for so many who want them.
+fn stored<K, const N: usize>(
     reflectors: &mut JoinSet<()>,
     api: Api<K>,
     config: watcher::Config,
     prune: fn(&mut K),
-) -> Store<K>
+    index: Option<&Arc<Index<K>>>,
+) -> (Store<K>, [News<K>; N])
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let events = reflector(writer, watcher(api, config).default_backoff().modify(prune));
-    reflectors.spawn(events.for_each(|event| async move {
-        if let Err(error) = event {
-            tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
+    let mut told = vec![];
+    let news = std::array::from_fn(|_| {
+        let (tell, hear) = mpsc::unbounded();
+        told.push(tell);
+        hear
+    });
+    let (known, index) = (store.clone(), index.cloned());
+    let events = reflector(writer, watcher(api, config).backoff(api::Again).modify(prune));
+    reflectors.spawn(events.for_each(move |event| {
+        match (&index, &event) {
+            (Some(index), Ok(Event::Apply(object))) => index.apply(object),
+            (Some(index), Ok(Event::Delete(object))) => index.delete(object),
+            (Some(index), Ok(Event::InitDone)) => index.replace(known.state().iter().map(AsRef::as_ref)),
+            _ => {}
         }
+        let touched = match event {
+            Ok(_) if told.is_empty() => vec![],
+            Ok(Event::Apply(object) | Event::Delete(object)) => vec![object],
+            // Only now does the store have what was listed.
+            Ok(Event::InitDone) => known
+                .state()
+                .iter()
+                .map(|object| object.as_ref().clone())
+                .collect(),
+            Ok(Event::Init | Event::InitApply(_)) => vec![],
+            Err(error) => {
+                tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
+                vec![]
+            }
+        };
+        for object in touched {
+            for tell in &told {
+                // Without a controller nobody listens.
+                let _ = tell.unbounded_send(Ok(object.clone()));
+            }
+        }
+        std::future::ready(())
     }));
-    store
+    (store, news)
+}
+
+/// The objects of a kind, and what happens to them: of that, those who live in their cells have to be looked at as a whole. If the
+/// watch is lost everybody has, since it would have told of changes.
+fn changes<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    tenants: &Tenants,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let tenants = tenants.clone();
+    watcher(api, config).backoff(api::Again).filter_map(move |event| {
+        let told = match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => {
+                tenants.touch(&object);
+                Some(Ok(object))
+            }
+            Ok(Event::InitApply(object)) => Some(Ok(object)),
+            Ok(Event::InitDone) => {
+                tenants.told.looks.all_again();
+                None
+            }
+            Ok(Event::Init) => None,
+            Err(error) => Some(Err(error)),
+        };
+        std::future::ready(told)
+    })
 }
 
 fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
@@ -193,44 +348,19 @@ fn in_cells() -> watcher::Config {
 struct Tenants {
     cells: Store<PartialObjectMeta<Namespace>>,
     previews: Store<Guarded>,
+    indexes: Indexes,
+    told: Told,
 }
 
-/// The namespaces come out once the store knows them: what happened in a cell before is looked at then, and what happens after finds
-/// its preview.
-fn watch_cells(
-    client: &kube::Client,
-    reflectors: &mut JoinSet<()>,
-) -> (
-    Store<PartialObjectMeta<Namespace>>,
-    impl Stream<Item = Result<PartialObjectMeta<Namespace>, watcher::Error>> + use<>,
-) {
-    let (cells, writer) = reflector::store();
-    let (told, tells) = mpsc::unbounded();
-    let events = watcher(meta::<Namespace>(client), in_cells()).default_backoff();
-    let events = reflector(
-        writer,
-        events.modify(|cell: &mut PartialObjectMeta<Namespace>| cell.metadata.managed_fields = None),
-    );
-    let known = cells.clone();
-    reflectors.spawn(events.for_each(move |event| {
-        let news = match event {
-            Ok(Event::Apply(cell) | Event::Delete(cell)) => vec![Ok(cell)],
-            // Only now does the store have what was listed.
-            Ok(Event::InitDone) => known
-                .state()
-                .iter()
-                .map(|cell| Ok(cell.as_ref().clone()))
-                .collect(),
-            Ok(Event::Init | Event::InitApply(_)) => vec![],
-            Err(error) => vec![Err(error)],
-        };
-        for cell in news {
-            // Without a controller nobody listens.
-            let _ = told.unbounded_send(cell);
-        }
-        std::future::ready(())
-    }));
-    (cells, tells)
+/// Who else is told what the watches see in cells.
+#[derive(Clone)]
+pub struct Told {
+    /// Which live previews have to be looked at as a whole.
+    pub looks: Arc<Looks>,
+    /// Which cells of pools a preview can be ready in at once.
+    pub pools: Arc<Table>,
+    /// Wakes who looks after these.
+    pub wakes: Wakes,
 }
 
 impl Tenants {
@@ -238,18 +368,57 @@ impl Tenants {
     fn of<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
         let cell = object.namespace().unwrap_or_default();
         let namespace = self.cells.get(&ObjectRef::new(&cell));
-        namespace.map_or_else(Vec::new, |namespace| by_annotation(namespace.as_ref()))
+        let mut there = namespace.map_or_else(Vec::new, |namespace| by_annotation(namespace.as_ref()));
+        // Also where somebody took the annotation off.
+        for preview in self.indexes.in_cell(&cell) {
+            if !there.contains(&preview) {
+                there.push(preview);
+            }
+        }
+        there
+    }
+
+    /// The preview in whose cell something has changed is to be looked at as a whole, also one that is about to be live.
+    fn touch<K: ResourceExt>(&self, object: &K) {
+        for preview in self.live(object) {
+            self.told.looks.touch(&preview);
+        }
+    }
+
+    /// Whether a preview is known and so.
+    fn is(&self, preview: &ObjectRef<Guarded>, so: impl Fn(&PreviewSandbox) -> bool) -> bool {
+        let known = self.previews.get(preview);
+        known.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(so))
+    }
+
+    /// The preview that has a cell. A cell that it cannot live in as it is has to be looked at as a whole.
+    fn had(&self, cell: &PartialObjectMeta<Namespace>) -> Vec<ObjectRef<Guarded>> {
+        let mut woken = by_annotation(cell);
+        woken.extend(self.indexes.in_cell(&cell.name_any()));
+        let live = Namespace {
+            metadata: cell.metadata.clone(),
+            ..Namespace::default()
+        };
+        let fits = |tenant: Tenant| seal::holds(&record::had_by(&tenant), &live);
+        let suffers = |p: &PreviewSandbox| p.phase() == Phase::Ready && !Tenant::of(p).is_some_and(fits);
+        for preview in &woken {
+            if self.is(preview, suffers) {
+                self.told.looks.touch(preview);
+            }
+        }
+        woken
     }
 
     /// What confines a preview matters while it lives. At its end all of that goes as well, one after the other, and none of it is
-    /// news.
+    /// news. What confines a pod that waits for a preview matters as well.
     fn live<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
+        let cell = object.namespace().unwrap_or_default();
+        if self.told.pools.doubt(&cell) {
+            self.told.wakes.cells([cell]);
+        }
+        let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();
         let mut woken = self.of(object);
-        woken.retain(|preview| {
-            let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();
-            let known = self.previews.get(preview);
-            known.is_none_or(|guarded| !guarded.0.as_ref().is_ok_and(over))
-        });
+        woken.retain(|preview| !self.is(preview, over));
         woken
     }
 }
@@ -271,10 +440,11 @@ pub async fn run(
 ) {
     let backoff = Arc::new(Backoff::default());
     let (for_reconcile, for_errors) = (backoff.clone(), backoff);
+    let lanes = Arc::new(Lanes::default());
     controller
         .graceful_shutdown_on(stop)
         .run(
-            move |guarded, context| reconcile(guarded, context, for_reconcile.clone()),
+            move |guarded, context| reconcile(guarded, context, for_reconcile.clone(), lanes.clone()),
             move |guarded, error, context| failed(&guarded, error, &context, &for_errors),
             context,
         )
@@ -290,20 +460,60 @@ pub async fn run(
         .await;
 }
 
-async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Backoff>) -> Result<Action> {
+/// Where reconciliations wait for their turn.
+struct Lanes {
+    claims: Semaphore,
+    others: Semaphore,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self {
+            claims: Semaphore::new(CONCURRENCY),
+            others: Semaphore::new(CONCURRENCY),
+        }
+    }
+}
+
+impl Lanes {
+    /// The lane of a preview as the watch has it.
+    fn of(&self, preview: &PreviewSandbox) -> &Semaphore {
+        let waits = preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none();
+        if waits { &self.claims } else { &self.others }
+    }
+}
+
+async fn reconcile(
+    guarded: Arc<Guarded>,
+    context: Arc<Context>,
+    backoff: Arc<Backoff>,
+    lanes: Arc<Lanes>,
+) -> Result<Action> {
     let name = format!(
         "{}/{}",
         guarded.meta().namespace.as_deref().unwrap_or_default(),
         guarded.name_any()
     );
-    if let Err(invalid) = &guarded.0 {
-        context.metrics.malformed.inc();
-        return Err(Error::Malformed {
-            name,
-            message: invalid.error.clone(),
-        });
+    let preview = match &guarded.0 {
+        Ok(preview) => preview,
+        Err(invalid) => {
+            context.metrics.malformed.inc();
+            return Err(Error::Malformed {
+                name,
+                message: invalid.error.clone(),
+            });
+        }
+    };
+    if let Some(left) = looks::quiet(&context, preview, Timestamp::now()) {
+        context.metrics.reconciles.with_label_values(&["ok"]).inc();
+        backoff.reset(&name);
+        return Ok(Action::requeue(left));
     }
-    let outcome = tokio::time::timeout(PATIENCE, step(&guarded, &context)).await;
+    // Never closed.
+    let _turn = lanes.of(preview).acquire().await.ok();
+    // What it needs, it gets only now.
+    let step = Box::pin(step(&guarded, &context));
+    let outcome = tokio::time::timeout(PATIENCE, step).await;
     let result = outcome.unwrap_or_else(|_| {
         Err(Error::Installation(format!(
             "the API server took longer than {} s for {name}",
@@ -323,16 +533,25 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Ba
 }
 
 async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
-    let namespace = guarded.meta().namespace.clone().unwrap_or_default();
-    let Some(world) = dereference::dereference(context, &namespace, &guarded.name_any()).await? else {
+    let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    let begun = context.looks.begin(&namespace, &name);
+    let Some(world) = dereference::dereference(context, &namespace, &name).await? else {
+        context.looks.forget(&namespace, &name);
         return Ok(Action::await_change());
     };
     let plan = decide::decide(&world, Timestamp::now());
-    tracing::debug!(preview = world.preview.name_any(), ?plan, "decided");
-    apply::apply(context, world, plan).await
+    tracing::debug!(preview = name, ?plan, "decided");
+    let lives = matches!(plan, Plan::Idle(_)) && world.preview.phase() == Phase::Ready;
+    let lives = lives || matches!(plan, Plan::Open(_) | Plan::Extend(_));
+    let action = apply::apply(context, world, plan).await?;
+    if lives {
+        context.looks.done(&namespace, &name, begun);
+    }
+    Ok(action)
 }
 
 fn failed(guarded: &Guarded, error: &Error, context: &Context, backoff: &Backoff) -> Action {
+    context.looks.touch(&ObjectRef::from_obj(guarded));
     let name = format!(
         "{}/{}",
         guarded.meta().namespace.as_deref().unwrap_or_default(),

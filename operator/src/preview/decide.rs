@@ -39,6 +39,7 @@ use vitrine_policies::{
 use super::{
     observe::{self, End, PodView, Product, Proof, Trouble},
     report::Report,
+    standing,
 };
 use crate::{activity::Attention, costs::Used, receipts::spool::Keep};
 
@@ -51,7 +52,7 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 /// What a preview says while its probe runs.
 pub const PROBING: &str = "the probe looks for a way out from inside the pod";
 /// A live preview is looked at this often even if no watch says so: a lost watch must not lose an expiry.
-const SAFETY: Duration = Duration::from_secs(30);
+pub const SAFETY: Duration = Duration::from_secs(30);
 /// How often the first in a queue look where they stand.
 const FRONT: Duration = Duration::from_secs(5);
 /// An end takes one to three seconds; one that takes longer is worth a word.
@@ -65,8 +66,12 @@ const AHEAD: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(300);
 /// Characters of a block's reason, as the schema has it.
 const MOST_REASON: usize = 256;
-/// Characters of why a node was set aside, as the schema has it.
-const MOST_NODE_REASON: usize = 512;
+/// When to look again whether it is known what pools have.
+const POOLS: Duration = Duration::from_millis(50);
+/// What this process has just written, the watch tells; if it is behind, it is looked at after this time.
+pub const TOLD: Duration = Duration::from_secs(2);
+/// How long a preview that was deleted waits for the sink before its receipt is put into the spool: most take it within milliseconds.
+const SINK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a node is asked whether a lost pod is gone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -128,6 +133,10 @@ pub struct World {
     pub listing: Option<SkuListing>,
     /// Its cell.
     pub cell: Cell,
+    /// Of which kind a cell would have to be in which it could be ready at once, if there is one.
+    pub warm: Option<String>,
+    /// Whether it is known what pools have.
+    pub pools_known: bool,
     /// Where it stands in the queue, if it waits and could be admitted.
     pub place: Option<Place>,
     /// What the unconfined prober says of the proof's targets, if it was asked and answered.
@@ -147,6 +156,8 @@ pub struct World {
     pub signs: Signs,
     /// Whether receipts go to a sink.
     pub sink: bool,
+    /// Whether the sink has its receipt, as far as this process knows.
+    pub acknowledged: bool,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
     pub reported_gone: Option<bool>,
     /// Where Vitrine's own pods are.
@@ -236,6 +247,13 @@ pub enum Plan {
     Retire,
 }
 
+/// Why a preview ends, if it does.
+pub fn cause(status: &PreviewSandboxStatus) -> Option<StatusReason> {
+    let expired = conditions::find(&status.conditions, types::EXPIRED).filter(|c| c.status == "True")?;
+    let cause = serde_json::from_value(serde_json::Value::String(expired.reason.clone()));
+    Some(cause.unwrap_or(StatusReason::Deleted))
+}
+
 /// Decides.
 pub fn decide(world: &World, now: Timestamp) -> Plan {
     let preview = &world.preview;
@@ -246,16 +264,17 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
     if status.phase.is_terminal() {
         return finished(&status, world, deleted, ours, now);
     }
-    if let Some(expired) = conditions::find(&status.conditions, types::EXPIRED).filter(|c| c.status == "True")
-    {
-        let cause = serde_json::from_value(serde_json::Value::String(expired.reason.clone()));
-        return ending(&status, world, cause.unwrap_or(StatusReason::Deleted), now);
+    if let Some(cause) = cause(&status) {
+        return ending(&status, world, cause, now);
     }
     if deleted {
-        return if ours {
-            end(world, StatusReason::Deleted, "the preview was deleted", now)
-        } else {
+        return if !ours {
             Plan::Idle(None)
+        } else if status.admitted_at.is_none() && !world.has_what_it_should_not() {
+            // It waited, or was refused: nothing was ever made for it.
+            Plan::ReleasePreview(None)
+        } else {
+            end(world, StatusReason::Deleted, "the preview was deleted", now)
         };
     }
     if conditions::is_true(&status.conditions, types::ADMITTED) {
@@ -274,10 +293,15 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
 
 fn finished(status: &PreviewSandboxStatus, world: &World, deleted: bool, ours: bool, now: Timestamp) -> Plan {
     if deleted {
-        return if ours {
-            Plan::ReleasePreview(owed(status, world, now))
-        } else {
-            Plan::Idle(None)
+        if !ours {
+            return Plan::Idle(None);
+        }
+        let keep = owed(status, world, now);
+        let over = conditions::find(&status.conditions, types::TORN_DOWN);
+        let left = over.and_then(|over| remaining(over.last_transition_time.0, SINK_PATIENCE, now));
+        return match (keep, left) {
+            (Some(Keep::UntilDelivered), Some(left)) => Plan::Idle(Some(left)),
+            (keep, _) => Plan::ReleasePreview(keep),
         };
     }
     // From the end of everything, not of the pod: a namespace can take longer to go than a short retention lasts.
@@ -304,7 +328,8 @@ fn owed(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Option<
     // Of what was never admitted nothing ever ran: nobody asks for its end.
     status.admitted_at.as_ref()?;
     if world.sink {
-        return receipt.delivered_at.is_none().then_some(Keep::UntilDelivered);
+        let has_it = receipt.delivered_at.is_some() || world.acknowledged;
+        return (!has_it).then_some(Keep::UntilDelivered);
     }
     let retention = world
         .policy
@@ -385,6 +410,8 @@ fn admission(world: &World, now: Timestamp) -> Plan {
             };
             wait(world, policy, reason, &behind.words(), Some(behind), now)
         }
+        // It may be ready at once.
+        _ if !world.pools_known => Plan::Idle(Some(POOLS)),
         // Late or not: what is free is better given than refused.
         _ => Plan::Admit(Box::new(envelope), slots::demands(policy, listing, preview)),
     }
@@ -536,7 +563,8 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
     };
     let mut wake = Some(wake.unwrap_or(SAFETY).min(SAFETY));
     if ready {
-        match deserted(status, world) {
+        let policy = world.policy.as_ref();
+        match policy.and_then(|policy| deserted(status, policy, world.attention.as_ref())) {
             Some(Deserted::Since(reason, message)) => return end(world, reason, &message, now),
             // A little later if it is over by now: the gateways are asked in between.
             Some(Deserted::From(time)) => wake = wake.min(until(time, now).or(Some(ASKED_SOON))),
@@ -567,7 +595,7 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
 }
 
 /// Nobody looks at a preview.
-enum Deserted {
+pub enum Deserted {
     /// For as long as the policy lets it be.
     Since(StatusReason, String),
     /// It will have been for so long at that time, if nobody comes.
@@ -576,9 +604,13 @@ enum Deserted {
 
 /// Whether nobody has opened a preview, or nobody uses it any more, for longer than the policy lets it be; `None` if somebody is
 /// there, or the policy does not mind, or nobody knows.
-fn deserted(status: &PreviewSandboxStatus, world: &World) -> Option<Deserted> {
-    let traffic = &world.policy.as_ref()?.spec.traffic;
-    let (known, started) = (world.attention.as_ref()?, status.started_at.as_ref()?.0);
+pub fn deserted(
+    status: &PreviewSandboxStatus,
+    policy: &PreviewPolicy,
+    attention: Option<&Attention>,
+) -> Option<Deserted> {
+    let traffic = &policy.spec.traffic;
+    let (known, started) = (attention?, status.started_at.as_ref()?.0);
     if known.open {
         return None;
     }
@@ -764,7 +796,7 @@ fn abused(
             reasons: judgement.reasons,
             at: Time(now),
         });
-        return Some(Plan::Report(Box::new(report), Some(Duration::ZERO)));
+        return Some(Plan::Report(Box::new(report), Some(TOLD)));
     }
     let known = known?;
     let reasons = known.reasons.join(", ");
@@ -841,7 +873,7 @@ fn untrusted(
         Plan::SetAside(Box::new(NodeSetAside {
             name,
             until: Time(until),
-            reason: seen.message.chars().take(MOST_NODE_REASON).collect(),
+            reason: seen.message.chars().take(standing::MOST_REASON).collect(),
         }))
     })
 }
@@ -889,8 +921,10 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
             // Its node was removed, and nobody is left who could show how it ended.
             End::Pending if world.reported_gone == Some(true) => EndResult::ReportedGone,
             End::NotAsked => {
-                let broken =
-                    thaw(status, world).filter(|envelope| seal_broken(status, world, envelope).is_some());
+                let broken = (cause == StatusReason::SealBroken)
+                    .then(|| thaw(status, world))
+                    .flatten()
+                    .filter(|envelope| seal_broken(status, world, envelope).is_some());
                 return Plan::EndPod(broken.map(Box::new));
             }
             // The pod is told to end first, and that it has ended is recorded first: neither waits for the policy's status.
@@ -909,7 +943,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
             report.ended(&world.tenant, cause, result, world.cost.as_ref());
             // The pod goes, and where it was may still be needed.
             report.status.node = report.status.node.or_else(|| node_of(world));
-            return Plan::Report(Box::new(report), Some(Duration::ZERO));
+            return Plan::Report(Box::new(report), Some(TOLD));
         }
         if pod.finalizers().iter().any(|f| f == names::POD_FINALIZER) {
             return Plan::ReleasePod;
@@ -936,7 +970,7 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
     }
     if world.reported_gone == Some(true) {
         report.ended(&world.tenant, cause, EndResult::ReportedGone, world.cost.as_ref());
-        return Plan::Report(Box::new(report), Some(Duration::ZERO));
+        return Plan::Report(Box::new(report), Some(TOLD));
     }
     report.unknown(cause, status.node.as_deref());
     Plan::Report(Box::new(report), Some(ASK_AGAIN))
@@ -969,7 +1003,7 @@ fn node_of(world: &World) -> Option<String> {
 fn end(world: &World, cause: StatusReason, message: &str, now: Timestamp) -> Plan {
     let mut report = Report::from(&world.preview, now);
     report.ending(cause, message);
-    Plan::Report(Box::new(report), Some(Duration::ZERO))
+    Plan::Report(Box::new(report), Some(TOLD))
 }
 
 fn thaw(status: &PreviewSandboxStatus, world: &World) -> Option<Envelope> {
@@ -1038,6 +1072,40 @@ fn seal_broken(status: &PreviewSandboxStatus, world: &World, envelope: &Envelope
     None
 }
 
+/// In words what is wrong with what confines a cell that nobody has.
+pub fn unsealed(
+    name: &str,
+    cell: &Cell,
+    envelope: &Envelope,
+    house: &network::House,
+) -> Option<&'static str> {
+    let quota = boundary::quota(name, envelope);
+    let spoiled = |live: Option<bool>| live == Some(false);
+    let policy = network::policy(name, envelope, house);
+    if spoiled(
+        cell.network_policy
+            .as_ref()
+            .map(|live| seal::same(&policy.spec, &live.spec)),
+    ) {
+        return Some("the NetworkPolicy");
+    }
+    let same = |live: &ResourceQuota| seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec);
+    if spoiled(cell.quota.as_ref().map(same)) {
+        return Some("the ResourceQuota");
+    }
+    let range = boundary::limit_range(name, envelope);
+    if spoiled(cell.limit_range.as_ref().map(|live| seal::holds(&range, live))) {
+        return Some("the LimitRange");
+    }
+    let account = boundary::service_account(name);
+    spoiled(
+        cell.service_account
+            .as_ref()
+            .map(|live| seal::holds(&account, live)),
+    )
+    .then_some("the ServiceAccount")
+}
+
 fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     let (cell, tenant) = (&world.cell, &world.tenant);
     let gone_or = |holds: Option<bool>| !holds.unwrap_or(false);
@@ -1073,7 +1141,8 @@ fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     drift
 }
 
-fn evidence(verdict: &Verdict, outside: &Outside) -> Vec<TargetEvidence> {
+/// What was seen of each target from inside, beside what it answered outside.
+pub fn evidence(verdict: &Verdict, outside: &Outside) -> Vec<TargetEvidence> {
     verdict
         .targets
         .iter()
@@ -1109,7 +1178,7 @@ fn after(start: Timestamp, span: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-fn until(then: Timestamp, now: Timestamp) -> Option<Duration> {
+pub(super) fn until(then: Timestamp, now: Timestamp) -> Option<Duration> {
     Duration::try_from(then.duration_since(now))
         .ok()
         .filter(|left| !left.is_zero())

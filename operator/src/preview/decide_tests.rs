@@ -22,7 +22,7 @@ use vitrine_policies::{
 };
 
 use super::{
-    decide::{Cell, Drift, Lost, Plan, World, decide, seal_identity},
+    decide::{Cell, Drift, Lost, Plan, TOLD, World, decide, seal_identity},
     report::Report,
 };
 use crate::{activity::Attention, receipts::spool::Keep};
@@ -74,10 +74,13 @@ fn world() -> World {
         attention: None,
         held_slots: vec![],
         other_cells: vec![],
+        warm: None,
+        pools_known: true,
         lost_slots: vec![],
         cost: None,
         signs: Signs::default(),
         sink: false,
+        acknowledged: false,
         reported_gone: None,
         house: network::House {
             namespace: "vitrine-system".into(),
@@ -227,6 +230,17 @@ fn a_preview_that_waits_keeps_no_slot_and_one_whose_turn_it_is_takes_over_what_i
     world.held_slots = vec![Lease::default()];
     world.place = Some(Place::Turn);
     assert!(matches!(decide(&world, at(0)), Plan::Admit(..)));
+}
+
+#[test]
+fn a_preview_that_only_waited_goes_at_once_unless_an_admission_was_cut_off() {
+    let mut world = world();
+    world.preview.metadata.deletion_timestamp = Some(Time(at(1)));
+    assert!(matches!(decide(&world, at(1)), Plan::ReleasePreview(None)));
+    world.held_slots = vec![Lease::default()];
+    assert_eq!(ends_with(&decide(&world, at(1))).0, StatusReason::Deleted);
+    world.preview.metadata.finalizers = None;
+    assert!(matches!(decide(&world, at(1)), Plan::Idle(None)));
 }
 
 #[test]
@@ -532,7 +546,11 @@ fn a_receipt_outlives_its_preview_until_the_sink_has_it_or_its_retention_is_over
         "nobody says how long"
     );
     world.sink = true;
-    assert_eq!(kept(&world, 100 + day), Some(Keep::UntilDelivered));
+    assert!(matches!(decide(&world, at(101)), Plan::Idle(Some(left)) if left == Duration::from_secs(1)));
+    assert_eq!(kept(&world, 102), Some(Keep::UntilDelivered));
+    world.acknowledged = true;
+    assert_eq!(kept(&world, 101), None, "there is no need to write it down");
+    world.acknowledged = false;
     let status = world.preview.status.as_mut().unwrap();
     status.receipt.as_mut().unwrap().delivered_at = Some(Time(at(102)));
     assert_eq!(kept(&world, 103), None);
@@ -612,7 +630,7 @@ fn miner() -> Signs {
 #[test]
 fn a_miner_is_found_once_and_throttled_until_it_is() {
     let mut world = judged(miner());
-    let Plan::Report(report, Some(Duration::ZERO)) = decide(&world, at(200)) else {
+    let Plan::Report(report, Some(TOLD)) = decide(&world, at(200)) else {
         panic!()
     };
     let found = report.status.abuse.clone().unwrap();

@@ -8,24 +8,24 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::ObjectRef};
 use serde::de::DeserializeOwned;
 use vitrine_crds::{
-    POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing,
+    POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, StatusReason,
     conditions::{self, types},
 };
 use vitrine_policies::{
     abuse::{self, Signs},
     cell::{Tenant, record::Record},
-    names,
+    envelope, names,
 };
 
 use super::{
     Context,
-    decide::{Cell, World},
+    decide::{self, Cell, World},
     observe::{self, End, Proof},
     slots,
 };
 use crate::{
     error::{Error, Result, found},
-    kubelet,
+    kubelet, pool,
 };
 
 /// Reads the world of one preview; `None` if the preview is gone.
@@ -35,9 +35,25 @@ use crate::{
 pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<Option<World>> {
     // Read anew, not from the watch: a decision on an old state would only be refused by its resourceVersion later.
     let previews: Api<PreviewSandbox> = context.api(namespace);
-    let Some(preview) = get(&previews, "PreviewSandbox", name).await? else {
+    // What one that waits depends on is read at the same time.
+    let listing = context.watched.waits_for(namespace, name);
+    let (preview, early) = match &listing {
+        Some(listing) => {
+            let listings = context.api(namespace);
+            let (preview, policy, listing) = tokio::join!(
+                get(&previews, "PreviewSandbox", name),
+                policy(context),
+                get(&listings, "SkuListing", listing)
+            );
+            (preview?, Some((policy?, listing?)))
+        }
+        None => (get(&previews, "PreviewSandbox", name).await?, None),
+    };
+    let Some(preview) = preview else {
         return Ok(None);
     };
+    // Unless it is another one of this name by now.
+    let early = early.filter(|_| listing.as_ref() == Some(&preview.spec.listing_ref.name));
     let Some(tenant) = Tenant::of(&preview) else {
         return Err(Error::Malformed {
             name: format!("{namespace}/{name}"),
@@ -45,10 +61,16 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         });
     };
     let status = preview.status.clone().unwrap_or_default();
-    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
-    let policy = get(&policies, "PreviewPolicy", POLICY_NAME).await?;
-    context.watched.remember(policy.as_ref());
-
+    let is = |condition| conditions::is_true(&status.conditions, condition);
+    let expired = is(types::EXPIRED);
+    let over = expired || preview.metadata.deletion_timestamp.is_some();
+    // What it gets is decided by the policy and the listing as they are; what it has, is in its status.
+    let settled = over || status.phase.is_terminal() || is(types::PROVISIONED);
+    let (policy, early) = match early {
+        _ if settled => (context.watched.policy(), None),
+        Some((policy, listing)) => (policy, Some(listing)),
+        None => (policy(context).await?, None),
+    };
     let mut world = World {
         place: None,
         cell: Cell::default(),
@@ -56,6 +78,8 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         cost: None,
         held_slots: vec![],
         other_cells: vec![],
+        warm: None,
+        pools_known: context.pools.is_known(),
         lost_slots: vec![],
         house: context.settings.house.clone(),
         listing: None,
@@ -65,19 +89,19 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         reported_gone: None,
         signs: Signs::default(),
         sink: context.receipts.office.sink.is_some(),
+        acknowledged: context.receipts.post.is_acknowledged(&tenant.uid),
         tenant,
     };
     if status.phase.is_terminal() {
         return Ok(Some(world));
     }
-    // Of a preview whose end is recorded nothing is built any more.
-    if status.receipt.is_none() {
-        let listings: Api<SkuListing> = context.api(namespace);
-        world.listing = get(&listings, "SkuListing", &world.preview.spec.listing_ref.name).await?;
-    }
-    let over = conditions::is_true(&status.conditions, types::EXPIRED)
-        || world.preview.metadata.deletion_timestamp.is_some();
-    if !over && !conditions::is_true(&status.conditions, types::ADMITTED) {
+    let listing = &world.preview.spec.listing_ref.name;
+    world.listing = match early {
+        _ if settled => context.watched.listing(namespace, listing),
+        Some(listing) => listing,
+        None => get(&context.api(namespace), "SkuListing", listing).await?,
+    };
+    if !over && !is(types::ADMITTED) {
         if let (Some(policy), Some(listing)) = (&world.policy, &world.listing) {
             let own = world
                 .preview
@@ -85,7 +109,13 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
                 .ttl
                 .unwrap_or(policy.spec.ttl.default)
                 .as_duration();
-            world.place = Some(context.watched.place(&world.preview, listing, policy, own));
+            let level = world.preview.spec.trust_level;
+            let envelope = envelope::resolve(&policy.spec, listing, &world.preview).ok();
+            let kind = envelope.map(|envelope| pool::kind(&context.settings, &envelope, level));
+            world.warm = kind.filter(|kind| context.pools.has(kind));
+            let warm = world.warm.is_some();
+            let place = context.watched.place(&world.preview, listing, policy, own, warm);
+            world.place = Some(place);
         }
         // After the preview itself: who gives slots back writes that very version first.
         if context.watched.holds(&world.tenant.uid) {
@@ -103,6 +133,12 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     {
         return Ok(Some(world));
     }
+    if over && !expired && !is(types::ADMITTED) {
+        // Asked for, not taken from the watch: what was taken last is in the way of the next one of its subject.
+        world.held_slots = slots::held_by(context, &world.tenant.uid).await?;
+        world.other_cells = context.watched.cells_beside(&world.tenant.uid, None);
+        return Ok(Some(world));
+    }
     if !over && context.watched.holds_beside(&world.tenant.uid, &status.slots) {
         let held = slots::held_by(context, &world.tenant.uid).await?;
         let extra = |slot: &Lease| !status.slots.contains(&slot.name_any());
@@ -113,7 +149,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
             .watched
             .cells_beside(&world.tenant.uid, status.cell.as_deref());
     }
-    if !over && conditions::is_true(&status.conditions, types::READY) {
+    if !over && is(types::READY) {
         match slots::lost(context, &status, &world.tenant.uid).await {
             Ok(lost) => world.lost_slots = lost,
             // Nothing else about a live preview depends on its slots.
@@ -121,10 +157,14 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         }
     }
     world.attention = context.watchers.of(&world.tenant.uid);
-    world.signs = signs(context, &world, &status);
+    world.signs = signs(context, world.policy.as_ref(), &world.preview, &status);
     world.cost = status.pod.as_ref().and_then(|pod| context.costs.of(&pod.uid));
-    world.cell = if status.receipt.is_some() {
-        remains(context, &world.tenant.cell).await?
+    if over && !expired {
+        // First that it ends is said; it needs nothing else for that.
+        return Ok(Some(world));
+    }
+    world.cell = if expired {
+        remains(context, &world.tenant.cell, &status).await?
     } else {
         cell(context, &world.tenant.cell).await?
     };
@@ -139,7 +179,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         world.reported_gone = removed(context, node.as_deref()).await;
     }
-    if world.cell.pod.is_none() && conditions::is_true(&status.conditions, types::EXPIRED) {
+    if world.cell.pod.is_none() && expired {
         if status.receipt.is_some() {
             world.held_slots = slots::held(context, &status, &world.tenant.uid).await?;
             world.other_cells = context
@@ -159,12 +199,17 @@ where
     found(api.get(name).await).map_err(Error::kube("get", kind, name))
 }
 
-/// Reads what still matters of a cell whose pod's end is recorded.
-async fn remains(context: &Context, cell: &str) -> Result<Cell> {
+/// Reads what still matters of a cell whose preview is over: also what confines it, as long as its pod was not asked to end, if that
+/// was broken.
+async fn remains(context: &Context, name: &str, status: &PreviewSandboxStatus) -> Result<Cell> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let pods: Api<Pod> = context.api(cell);
+    let pods: Api<Pod> = context.api(name);
     let (namespace, pod) =
-        tokio::try_join!(get(&namespaces, "Namespace", cell), get(&pods, "Pod", names::POD))?;
+        tokio::try_join!(get(&namespaces, "Namespace", name), get(&pods, "Pod", names::POD))?;
+    let runs = pod.as_ref().is_some_and(|pod| observe::end(pod) == End::NotAsked);
+    if runs && decide::cause(status) == Some(StatusReason::SealBroken) {
+        return cell(context, name).await;
+    }
     Ok(Cell {
         namespace,
         pod,
@@ -172,8 +217,28 @@ async fn remains(context: &Context, cell: &str) -> Result<Cell> {
     })
 }
 
+/// The platform's policy as it is now.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn policy(context: &Context) -> Result<Option<PreviewPolicy>> {
+    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
+    get(&policies, "PreviewPolicy", POLICY_NAME).await
+}
+
+/// The network policy of a cell.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn network_policy(context: &Context, cell: &str) -> Result<Option<NetworkPolicy>> {
+    get(&context.api(cell), "NetworkPolicy", names::SEAL).await
+}
+
 /// Reads what is in a cell.
-async fn cell(context: &Context, cell: &str) -> Result<Cell> {
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let (quotas, ranges, accounts, pods): (
         Api<ResourceQuota>,
@@ -238,11 +303,13 @@ fn own(cell: &mut Cell, tenant: &Tenant, status: &PreviewSandboxStatus, over: bo
 }
 
 /// What is known of a preview that its policy counts as a sign of abuse.
-fn signs(context: &Context, world: &World, status: &PreviewSandboxStatus) -> Signs {
-    let rules = world
-        .policy
-        .as_ref()
-        .and_then(|policy| policy.spec.abuse.as_ref());
+pub fn signs(
+    context: &Context,
+    policy: Option<&PreviewPolicy>,
+    preview: &PreviewSandbox,
+    status: &PreviewSandboxStatus,
+) -> Signs {
+    let rules = policy.and_then(|policy| policy.spec.abuse.as_ref());
     let (Some(rules), Some(pod), Some(envelope)) = (rules, &status.pod, &status.envelope) else {
         return Signs::default();
     };
@@ -253,12 +320,12 @@ fn signs(context: &Context, world: &World, status: &PreviewSandboxStatus) -> Sig
     });
     Signs {
         cpu_percent: usage,
-        egress_denials: context.denials.of(&world.tenant.uid),
+        egress_denials: context.denials.of(&preview.uid().unwrap_or_default()),
         processes: context.costs.processes(&pod.uid),
         network_previews: rules
             .network_previews
             .as_ref()
-            .and_then(|_| context.watched.from_network(world.preview.spec.network.as_ref()?)),
+            .and_then(|_| context.watched.from_network(preview.spec.network.as_ref()?)),
     }
 }
 
@@ -284,7 +351,7 @@ async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut W
 
 /// Whether somebody has removed a node from the cluster, and with it says that nothing runs on it any more (Kubernetes "Node
 /// Shutdowns", non-graceful). Asks only if the watch does not show the node.
-async fn removed(context: &Context, node: Option<&str>) -> Option<bool> {
+pub async fn removed(context: &Context, node: Option<&str>) -> Option<bool> {
     let name = node?;
     if context.watched.nodes.get(&ObjectRef::new(name)).is_some() {
         return Some(false);

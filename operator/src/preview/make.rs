@@ -104,7 +104,7 @@ pub async fn seal(context: &Context, name: &str, cell: &Cell, envelope: &Envelop
     })
 }
 
-/// Makes the pod of a cell that is whole, for one epoch.
+/// Makes the pod of a cell that is whole, for one epoch; with the label of the pool that the cell is of.
 ///
 /// # Errors
 /// If something that it needs to know cannot be read.
@@ -114,14 +114,15 @@ pub async fn pod(
     epoch: &str,
     envelope: &Envelope,
     policy: Option<&PreviewPolicy>,
+    pool_uid: Option<&str>,
 ) -> Result<Podded> {
-    let landmarks = targets::landmarks(&context.client, &context.settings).await?;
+    let landmarks = context.map.landmarks(&context.client, &context.settings).await?;
     let nonce = names::nonce(name, epoch);
     let orders = targets::orders(&landmarks, envelope, name, nonce);
     let proxy = way_out(context, envelope, landmarks.egress.as_deref())?;
     let avoid = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
     let avoid = avoid.unwrap_or_default();
-    let desired = shape::pod(
+    let mut desired = shape::pod(
         name,
         epoch,
         envelope,
@@ -130,6 +131,10 @@ pub async fn pod(
         proxy,
         &avoid,
     );
+    if let Some(uid) = pool_uid {
+        let labels = desired.metadata.labels.get_or_insert_default();
+        labels.insert(names::POOL_LABEL.to_owned(), uid.to_owned());
+    }
     let pods: Api<Pod> = context.api(name);
     let error = match create(&pods, "Pod", &desired).await {
         Ok(pod) => return Ok(Podded::There(Box::new(pod))),

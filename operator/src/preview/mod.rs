@@ -1,13 +1,16 @@
-//! The controller of `PreviewSandbox`: dereference → decide → apply. Only the first and the last may touch the cluster.
+//! The controller of `PreviewSandbox`: looks → dereference → decide → apply. Only dereference and apply may touch the cluster.
 //!
-//! `observe`, `decide` and `report` are pure; `queue` reads what the watches have stored; all others hold a client: `dereference`,
-//! `slots`, `cells`, `make`, `pods`, `apply`, `status`, `standing`, and beside the reconciler `sweep`. `controller` wires them.
+//! `observe`, `decide` and `report` are pure; `queue` reads what the watches have stored, `index` finds it, and `looks` judges by it;
+//! all others hold a client: `dereference`, `slots`, `cells`, `make`, `pods`, `apply`, `status`, `standing`, and beside the
+//! reconciler `sweep`. `controller` wires them.
 
 pub mod apply;
 pub mod cells;
 pub mod controller;
 pub mod decide;
 pub mod dereference;
+pub mod index;
+pub mod looks;
 pub mod make;
 pub mod observe;
 pub mod pods;
@@ -26,10 +29,19 @@ use kube::{Api, Client, Resource, core::DeserializeGuard, runtime::events::Recor
 use vitrine_crds::PreviewSandbox;
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
 
-use self::queue::Watched;
+use std::sync::Arc;
+
+use self::{looks::Looks, queue::Watched};
 use crate::{
-    activity::Watchers, costs::Costs, denials::Denials, link::LinkSigner, metrics::Metrics, prober::Prober,
+    activity::Watchers,
+    costs::Costs,
+    denials::Denials,
+    link::LinkSigner,
+    metrics::Metrics,
+    pool::{controller::Wakes, table::Table},
+    prober::Prober,
     receipts::Receipts,
+    targets,
 };
 
 /// A preview as it is watched: one that cannot be read does not stop the others.
@@ -59,6 +71,14 @@ pub struct Context {
     pub denials: Denials,
     /// What becomes of receipts.
     pub receipts: Receipts,
+    /// Which live previews are to be looked at.
+    pub looks: Arc<Looks>,
+    /// The addresses that pods must find shut.
+    pub map: targets::Map,
+    /// What is known of pools' cells.
+    pub pools: Arc<Table>,
+    /// Wakes those who look after them.
+    pub wakes: Wakes,
 }
 
 /// Where things are.

@@ -8,7 +8,7 @@
 //!
 //! `policies/tests/slot_protocol.rs` tries every order of these writes.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
@@ -29,6 +29,10 @@ use vitrine_policies::{
 
 use super::{Context, decide::Lost, standing};
 use crate::error::{Error, Result, found};
+
+/// After a limit was lowered by 450, each admission asked for 450 slots in each of three dimensions, and the API server did
+/// not keep up. A list of one key's slots is one request, which the API server answers from its cache at one revision.
+const ASKED_ONE_BY_ONE: usize = 8;
 
 /// What came of an attempt to take slots.
 #[derive(Clone, Debug)]
@@ -116,10 +120,9 @@ pub async fn take(
     demands: &[Demand],
 ) -> Result<Taken> {
     let ceilings = raise(context, policy).await?;
-    let lived_with = context.watched.lived_with();
     let attempts = demands
         .iter()
-        .map(|demand| one(context, owner, demand, &ceilings, &lived_with));
+        .map(|demand| one(context, owner, demand, &ceilings));
     let mut taken = vec![];
     let mut full = None;
     for (demand, slot) in demands.iter().zip(join_all(attempts).await) {
@@ -143,43 +146,63 @@ async fn one(
     owner: &Owner,
     demand: &Demand,
     ceilings: &Ceilings,
-    lived_with: &HashSet<String>,
 ) -> Result<Option<Lease>> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let uid = &owner.uid;
     let ceiling = demand.dimension.ceiling(ceilings);
     let limit = demand.limit.min(ceiling);
-    let name = |index| slots::name(demand.dimension, &demand.key, index);
+    let stem = slots::stem(demand.dimension, &demand.key);
+    let name = |index| format!("{stem}-{index}");
+    let watched = &context.watched;
     // Left from a time when the limit was higher, or held by previews of a trust level that may have more.
-    let over = (limit..ceiling).map(|index| {
-        let (leases, name) = (leases.clone(), name(index));
-        async move { found(leases.get(&name).await).map_err(Error::kube("get", "Lease", name)) }
-    });
-    let over = try_join_all(over).await?;
-    let above = (limit..ceiling)
-        .zip(&over)
-        .filter(|(index, lease)| match lease {
+    let over: Vec<String> = (limit..ceiling).map(name).collect();
+    let there = stored(&leases, demand, &over).await?;
+    let above = over
+        .iter()
+        .filter(|name| match there.get(*name) {
             Some(lease) => slots::holder(lease, &demand.key, uid) != Holder::Us,
-            None => lived_with.contains(&name(*index)),
+            None => watched.is_lived_with(name),
         })
         .count();
     let above = i32::try_from(above).unwrap_or(i32::MAX);
+    let indices = slots::indices(limit, above, uid);
+    // What an earlier attempt has left comes first, so that one preview does not hold two.
+    let left = watched.held_by(uid);
+    let own = |index: &i32| left.contains(&name(*index));
     // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away. One that somebody
     // has deleted under a live preview is left to that preview.
-    let mut candidates: Vec<_> = slots::indices(limit, above, uid)
-        .into_iter()
-        .map(|index| (index, context.watched.holder(&name(index))))
-        .filter(|(_, holder)| holder.as_ref().is_none_or(|holder| holder == uid))
-        .filter(|(index, holder)| holder.is_some() || !lived_with.contains(&name(*index)))
-        .collect();
-    // What an earlier attempt has left comes first, so that one preview does not hold two.
-    candidates.sort_by_key(|(_, holder)| holder.is_none());
-    for (index, _) in candidates {
+    let free = |index: &i32| {
+        let name = name(*index);
+        watched.holder(&name).is_none() && !watched.is_lived_with(&name)
+    };
+    let own: Vec<i32> = if left.is_empty() {
+        vec![]
+    } else {
+        indices.iter().copied().filter(own).collect()
+    };
+    for index in own.into_iter().chain(indices.into_iter().filter(free)) {
         if let Some(slot) = claim(context, &leases, owner, demand, index).await? {
             return Ok(Some(slot));
         }
     }
     Ok(None)
+}
+
+/// Those of these slots that are held, as they are stored: asked one by one as long as that is little.
+async fn stored(leases: &Api<Lease>, demand: &Demand, names: &[String]) -> Result<HashMap<String, Lease>> {
+    let there = if names.len() <= ASKED_ONE_BY_ONE {
+        let asked = names.iter().map(|name| async move {
+            let there = found(leases.get(name).await);
+            there.map_err(Error::kube("get", "Lease", name))
+        });
+        try_join_all(asked).await?.into_iter().flatten().collect()
+    } else {
+        let key = slots::key_label(demand.dimension, &demand.key);
+        let of_key = ListParams::default().labels(&format!("{}={key}", slots::KEY_LABEL));
+        let list = leases.list(&of_key).await;
+        list.map_err(Error::kube("list", "Lease", key))?.items
+    };
+    Ok(there.into_iter().map(|slot| (slot.name_any(), slot)).collect())
 }
 
 /// Creating the Lease is the compare-and-set: two operators, or one that was killed here before, come to one slot.
@@ -301,10 +324,18 @@ async fn raise(context: &Context, policy: &PreviewPolicy) -> Result<Ceilings> {
 ///
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody raised them meanwhile.
-pub async fn lower(context: &Context, policy: &PreviewPolicy, slots: &[Lease]) -> Result<()> {
+pub async fn lower(context: &Context, policy: &PreviewPolicy) -> Result<()> {
     let now = policy.status.clone().unwrap_or_default().ceilings;
     let mut lowered = slots::ceilings(&policy.spec);
-    for slot in slots {
+    if slots::raised(&lowered, &now) == lowered {
+        return Ok(());
+    }
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let held = leases
+        .list(&ListParams::default().labels(slots::DIMENSION_LABEL))
+        .await;
+    let held = held.map_err(Error::kube("list", "Lease", &context.settings.slots))?;
+    for slot in &held.items {
         if let Some((dimension, index)) = slots::parse(&slot.name_any()) {
             let ceiling = dimension.ceiling_mut(&mut lowered);
             *ceiling = (*ceiling).max(index.saturating_add(1));

@@ -1,7 +1,8 @@
 //! What the operator keeps in the policy's status: ceilings of slots, blocked subjects, nodes set aside. Writes that status, and
 //! each write keeps what others have written.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, api::PostParams};
 use vitrine_crds::{
     POLICY_NAME, PreviewPolicy,
@@ -13,6 +14,9 @@ use crate::error::{Error, Result};
 
 /// How many of each are kept, as the schema has it.
 const MOST: usize = 1024;
+
+/// Characters of why a node was set aside, as the schema has it.
+pub const MOST_REASON: usize = 512;
 
 /// Changes the status of a policy as it was read.
 ///
@@ -32,6 +36,28 @@ pub async fn write(
         .await;
     written.map_err(Error::kube("write the status of", "PreviewPolicy", POLICY_NAME))?;
     Ok(())
+}
+
+/// Sets a node aside on which isolation did not hold, for as long as the policy says.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when somebody wrote meanwhile.
+pub async fn quarantine(context: &Context, node: String, reason: &str) -> Result<()> {
+    let Some(policy) = super::dereference::policy(context).await? else {
+        return Ok(());
+    };
+    let Some(time) = policy.spec.isolation.node_quarantine else {
+        return Ok(());
+    };
+    let now = Timestamp::now();
+    let until = now.saturating_add(SignedDuration::try_from(time.as_duration()).unwrap_or_default());
+    tracing::error!(node, reason, "isolation did not hold on this node");
+    let aside = NodeSetAside {
+        name: node,
+        until: Time(until.unwrap_or(now)),
+        reason: reason.chars().take(MOST_REASON).collect(),
+    };
+    write(context, &policy, |status| set_aside(status, aside, now)).await
 }
 
 /// Adds a block in place of an older one of the same subject.

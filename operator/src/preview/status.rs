@@ -7,7 +7,9 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 use vitrine_crds::{
-    Phase, PreviewSandbox, PreviewSandboxStatus, conditions::types, preview_sandbox::AbuseFinding,
+    Phase, PreviewSandbox, PreviewSandboxStatus,
+    conditions::{self, types},
+    preview_sandbox::AbuseFinding,
 };
 
 use super::{Context, report::Report};
@@ -120,10 +122,14 @@ pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) 
             .iter()
             .any(|old| old.type_ == new.type_ && old.status == new.status && old.reason == new.reason)
     };
+    // One that was ready before anybody asked was so in one step: that it is, says all.
+    let at_once = after.phase == Phase::Ready && !conditions::is_true(&before.conditions, types::ADMITTED);
+    let steps = [types::ADMITTED, types::PROVISIONED, types::ISOLATED];
     let mut events: Vec<_> = after
         .conditions
         .iter()
         .filter(|new| !same(new))
+        .filter(|new| !(at_once && steps.contains(&new.type_.as_str())))
         // That the way to readiness has begun is no news; its steps are.
         .filter(|new| !(new.type_ == types::ISOLATED && new.status == "False"))
         .filter(|new| !(new.type_ == types::TORN_DOWN && new.status == "False"))

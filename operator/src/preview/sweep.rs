@@ -14,11 +14,12 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Pod},
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
     conditions::{self, types},
+    preview_policy::Cells,
 };
 use vitrine_policies::{
     capacity,
@@ -32,6 +33,8 @@ use super::{
     pods, slots as own_slots,
 };
 use crate::error::{Error, Result, found};
+
+type Cell = PartialObjectMeta<Namespace>;
 
 /// How often orphans are looked for. They come from forced deletions, which are rare, and cost a namespace each.
 const PERIOD: Duration = Duration::from_secs(15);
@@ -129,87 +132,159 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         .metrics
         .nodes_set_aside
         .set(i64::try_from(aside).unwrap_or(i64::MAX));
-    let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let in_cells = ListParams::default().labels(names::CELL_SELECTOR);
-    let listed = namespaces.list(&in_cells).await;
-    let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?;
     let rules = policy
         .as_ref()
         .map(|policy| policy.spec.cells.clone())
         .unwrap_or_default();
-    let mut had = HashSet::new();
-    for namespace in &listed.items {
-        let (name, now) = (namespace.name_any(), Timestamp::now());
-        // A namespace that carries our label but not our name is somebody else's.
-        let Some(record) = Record::of(&namespace.metadata) else {
-            continue;
-        };
-        let Some(uid) = record.tenant.clone() else {
-            if !record.is_kept(&rules, now) {
-                remove(context, namespace, &record).await?;
-            }
-            continue;
-        };
-        match left(context, namespace.annotations(), &uid).await? {
-            // An operator that was slower than the end may have taken one for it.
-            Left::There(phase) if phase.is_terminal() && !record.going => {
-                cells::give_back(context, std::slice::from_ref(namespace)).await?;
-            }
-            Left::There(_) | Left::Unreadable => {}
-            Left::Gone => {
-                clean = false;
-                tracing::warn!(
-                    cell = name,
-                    preview_uid = uid,
-                    "removing a cell whose preview is gone"
-                );
-                remove(context, namespace, &record).await?;
-            }
-        }
-        had.insert(uid);
+    let cells = context.watched.cells.state();
+    for cell in cells.iter().filter(|cell| is_doubtful(context, cell, &rules)) {
+        clean &= sweep_cell(context, &cell.name_any(), &rules).await?;
     }
-    let leases: Api<Lease> = context.api(&context.settings.slots);
-    let slots = ListParams::default().labels(slots::DIMENSION_LABEL);
-    let slots = leases
-        .list(&slots)
-        .await
-        .map_err(Error::kube("list", "Lease", &context.settings.slots))?;
-    for lease in &slots.items {
-        let Some(uid) = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()) else {
-            continue;
-        };
-        if needs_slot(context, lease.annotations(), &uid).await? {
-            continue;
-        }
-        clean = false;
-        // The slot goes last: while its cell is there something of the preview may run.
-        let cell = names::cell(&uid);
-        if had.contains(&uid) {
-            continue;
-        }
-        if found(namespaces.get(&cell).await)
-            .map_err(Error::kube("get", "Namespace", &cell))?
-            .is_none()
-        {
-            tracing::warn!(
-                slot = lease.name_any(),
-                preview_uid = uid,
-                "freeing a slot whose preview is gone or over"
-            );
-            own_slots::give_back(context, std::slice::from_ref(lease)).await?;
-            context.metrics.orphans.inc();
+    let slots = context.watched.slots.state();
+    let orphans: Vec<_> = slots.iter().filter(|slot| is_orphan(context, slot)).collect();
+    if !orphans.is_empty() {
+        // As they are now: what lives in a cell keeps its slots, whatever the watch knows of it.
+        let cells: Api<Namespace> = Api::all(context.client.clone());
+        let listed = cells
+            .list_metadata(&ListParams::default().labels(names::CELL_SELECTOR))
+            .await;
+        let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?;
+        let tenant = |cell: &Cell| Record::of(&cell.metadata)?.tenant;
+        let had: HashSet<_> = listed.items.iter().filter_map(tenant).collect();
+        for slot in orphans {
+            clean &= sweep_slot(context, &slot.name_any(), &had).await?;
         }
     }
     if let Some(policy) = policy
         && settling.settled(&policy.spec)
     {
-        match own_slots::lower(context, &policy, &slots.items).await {
+        match own_slots::lower(context, &policy).await {
             // Somebody raised them meanwhile: they are needed.
             Err(error) if !error.is_conflict() => return Err(error),
             _ => {}
         }
     }
     Ok(clean)
+}
+
+/// Whether a cell, by what the watches have seen, is not needed any more.
+fn is_doubtful(context: &Context, cell: &Cell, rules: &Cells) -> bool {
+    // A namespace that carries our label but not our name is somebody else's.
+    let Some(record) = Record::of(&cell.metadata) else {
+        return false;
+    };
+    match &record.tenant {
+        Some(uid) => !lives(context, cell.annotations(), uid),
+        // Those of pools are looked after one by one.
+        None => record.pool.is_none() && !record.is_kept(rules, Timestamp::now()),
+    }
+}
+
+/// Whether nobody needs a slot, by what the watches have seen.
+fn is_orphan(context: &Context, slot: &PartialObjectMeta<Lease>) -> bool {
+    let Some(uid) = slot.labels().get(slots::HOLDER_LABEL) else {
+        return true;
+    };
+    match slot.annotations().get(names::CELL_ANNOTATION) {
+        Some(cell) => {
+            let cell = context.watched.cells.get(&ObjectRef::new(cell));
+            cell.and_then(|cell| cell.uid()).as_ref() != Some(uid)
+        }
+        None => !lives(context, slot.annotations(), uid),
+    }
+}
+
+/// Whether the watch has the preview that an object was made for, and it is not over.
+fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> bool {
+    let Some((namespace, name)) = named(annotations) else {
+        return false;
+    };
+    let known = context
+        .watched
+        .previews
+        .get(&ObjectRef::new(name).within(namespace));
+    known.is_some_and(|guarded| match &guarded.0 {
+        Ok(preview) => preview.uid().as_deref() == Some(uid) && !preview.phase().is_terminal(),
+        // It is not ours to judge.
+        Err(invalid) => invalid.metadata.uid.as_deref() == Some(uid),
+    })
+}
+
+fn named(annotations: &BTreeMap<String, String>) -> Option<(&str, &str)> {
+    annotations.get(names::PREVIEW_ANNOTATION)?.split_once('/')
+}
+
+/// Looks at one cell as it is now; whether there was nothing to do.
+async fn sweep_cell(context: &Context, name: &str, rules: &Cells) -> Result<bool> {
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    let there = found(namespaces.get(name).await).map_err(Error::kube("get", "Namespace", name))?;
+    let Some(namespace) = there else { return Ok(true) };
+    let Some(record) = Record::of(&namespace.metadata) else {
+        return Ok(true);
+    };
+    let Some(uid) = record.tenant.clone() else {
+        if record.pool.is_none() && !record.is_kept(rules, Timestamp::now()) {
+            remove(context, &namespace, &record).await?;
+        }
+        return Ok(true);
+    };
+    match left(context, namespace.annotations(), &uid).await? {
+        // An operator that was slower than the end may have taken one for it.
+        Left::There(phase) if phase.is_terminal() && !record.going => {
+            cells::give_back(context, std::slice::from_ref(&namespace)).await?;
+            Ok(true)
+        }
+        Left::There(_) | Left::Unreadable => Ok(true),
+        Left::Gone => {
+            tracing::warn!(
+                cell = name,
+                preview_uid = uid,
+                "removing a cell whose preview is gone"
+            );
+            remove(context, &namespace, &record).await?;
+            Ok(false)
+        }
+    }
+}
+
+/// Looks at one slot as it is now; whether there was nothing to do.
+async fn sweep_slot(context: &Context, name: &str, had: &HashSet<String>) -> Result<bool> {
+    let leases: Api<Lease> = context.api(&context.settings.slots);
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    let there = found(leases.get(name).await).map_err(Error::kube("get", "Lease", name))?;
+    let Some(lease) = there else { return Ok(true) };
+    let Some(uid) = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()) else {
+        return Ok(true);
+    };
+    let free = async || own_slots::give_back(context, std::slice::from_ref(&lease)).await;
+    if let Some(cell) = lease.annotations().get(names::CELL_ANNOTATION) {
+        let there = found(namespaces.get_metadata(cell).await);
+        let there = there.map_err(Error::kube("get", "Namespace", cell))?;
+        // What a cell that goes held, is given back by whoever removes it; this is for what was missed.
+        if there.and_then(|cell| cell.uid()) == Some(uid) {
+            return Ok(true);
+        }
+        tracing::warn!(slot = name, cell, "freeing a slot whose cell is gone");
+        free().await?;
+        return Ok(false);
+    }
+    if needs_slot(context, lease.annotations(), &uid).await? {
+        return Ok(true);
+    }
+    // The slot goes last: while its cell is there something of the preview may run.
+    let cell = names::cell(&uid);
+    let there = found(namespaces.get_metadata(&cell).await);
+    let there = there.map_err(Error::kube("get", "Namespace", &cell))?;
+    if !had.contains(&uid) && there.is_none() {
+        tracing::warn!(
+            slot = name,
+            preview_uid = uid,
+            "freeing a slot whose preview is gone or over"
+        );
+        free().await?;
+        context.metrics.orphans.inc();
+    }
+    Ok(false)
 }
 
 /// What is left of the preview that an object was made for.
@@ -223,10 +298,7 @@ enum Left {
 }
 
 async fn left(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<Left> {
-    let Some((namespace, name)) = annotations
-        .get(names::PREVIEW_ANNOTATION)
-        .and_then(|text| text.split_once('/'))
-    else {
+    let Some((namespace, name)) = named(annotations) else {
         return Ok(Left::Gone);
     };
     let api: Api<PreviewSandbox> = context.api(namespace);

@@ -5,9 +5,9 @@
 //! killed in between sends them again.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,13 +15,16 @@ use std::{
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time};
-use kube::{Api, ResourceExt, api::PostParams, core::PartialObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Api, ResourceExt, api::PostParams};
 use tokio::time::Instant;
 use vitrine_crds::PreviewSandbox;
 use vitrine_receipts::names;
 
-use super::sink::Undelivered;
+use super::{
+    post::{Entry, Item, Items, undelivered},
+    sink::Undelivered,
+};
 use crate::{
     error::{Error, Result, found},
     preview::{Context, decide},
@@ -39,31 +42,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Receipts on their way at once.
 const AT_ONCE: usize = 8;
 
-/// What was tried, by preview uid.
+/// What was tried in vain, by preview uid: when, and until when it is set aside because the sink did not take it for what it is.
 #[derive(Default)]
-struct Memory {
-    /// Acknowledged, but perhaps not yet marked.
-    acknowledged: Mutex<HashSet<String>>,
-    /// Failed: when, and until when it is set aside because the sink did not take it for what it is.
-    failed: Mutex<HashMap<String, (Instant, Option<Instant>)>>,
-}
+struct Memory(Mutex<HashMap<String, (Instant, Option<Instant>)>>);
 
 impl Memory {
     /// Forgets all but these.
-    fn retain(&self, known: &HashSet<&str>) {
-        lock(&self.acknowledged).retain(|uid| known.contains(uid.as_str()));
-        lock(&self.failed).retain(|uid, _| known.contains(uid.as_str()));
+    fn retain(&self, known: &Items) {
+        lock(&self.0).retain(|uid, _| known.contains_key(uid));
     }
 
     fn fails(&self, uid: &str, is_about_it: bool, now: Instant) {
         let aside = is_about_it.then(|| now + SET_ASIDE);
-        lock(&self.failed).insert(uid.to_owned(), (now, aside));
+        lock(&self.0).insert(uid.to_owned(), (now, aside));
     }
 
     /// What is to be tried now: first what did not fail yet, then what failed longest ago, so that nothing that always fails holds up
     /// what does not.
-    fn turns(&self, waiting: Vec<(String, Item)>, now: Instant) -> Vec<(String, Item)> {
-        let failed = lock(&self.failed);
+    fn turns(&self, waiting: Items, now: Instant) -> Vec<(String, Item)> {
+        let failed = lock(&self.0);
         let mut turns: Vec<_> = waiting
             .into_iter()
             .filter(|(uid, _)| {
@@ -78,19 +75,6 @@ impl Memory {
     }
 }
 
-/// One receipt that has to go.
-enum Item {
-    Preview {
-        namespace: String,
-        name: String,
-        envelope: String,
-    },
-    Spooled(Entry),
-}
-
-/// A receipt in the spool, without the receipt itself.
-type Entry = Arc<PartialObjectMeta<ConfigMap>>;
-
 fn is_pending(entry: &Entry) -> bool {
     entry
         .labels()
@@ -100,39 +84,52 @@ fn is_pending(entry: &Entry) -> bool {
 
 /// Sends for ever.
 pub async fn run(context: &Context) {
-    let memory = Memory::default();
+    let (memory, post) = (Memory::default(), &context.receipts.post);
     let mut pause = FIRST_PAUSE;
+    let mut look_at = Instant::now();
     loop {
-        let down = round(context, &memory).await;
-        if down {
+        let (mut items, look) = post.take();
+        let waiting = &context.metrics.receipts_waiting;
+        if look || look_at <= Instant::now() {
+            look_at = Instant::now() + PERIOD;
+            clear(context).await;
+            items.extend(all_waiting(context));
+            memory.retain(&items);
+            post.retain(&items);
+            waiting.set(0);
+        }
+        waiting.add(i64::try_from(items.len()).unwrap_or(i64::MAX));
+        if send(context, &memory, items).await {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            // What was not tried, too.
+            look_at = Instant::now();
         } else {
             pause = FIRST_PAUSE;
             tokio::select! {
-                () = context.receipts.news.notified() => {}
-                () = tokio::time::sleep(PERIOD) => {}
+                () = post.news() => {}
+                () = tokio::time::sleep_until(look_at) => {}
             }
         }
     }
 }
 
-/// One look at everything; whether the sink is down.
-async fn round(context: &Context, memory: &Memory) -> bool {
-    let metrics = &context.metrics;
+/// Lets go of what the spool need not hold any more.
+async fn clear(context: &Context) {
     for entry in outlived(context) {
         if let Err(error) = let_go(context, &entry).await {
-            metrics.errors.with_label_values(&[error.category()]).inc();
+            let errors = &context.metrics.errors;
+            errors.with_label_values(&[error.category()]).inc();
             tracing::warn!(%error, "a receipt is kept for longer than it has to be");
         }
     }
-    let waiting = waiting(context);
-    memory.retain(&waiting.iter().map(|(uid, _)| uid.as_str()).collect());
-    metrics
-        .receipts_waiting
-        .set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+}
+
+/// Sends these; whether the sink is down.
+async fn send(context: &Context, memory: &Memory, items: Items) -> bool {
+    let metrics = &context.metrics;
     let down = AtomicBool::new(false);
-    stream::iter(memory.turns(waiting, Instant::now()))
+    stream::iter(memory.turns(items, Instant::now()))
         .for_each_concurrent(AT_ONCE, |(uid, item)| {
             let down = &down;
             async move {
@@ -140,7 +137,7 @@ async fn round(context: &Context, memory: &Memory) -> bool {
                 if down.load(Ordering::Relaxed) {
                     return;
                 }
-                match settled(context, memory, &uid, item).await {
+                match settled(context, &uid, item).await {
                     Ok(()) => metrics.receipts_waiting.dec(),
                     Err(error) => {
                         let is_about_it = matches!(error, Error::Receipt { lasting: true, .. });
@@ -158,41 +155,28 @@ async fn round(context: &Context, memory: &Memory) -> bool {
     down.into_inner()
 }
 
-/// Every receipt that the sink has still to get, by preview uid.
-fn waiting(context: &Context) -> Vec<(String, Item)> {
+/// Every receipt that the sink has still to get.
+fn all_waiting(context: &Context) -> Items {
     if context.receipts.office.sink.is_none() {
-        return vec![];
+        return Items::new();
     }
-    let mut waiting = BTreeMap::new();
-    for guarded in context.watched.previews.state() {
-        let Ok(preview) = &guarded.0 else { continue };
-        if let Some((uid, envelope)) = undelivered(preview) {
-            let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
-            let item = Item::Preview {
-                namespace,
-                name,
-                envelope,
-            };
-            waiting.insert(uid, item);
-        }
-    }
+    let previews = context.watched.previews.state();
+    let mut waiting: Items = previews
+        .iter()
+        .filter_map(|guarded| undelivered(guarded.0.as_ref().ok()?))
+        .collect();
     for entry in context.receipts.spool.entries().into_iter().filter(is_pending) {
         if let Some(uid) = entry.name_any().strip_prefix(names::PREFIX) {
             waiting.insert(uid.to_owned(), Item::Spooled(entry.clone()));
         }
     }
-    waiting.into_iter().collect()
+    waiting
 }
 
 /// What the spool need not hold any more: what was kept for its retention, and what was meant for a sink that there is none of any more,
 /// after the same time.
 fn outlived(context: &Context) -> Vec<Entry> {
-    let policy = context
-        .watched
-        .policy
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let policy = context.watched.policy();
     let retention = policy.map_or(decide::RETENTION, |policy| policy.spec.retention.as_duration());
     let now = Timestamp::now();
     let until = |entry: &Entry| match entry.annotations().get(names::UNTIL_ANNOTATION) {
@@ -227,17 +211,8 @@ async fn let_go(context: &Context, entry: &Entry) -> Result<()> {
     context.receipts.spool.forget(entry).await
 }
 
-/// The receipt of a preview that is over and was not acknowledged.
-fn undelivered(preview: &PreviewSandbox) -> Option<(String, String)> {
-    let receipt = preview.status.as_ref()?.receipt.as_ref()?;
-    match (&receipt.signed, &receipt.delivered_at) {
-        (Some(envelope), None) => Some((preview.uid()?, envelope.clone())),
-        _ => None,
-    }
-}
-
-async fn settled(context: &Context, memory: &Memory, uid: &str, item: Item) -> Result<()> {
-    let settled = tokio::time::timeout(PATIENCE, settle(context, memory, uid, item)).await;
+async fn settled(context: &Context, uid: &str, item: Item) -> Result<()> {
+    let settled = tokio::time::timeout(PATIENCE, settle(context, uid, item)).await;
     settled.unwrap_or_else(|_| {
         Err(Error::Installation(format!(
             "sink and API server together took longer than {} s for the receipt of {uid}",
@@ -246,36 +221,36 @@ async fn settled(context: &Context, memory: &Memory, uid: &str, item: Item) -> R
     })
 }
 
-async fn settle(context: &Context, memory: &Memory, uid: &str, item: Item) -> Result<()> {
+async fn settle(context: &Context, uid: &str, item: Item) -> Result<()> {
     match item {
         Item::Preview {
             namespace,
             name,
             envelope,
         } => {
-            deliver(context, memory, uid, &envelope).await?;
+            deliver(context, uid, &envelope).await?;
             mark(context, &namespace, &name, uid).await
         }
         Item::Spooled(entry) => {
             let spool = &context.receipts.spool;
             if let Some(envelope) = spool.read(&entry.name_any()).await? {
-                deliver(context, memory, uid, &envelope).await?;
+                deliver(context, uid, &envelope).await?;
             }
             spool.forget(&entry).await
         }
     }
 }
 
-async fn deliver(context: &Context, memory: &Memory, uid: &str, envelope: &str) -> Result<()> {
+async fn deliver(context: &Context, uid: &str, envelope: &str) -> Result<()> {
     let Some(sink) = &context.receipts.office.sink else {
         return Ok(());
     };
-    if lock(&memory.acknowledged).contains(uid) {
+    if context.receipts.post.is_acknowledged(uid) {
         return Ok(());
     }
     match sink.deliver(uid, envelope).await {
         Ok(()) => {
-            lock(&memory.acknowledged).insert(uid.to_owned());
+            context.receipts.post.acknowledge(uid);
             context.metrics.receipts_delivered.inc();
             Ok(())
         }
@@ -291,28 +266,32 @@ async fn deliver(context: &Context, memory: &Memory, uid: &str, envelope: &str) 
     }
 }
 
-/// Writes into the preview that its receipt was acknowledged. One that is gone meanwhile needs no mark.
+/// Writes into the preview that its receipt was acknowledged. One that is gone meanwhile needs no mark, and one that is to go is let
+/// go of.
 async fn mark(context: &Context, namespace: &str, name: &str, uid: &str) -> Result<()> {
     let api: Api<PreviewSandbox> = context.api(namespace);
     let full = || format!("{namespace}/{name}");
-    let preview = found(api.get(name).await).map_err(Error::kube("get", "PreviewSandbox", full()))?;
-    let Some(mut preview) = preview.filter(|preview| preview.uid().as_deref() == Some(uid)) else {
-        return Ok(());
-    };
-    let receipt = preview.status.as_mut().and_then(|status| status.receipt.as_mut());
-    let Some(receipt) = receipt.filter(|receipt| receipt.delivered_at.is_none()) else {
-        return Ok(());
-    };
-    receipt.delivered_at = Some(Time(Timestamp::now()));
-    let written = found(api.replace_status(name, &PostParams::default(), &preview).await);
-    match written.map_err(Error::kube("write the status of", "PreviewSandbox", full())) {
-        Ok(_) => Ok(()),
-        // It is being deleted, most likely: the next look tells.
-        Err(error) if error.is_conflict() => {
-            context.receipts.news.notify_one();
-            Ok(())
+    loop {
+        let preview = found(api.get(name).await).map_err(Error::kube("get", "PreviewSandbox", full()))?;
+        let Some(mut preview) = preview.filter(|preview| preview.uid().as_deref() == Some(uid)) else {
+            return Ok(());
+        };
+        if preview.metadata.deletion_timestamp.is_some() {
+            context.wakes.preview(namespace, name);
+            return Ok(());
         }
-        Err(error) => Err(error),
+        let receipt = preview.status.as_mut().and_then(|status| status.receipt.as_mut());
+        let Some(receipt) = receipt.filter(|receipt| receipt.delivered_at.is_none()) else {
+            return Ok(());
+        };
+        receipt.delivered_at = Some(Time(Timestamp::now()));
+        preview.metadata.managed_fields = None;
+        let written = found(api.replace_status(name, &PostParams::default(), &preview).await);
+        match written.map_err(Error::kube("write the status of", "PreviewSandbox", full())) {
+            // Somebody wrote first: it is being deleted, most likely.
+            Err(error) if error.is_conflict() => {}
+            written => return written.map(|_| ()),
+        }
     }
 }
 
@@ -351,7 +330,7 @@ mod tests {
         assert_eq!(turns(&memory, &["a", "b", "c", "d"], later), ["d", "a", "b"]);
         let again = turns(&memory, &["a", "b", "c", "d"], later + SET_ASIDE);
         assert_eq!((again[0].as_str(), again.len()), ("d", 4));
-        memory.retain(&HashSet::from(["b"]));
+        memory.retain(&Items::from([("b".to_owned(), item())]));
         assert_eq!(turns(&memory, &["b", "c"], later), ["c", "b"]);
     }
 }

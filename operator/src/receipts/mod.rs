@@ -3,16 +3,16 @@
 
 pub mod exporter;
 pub mod key;
+pub mod post;
 pub mod sink;
 pub mod spool;
 
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
-use tokio::sync::Notify;
 use vitrine_receipts::Signer;
 
-use self::{sink::Sink, spool::Spool};
+use self::{post::Post, sink::Sink, spool::Spool};
 use crate::error::Result;
 
 /// Settings of receipts.
@@ -88,6 +88,6 @@ pub struct Receipts {
     pub office: Office,
     /// Receipts without a preview.
     pub spool: Spool,
-    /// Told when there is something to send.
-    pub news: Notify,
+    /// Those on their way.
+    pub post: Post,
 }

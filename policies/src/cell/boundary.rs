@@ -55,23 +55,35 @@ pub fn quota(cell: &str, envelope: &Envelope) -> ResourceQuota {
     // The controller-manager itself puts one into every namespace: kube-root-ca.crt and the default ServiceAccount.
     set("count/configmaps", "1".to_owned());
     set("count/serviceaccounts", "2".to_owned());
+    // This one, and the one beside it.
+    set("count/resourcequotas", "1".to_owned());
+    set("count/limitranges", "1".to_owned());
+    // Everything else that a quota can count, whoever makes it: only network policies are left to the watch, which ends what has
+    // another than ours.
     for kind in [
         "count/secrets",
         "count/services",
         "count/persistentvolumeclaims",
+        "count/endpoints",
+        "count/podtemplates",
         "count/replicationcontrollers",
+        "count/controllerrevisions.apps",
         "count/deployments.apps",
         "count/replicasets.apps",
         "count/statefulsets.apps",
         "count/daemonsets.apps",
         "count/jobs.batch",
         "count/cronjobs.batch",
+        "count/horizontalpodautoscalers.autoscaling",
         "count/leases.coordination.k8s.io",
         "count/endpointslices.discovery.k8s.io",
         "count/ingresses.networking.k8s.io",
+        "count/poddisruptionbudgets.policy",
         "count/roles.rbac.authorization.k8s.io",
         "count/rolebindings.rbac.authorization.k8s.io",
         "count/resourceclaims.resource.k8s.io",
+        "count/resourceclaimtemplates.resource.k8s.io",
+        "count/csistoragecapacities.storage.k8s.io",
     ] {
         set(kind, "0".to_owned());
     }

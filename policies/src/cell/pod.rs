@@ -16,7 +16,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
-use vitrine_crds::Amount;
+use vitrine_crds::{Amount, TimeSpan};
 
 use super::metadata;
 use crate::{Envelope, names, probe};
@@ -84,61 +84,99 @@ pub fn pod(
     let mut metadata = metadata(cell, names::POD);
     metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
     metadata.annotations.get_or_insert_default().extend([
+        (names::TEMPLATE_ANNOTATION.to_owned(), template(envelope, image)),
         (names::NONCE_ANNOTATION.to_owned(), orders.nonce.clone()),
         (names::EPOCH_ANNOTATION.to_owned(), epoch.to_owned()),
     ]);
-    // A bound that the kubelet keeps with the operator down; the exact end is the operator's and the gateway's.
-    let deadline = envelope.provisioning_deadline.as_secs() + envelope.ttl_cap.as_secs();
     Pod {
         metadata,
-        spec: Some(PodSpec {
-            affinity: elsewhere(avoid),
-            active_deadline_seconds: Some(i64::try_from(deadline).unwrap_or(i64::MAX)),
-            automount_service_account_token: Some(false),
-            containers: vec![product(envelope, proxy)],
-            // No resolver: previews have no DNS, and the node's resolv.conf is nobody's business.
-            dns_policy: Some("None".to_owned()),
-            dns_config: Some(PodDNSConfig {
-                nameservers: Some(vec!["127.0.0.1".to_owned()]),
-                ..PodDNSConfig::default()
-            }),
-            enable_service_links: Some(false),
-            init_containers: Some(vec![
-                prove(image, orders),
-                watch(image, orders, envelope.runtime_class.as_deref()),
-            ]),
-            // A preview gives way to everything, and nothing to it.
-            priority_class_name: Some(names::PRIORITY_CLASS.to_owned()),
-            restart_policy: Some("Never".to_owned()),
-            runtime_class_name: envelope.runtime_class.clone(),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(PRODUCT_UID),
-                run_as_group: Some(PRODUCT_UID),
-                fs_group: Some(PRODUCT_UID),
-                seccomp_profile: Some(runtime_default()),
-                // NetworkPolicies say nothing of ICMP, and some that enforce them let echo requests pass always. Without a raw
-                // socket a container sends one only by a socket of its group, which containerd gives to every group.
-                sysctls: Some(vec![Sysctl {
-                    name: "net.ipv4.ping_group_range".to_owned(),
-                    value: NO_GROUP.to_owned(),
-                }]),
-                ..PodSecurityContext::default()
-            }),
-            service_account_name: Some(names::SERVICE_ACCOUNT.to_owned()),
-            termination_grace_period_seconds: Some(GRACE_SECONDS),
-            volumes: Some(
-                envelope
-                    .writable
-                    .iter()
-                    .enumerate()
-                    .map(|(index, folder)| in_memory(&writable(index), &folder.size))
-                    .chain([in_memory(WATCH_LIFE_VOLUME, WATCH_LIFE_SIZE)])
-                    .collect(),
-            ),
-            ..PodSpec::default()
-        }),
+        spec: Some(spec(envelope, image, orders, proxy, avoid)),
         status: None,
+    }
+}
+
+/// What a pod is made from, as far as one preview differs from another: two pods of one template serve the same.
+///
+/// How long they may live is left out, and what is looked up when a pod is made: addresses of the cluster, and nodes to avoid.
+pub fn template(envelope: &Envelope, image: &ProbeImage) -> String {
+    let zero = TimeSpan::from_secs(0);
+    let anyones = Envelope {
+        ttl: zero,
+        ttl_cap: zero,
+        provisioning_deadline: zero,
+        ..envelope.clone()
+    };
+    let orders = probe::Orders {
+        nonce: String::new(),
+        canary: String::new(),
+        targets: vec![],
+        deadline_seconds: envelope.proof_deadline.as_secs(),
+        refuse_image_volumes: true,
+    };
+    let proxy = (!envelope.egress.is_empty()).then_some("");
+    let made = serde_json::json!([
+        spec(&anyones, image, &orders, proxy, &[]),
+        envelope.isolation,
+        envelope.egress,
+    ]);
+    names::digest(&["template", &envelope.listing, &made.to_string()])[..32].to_owned()
+}
+
+fn spec(
+    envelope: &Envelope,
+    image: &ProbeImage,
+    orders: &probe::Orders,
+    proxy: Option<&str>,
+    avoid: &[String],
+) -> PodSpec {
+    // A bound that the kubelet keeps with the operator down; the exact end is the operator's and the gateway's.
+    let deadline = envelope.provisioning_deadline.as_secs() + envelope.ttl_cap.as_secs();
+    PodSpec {
+        affinity: elsewhere(avoid),
+        active_deadline_seconds: Some(i64::try_from(deadline).unwrap_or(i64::MAX)),
+        automount_service_account_token: Some(false),
+        containers: vec![product(envelope, proxy)],
+        // No resolver: previews have no DNS, and the node's resolv.conf is nobody's business.
+        dns_policy: Some("None".to_owned()),
+        dns_config: Some(PodDNSConfig {
+            nameservers: Some(vec!["127.0.0.1".to_owned()]),
+            ..PodDNSConfig::default()
+        }),
+        enable_service_links: Some(false),
+        init_containers: Some(vec![
+            prove(image, orders),
+            watch(image, orders, envelope.runtime_class.as_deref()),
+        ]),
+        // A preview gives way to everything, and nothing to it.
+        priority_class_name: Some(names::PRIORITY_CLASS.to_owned()),
+        restart_policy: Some("Never".to_owned()),
+        runtime_class_name: envelope.runtime_class.clone(),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(PRODUCT_UID),
+            run_as_group: Some(PRODUCT_UID),
+            fs_group: Some(PRODUCT_UID),
+            seccomp_profile: Some(runtime_default()),
+            // NetworkPolicies say nothing of ICMP, and some that enforce them let echo requests pass always. Without a raw
+            // socket a container sends one only by a socket of its group, which containerd gives to every group.
+            sysctls: Some(vec![Sysctl {
+                name: "net.ipv4.ping_group_range".to_owned(),
+                value: NO_GROUP.to_owned(),
+            }]),
+            ..PodSecurityContext::default()
+        }),
+        service_account_name: Some(names::SERVICE_ACCOUNT.to_owned()),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        volumes: Some(
+            envelope
+                .writable
+                .iter()
+                .enumerate()
+                .map(|(index, folder)| in_memory(&writable(index), &folder.size))
+                .chain([in_memory(WATCH_LIFE_VOLUME, WATCH_LIFE_SIZE)])
+                .collect(),
+        ),
+        ..PodSpec::default()
     }
 }
 

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::api::ObjectMeta;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vitrine_crds::{
     TimeSpan,
     preview_policy::{CellUse, Cells},
     preview_sandbox::TrustLevel,
+    sku_listing::Size,
 };
 
 use super::{Tenant, boundary, network};
@@ -21,11 +23,38 @@ use crate::{Envelope, names};
 pub const LOT_ANNOTATION: &str = "vitrine.dev/lot";
 /// On a cell's namespace: how many previews have had it.
 pub const USES_ANNOTATION: &str = "vitrine.dev/uses";
+/// On a pool's cell: what it holds for the previews that will have it ([`Holds`]), as JSON.
+pub const HOLDS_ANNOTATION: &str = "vitrine.dev/holds";
 /// On a cell's namespace: since when it is had, or free.
 pub const SINCE_ANNOTATION: &str = "vitrine.dev/since";
 
 /// Stands for any cell where only what all cells have in common matters.
 const ANY: &str = "vitrine-cell-any";
+
+/// What a pool's cell holds for the previews that will have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holds {
+    /// The uid of the listing.
+    pub listing: String,
+    /// Who sells it.
+    pub seller: String,
+    /// What its pod takes of a node.
+    pub size: Size,
+    /// Its slots of listing, seller and cluster, by the names of their Leases.
+    pub slots: Vec<String>,
+}
+
+/// The pool that a cell is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OfPool {
+    /// Its uid.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
 
 /// What is written on a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +67,10 @@ pub struct Record {
     pub lot: Option<String>,
     /// How many previews have had it.
     pub uses: i32,
+    /// The pool that it is of.
+    pub pool: Option<OfPool>,
+    /// What it holds; nothing yet, if it is being made.
+    pub holds: Option<Holds>,
     /// Since when it is had, or free.
     pub since: Option<Timestamp>,
     /// When it was made.
@@ -65,6 +98,8 @@ impl Record {
             uses: said(USES_ANNOTATION)
                 .and_then(|uses| uses.parse().ok())
                 .unwrap_or_default(),
+            pool: of_pool(labels, said(names::POOL_ANNOTATION)),
+            holds: said(HOLDS_ANNOTATION).and_then(|holds| serde_json::from_str(holds).ok()),
             since: said(SINCE_ANNOTATION).and_then(|since| since.parse().ok()),
             made: meta.creation_timestamp.as_ref().map(|made| made.0),
             going: meta.deletion_timestamp.is_some(),
@@ -87,6 +122,15 @@ impl Record {
         let since = self.since.or(self.made);
         self.may_be_used_again(rules, now) && since.is_some_and(|since| within(since, rules.keep_free, now))
     }
+}
+
+fn of_pool(labels: &BTreeMap<String, String>, name: Option<&String>) -> Option<OfPool> {
+    let (namespace, name) = name?.split_once('/')?;
+    Some(OfPool {
+        uid: labels.get(names::POOL_LABEL)?.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
 }
 
 fn within(start: Timestamp, span: TimeSpan, now: Timestamp) -> bool {
@@ -124,6 +168,38 @@ pub fn made(cell: &str, tenant: Option<&Tenant>, epoch: String, lot: String, now
     made
 }
 
+/// The namespace of a pool's cell.
+pub fn of(pool: &OfPool, cell: &str, epoch: String, lot: String, now: Timestamp) -> Namespace {
+    let mut made = made(cell, None, epoch, lot, now);
+    let labels = made.metadata.labels.get_or_insert_default();
+    labels.insert(names::POOL_LABEL.to_owned(), pool.uid.clone());
+    let annotations = made.metadata.annotations.get_or_insert_default();
+    annotations.insert(
+        names::POOL_ANNOTATION.to_owned(),
+        format!("{}/{}", pool.namespace, pool.name),
+    );
+    made
+}
+
+/// The annotation of a pool's cell that holds its slots now.
+pub fn holding(holds: &Holds) -> BTreeMap<String, Value> {
+    // Strings in structs: serde_json has nothing to fail on.
+    let text = serde_json::to_string(holds).unwrap_or_default();
+    BTreeMap::from([(HOLDS_ANNOTATION.to_owned(), text.into())])
+}
+
+/// The annotation of a cell that holds no slots any more.
+pub fn holds_nothing() -> BTreeMap<String, Value> {
+    BTreeMap::from([(HOLDS_ANNOTATION.to_owned(), Value::Null)])
+}
+
+/// The annotations of a cell that nobody has and that is for another pod from now on.
+pub fn renewed(epoch: String, now: Timestamp) -> BTreeMap<String, Value> {
+    let mut annotations = returned(now);
+    annotations.insert(names::EPOCH_ANNOTATION.to_owned(), epoch.into());
+    annotations
+}
+
 /// The annotations of a cell that a preview takes. They differ from what an earlier attempt of its own wrote, so that whoever wants
 /// to free what that has left sees another resourceVersion.
 pub fn claimed(tenant: &Tenant, now: Timestamp) -> BTreeMap<String, Value> {
@@ -147,14 +223,11 @@ pub fn returned(now: Timestamp) -> BTreeMap<String, Value> {
 
 /// The annotations of a cell whose preview is over: it is for another pod from now on.
 pub fn freed(record: &Record, epoch: String, now: Timestamp) -> BTreeMap<String, Value> {
-    let mut annotations = returned(now);
-    annotations.extend([
-        (names::EPOCH_ANNOTATION.to_owned(), epoch.into()),
-        (
-            USES_ANNOTATION.to_owned(),
-            record.uses.saturating_add(1).to_string().into(),
-        ),
-    ]);
+    let mut annotations = renewed(epoch, now);
+    annotations.insert(
+        USES_ANNOTATION.to_owned(),
+        record.uses.saturating_add(1).to_string().into(),
+    );
     annotations
 }
 

@@ -21,7 +21,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Mutex, MutexGuard},
 };
-use vitrine_crds::{PreviewPolicy, PreviewSandbox, SkuListing};
+use vitrine_crds::{PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing};
 use vitrine_devcluster::{Cluster, Level, progress, tools};
 use vitrine_kit::{audit, images, install::NAMESPACE, objects, program};
 use vitrine_policies::{cell::record::Record, names, slots};
@@ -189,6 +189,23 @@ impl House {
         self.create(&objects::preview(name, LISTING, subject, ttl)).await
     }
 
+    /// Every cell, by its name.
+    ///
+    /// # Panics
+    /// If the API server does not answer.
+    pub async fn cells(&self) -> Vec<(String, Record)> {
+        let all: Api<Namespace> = Api::all(self.client.clone());
+        let all = all
+            .list_metadata(&ListParams::default())
+            .await
+            .expect("namespaces are listed");
+        let cells = all
+            .items
+            .iter()
+            .filter_map(|cell| Some((cell.name_any(), Record::of(&cell.metadata)?)));
+        cells.collect()
+    }
+
     /// Makes this very preview.
     ///
     /// # Panics
@@ -344,6 +361,12 @@ impl House {
                 Api::namespaced(self.client.clone(), &preview.namespace().unwrap_or_default());
             strip(&api, &preview.name_any()).await;
         }
+        // Before their cells, which would be made again.
+        for pool in all::<PreviewPool>(&Api::all(self.client.clone()), &everything).await {
+            let api: Api<PreviewPool> =
+                Api::namespaced(self.client.clone(), &pool.namespace().unwrap_or_default());
+            let _ = api.delete(&pool.name_any(), &DeleteParams::default()).await;
+        }
         for namespace in all::<Namespace>(&Api::all(self.client.clone()), &everything).await {
             if namespace.name_any().starts_with(names::CELL_PREFIX) {
                 strip(
@@ -404,21 +427,8 @@ impl House {
     /// Gives the operators of the tests the chart's own rights, neither more nor less: a crash takes paths that nothing else
     /// takes, and each needs its right. And previews their priority.
     fn rights(&self) {
-        let charts = images::workspace().join("charts/vitrine");
-        let helm = tools::ensure(&["helm"], progress::for_stderr(true).as_ref())
-            .and_then(|tools| tools.binary("helm", "helm"))
-            .expect("helm is built");
-        let mut arguments: Vec<String> = ["template", "vitrine", "-n", NAMESPACE, "-f"]
-            .map(str::to_owned)
-            .to_vec();
-        arguments.push(charts.join("ci/test-values.yaml").display().to_string());
-        arguments.push(charts.display().to_string());
-        let text = program::run(&helm, &arguments).expect("the chart is rendered");
         let mut items = vec![];
-        for document in serde_yaml::Deserializer::from_str(&text) {
-            let Ok(mut object) = Value::deserialize(document) else {
-                continue;
-            };
+        for mut object in self.rendered() {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             let is_role = kind.starts_with("Role") || kind.starts_with("ClusterRole");
             if kind == "PriorityClass" {
@@ -436,7 +446,60 @@ impl House {
             items.len() >= 5,
             "the chart has the operator's roles and the previews' priority: {items:?}"
         );
-        let file = self.post.folder.join("rights.json");
+        self.apply("rights", &items);
+    }
+
+    /// Puts the chart's admission policies in force; from here on only the installed operator may do its work, as whom operators are
+    /// started then.
+    ///
+    /// # Panics
+    /// If the API server refuses them.
+    pub fn admission(&mut self) {
+        let name = "vitrine-operator";
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}});
+        self.apply("account", &[account]);
+        let token = self.kubectl(&["create", "token", name, "-n", NAMESPACE, "--duration=48h"]);
+        self.post.identity = Identity::Token(token.trim().to_owned());
+        let is_one = |object: &Value| {
+            let group = object["apiVersion"].as_str();
+            group.is_some_and(|group| group.starts_with("admissionregistration.k8s.io/"))
+        };
+        let items: Vec<_> = self.rendered().into_iter().filter(is_one).collect();
+        assert!(items.len() >= 20, "the chart has policies and their bindings");
+        self.apply("admission", &items);
+    }
+
+    /// What the chart would install here.
+    fn rendered(&self) -> Vec<Value> {
+        let charts = images::workspace().join("charts/vitrine");
+        let helm = tools::ensure(&["helm"], progress::for_stderr(true).as_ref())
+            .and_then(|tools| tools.binary("helm", "helm"))
+            .expect("helm is built");
+        let version: Value = serde_json::from_str(&self.kubectl(&["version", "--output=json"]))
+            .expect("kubectl answers in JSON");
+        let version = version["serverVersion"]["gitVersion"]
+            .as_str()
+            .unwrap_or_default();
+        let (repository, digest) = self.post.image.split_once('@').expect("an image by digest");
+        let mut arguments: Vec<String> = ["template", "vitrine", "-n", NAMESPACE, "--kube-version", version]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.push(format!(
+            "--values={}",
+            charts.join("ci/test-values.yaml").display()
+        ));
+        arguments.push(format!(
+            "--set=image.repository={repository},image.digest={digest}"
+        ));
+        arguments.push(charts.display().to_string());
+        let text = program::run(&helm, &arguments).expect("the chart is rendered");
+        serde_yaml::Deserializer::from_str(&text)
+            .filter_map(|document| Value::deserialize(document).ok())
+            .collect()
+    }
+
+    fn apply(&self, name: &str, items: &[Value]) {
+        let file = self.post.folder.join(format!("{name}.json"));
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
         std::fs::write(&file, list.to_string()).expect("a file is written");
         self.kubectl(&[

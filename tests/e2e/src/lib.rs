@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod request;
 pub mod sink;
 pub mod streamer;
+pub mod trouble;
 pub mod turn;
 
 /// Whether this run has the counts that evidence needs (`cargo xtask soak`), rather than the small ones of every day.

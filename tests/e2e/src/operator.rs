@@ -52,12 +52,14 @@ pub struct Post {
 }
 
 /// As whom an operator acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// As a user of its own in the group [`OPERATORS`], so that its writes can be told from those of others.
     Own,
     /// As the installed operator itself.
     Installed,
+    /// The same, by this token of its own: nobody is impersonated, which costs the API server something.
+    Token(String),
 }
 
 /// The operator's program, built once.
@@ -213,6 +215,11 @@ impl Operator {
         operator
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.victim.0.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// By what it can be killed.
     pub fn victim(&self) -> Victim {
         self.victim.clone()
@@ -281,7 +288,7 @@ fn kubeconfig_of(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Strin
         config["users"][0]["user"] = json!({});
     }
     let me = &mut config["users"][0]["user"];
-    match post.identity {
+    match &post.identity {
         Identity::Own => {
             me["as"] = json!(user(&options.name));
             me["as-groups"] = json!([OPERATORS, "system:authenticated"]);
@@ -290,6 +297,7 @@ fn kubeconfig_of(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Strin
         Identity::Installed => {
             me["as"] = json!(format!("system:serviceaccount:{NAMESPACE}:vitrine-operator"));
         }
+        Identity::Token(token) => *me = json!({"token": token}),
     }
     config.to_string()
 }

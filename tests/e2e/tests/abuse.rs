@@ -20,7 +20,7 @@ const MINE: &str = "(while :; do :; done) &";
 const MULTIPLY: &str = "n=0; while [ $n -lt 40 ]; do sleep 600 & n=$((n + 1)); done";
 /// Asks the proxy for a pool, again and again.
 const KNOCK: &str = r#"proxy=${HTTPS_PROXY#http://}
-(while :; do printf 'CONNECT pool.example:3333 HTTP/1.1\r\nHost: pool.example\r\n\r\n' | nc -w 1 ${proxy%:*} ${proxy#*:}; sleep 0.2; done) &"#;
+(while :; do printf 'CONNECT pool.example:3333 HTTP/1.1\r\nHost: pool.example\r\n\r\n' | nc -w 1 ${proxy%:*} ${proxy#*:}; sleep 1; done) &"#;
 /// What they may reach, so that there is a proxy to ask.
 const NAME: &str = "203-0-113-10.at.example";
 

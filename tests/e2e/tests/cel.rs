@@ -31,8 +31,9 @@ enum Kind {
     Sandbox,
     Listing,
     Policy,
+    Pool,
 }
-use Kind::{Listing, Policy, Sandbox};
+use Kind::{Listing, Policy, Pool, Sandbox};
 
 impl Kind {
     const fn name(self) -> &'static str {
@@ -40,6 +41,7 @@ impl Kind {
             Sandbox => "PreviewSandbox",
             Listing => "SkuListing",
             Policy => "PreviewPolicy",
+            Pool => "PreviewPool",
         }
     }
 
@@ -49,6 +51,7 @@ impl Kind {
             Sandbox => format!("{group}/namespaces/{NAMESPACE}/previewsandboxes"),
             Listing => format!("{group}/namespaces/{NAMESPACE}/skulistings"),
             Policy => format!("{group}/previewpolicies"),
+            Pool => format!("{group}/namespaces/{NAMESPACE}/previewpools"),
         }
     }
 
@@ -73,6 +76,10 @@ impl Kind {
                     "size": {"max": size},
                     "isolation": {"internet": ["203.0.113.10:80"]}
                 }
+            }),
+            Pool => json!({
+                "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPool", "metadata": {"name": name},
+                "spec": {"listingRef": {"name": "pocketbase"}, "replicas": 3}
             }),
         }
     }
@@ -414,6 +421,46 @@ fn listing() -> Vec<Case> {
     ]
 }
 
+fn pool() -> Vec<Case> {
+    let spec = |spec: Value| json!({"spec": spec});
+    let age = |age: &str| make(json!({"spec": {"maxAge": age}}));
+    vec![
+        Case {
+            kind: Pool,
+            rule: "listingRef is immutable: make a new pool",
+            accepted: vec![edit(json!({}), spec(json!({"replicas": 5})))],
+            rejected: vec![edit(json!({}), spec(json!({"listingRef": {"name": "other"}})))],
+        },
+        Case {
+            kind: Pool,
+            rule: "trustLevel is immutable: make a new pool",
+            accepted: vec![edit(
+                spec(json!({"trustLevel": "SignedIn"})),
+                spec(json!({"paused": true})),
+            )],
+            rejected: vec![
+                edit(json!({}), spec(json!({"trustLevel": "SignedIn"}))),
+                edit(
+                    spec(json!({"trustLevel": "SignedIn"})),
+                    spec(json!({"trustLevel": null})),
+                ),
+            ],
+        },
+        Case {
+            kind: Pool,
+            rule: "maxAge must be 10s to 24h",
+            accepted: vec![age("10s"), age("24h")],
+            rejected: vec![age("9s"), age("0s"), age("24h1s")],
+        },
+        Case {
+            kind: Pool,
+            rule: "a pool's name has at most 63 characters",
+            accepted: vec![make(json!({"metadata": {"name": "p".repeat(63)}}))],
+            rejected: vec![make(json!({"metadata": {"name": "p".repeat(64)}}))],
+        },
+    ]
+}
+
 impl Case {
     fn also_rejecting(mut self, attempt: Attempt) -> Self {
         self.rejected.push(attempt);
@@ -442,6 +489,7 @@ fn every_cel_rule_has_a_case_here_and_every_case_a_rule() {
         name_of_a_preview(),
         policy(),
         listing(),
+        pool(),
     ]
     .iter()
     .flatten()
@@ -489,6 +537,50 @@ async fn there_is_one_policy_with_times_in_order_and_targets_that_can_be_reached
 #[tokio::test]
 async fn a_listing_keeps_its_name_and_off_what_belongs_to_others() {
     check(listing()).await;
+}
+
+#[tokio::test]
+async fn a_pool_stays_one_of_its_listing_and_no_cell_of_it_waits_for_ever() {
+    check(pool()).await;
+}
+
+#[tokio::test]
+async fn a_pool_that_the_schema_does_not_allow_is_refused() {
+    let spec = |spec: Value| json!({"spec": spec});
+    refuse(
+        Pool,
+        vec![
+            (spec(json!({"replicas": null})), "spec.replicas", "Required"),
+            (
+                spec(json!({"replicas": -1})),
+                "spec.replicas",
+                "greater than or equal to 0",
+            ),
+            (
+                spec(json!({"replicas": 20001})),
+                "spec.replicas",
+                "less than or equal to 20000",
+            ),
+            (
+                spec(json!({"refill": {"perSecond": 0}})),
+                "spec.refill.perSecond",
+                "greater than or equal to 1",
+            ),
+            (
+                spec(json!({"refill": {"burst": 1001}})),
+                "spec.refill.burst",
+                "less than or equal to 1000",
+            ),
+            (spec(json!({"maxAge": "1d"})), "spec.maxAge", "should match"),
+            (spec(json!({"listingRef": null})), "spec.listingRef", "Required"),
+            (
+                spec(json!({"trustLevel": "Admin"})),
+                "spec.trustLevel",
+                "supported values",
+            ),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -795,6 +887,11 @@ async fn a_policy_that_the_schema_does_not_allow_is_refused() {
                 "greater than or equal to 1",
             ),
             (
+                spec(json!({"pools": {"maxReplicas": 20001}})),
+                "spec.pools.maxReplicas",
+                "less than or equal to 20000",
+            ),
+            (
                 spec(json!({"size": {"max": {"memory": "1GB"}}})),
                 "spec.size.max.memory",
                 "should match",
@@ -876,11 +973,53 @@ async fn what_is_left_out_gets_the_documented_default() {
         spec["cells"],
         json!({"mode": "Reuse", "maxAge": "24h", "maxUses": 100, "keepFree": "10m"})
     );
+    assert_eq!(spec["pools"], json!({"maxReplicas": 20}));
     assert_eq!(spec["trustLevels"]["anonymous"], json!({"priority": 0}));
     assert_eq!(spec["egress"], json!({"allowedNames": []}));
     assert_eq!(spec["isolation"]["metadata"], json!(["169.254.169.254:80"]));
     assert_eq!(spec["isolation"]["nodeTargets"], "Required");
     assert_eq!(spec["isolation"]["metadataTarget"], "Required");
+    let pool = try_out(&client, Pool, &make(json!({}))).await.unwrap();
+    let spec = &pool["spec"];
+    assert_eq!(spec["refill"], json!({"perSecond": 10, "burst": 20}));
+    assert_eq!(
+        (&spec["maxAge"], &spec["paused"], &spec["trustLevel"]),
+        (&json!("30m"), &json!(false), &json!("Anonymous"))
+    );
+}
+
+#[tokio::test]
+async fn a_pool_is_scaled_with_kubectl_and_read_by_autoscalers() {
+    let cluster = clusters::shared(Level::ControlPlane);
+    let client = client().await;
+    let pool = create(&client, Pool, &Pool.sound()).await.unwrap();
+    let name = format!("previewpool/{}", name_of(&pool));
+    let scaled = kubectl(&cluster, &["scale", &name, "--replicas=7"]);
+    let wanted = kubectl(&cluster, &["get", &name, "-o", "jsonpath={.spec.replicas}"]);
+    let status = json!({"status": {
+        "replicas": 5, "ready": 4, "warming": 1, "claimed": 2, "selector": "vitrine.dev/pool=x", "reason": "Refilling",
+        "message": "4 of 7 are ready"
+    }});
+    let path = format!("{}/status", path_of(Pool, &pool));
+    let patched = request(&client, Method::PATCH, &path, &status).await;
+    let scale = kubectl(
+        &cluster,
+        &["get", &name, "--subresource=scale", "-o", "jsonpath={.status}"],
+    );
+    let shown = kubectl(&cluster, &["get", "ppool", name_of(&pool)]);
+    delete(&client, Pool, &pool).await;
+    patched.unwrap();
+    assert!(scaled.contains("scaled"), "{scaled}");
+    assert_eq!(wanted, "7");
+    let scale: Value = serde_json::from_str(&scale).unwrap();
+    assert_eq!(scale, json!({"replicas": 5, "selector": "vitrine.dev/pool=x"}));
+    assert_eq!(
+        header(&shown),
+        [
+            "NAME", "LISTING", "WANTED", "READY", "WARMING", "CLAIMED", "SHORT", "AGE"
+        ]
+    );
+    assert!(shown.contains("Refilling"), "{shown}");
 }
 
 #[tokio::test]

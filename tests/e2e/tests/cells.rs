@@ -7,7 +7,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use vitrine_crds::{Phase, PreviewSandbox, PreviewSandboxStatus, StatusReason, preview_sandbox::TrustLevel};
@@ -17,7 +17,7 @@ use vitrine_e2e::{
     operator::{Operator, Options},
 };
 use vitrine_kit::objects;
-use vitrine_policies::{cell::record::Record, names};
+use vitrine_policies::names;
 
 /// A sweep comes every 15 s, and a namespace takes its time to go.
 const SWEPT: Duration = Duration::from_secs(40);
@@ -25,16 +25,6 @@ const SWEPT: Duration = Duration::from_secs(40);
 async fn rules(house: &House, cells: Value) {
     let fields = json!({"limits": {"perSubject": 1}, "retention": "24h", "cells": cells});
     house.policy(fields).await;
-}
-
-/// Every cell, by its name.
-async fn cells(house: &House) -> Vec<(String, Record)> {
-    let all: Api<Namespace> = Api::all(house.client.clone());
-    let all = all.list_metadata(&ListParams::default()).await.unwrap().items;
-    let cells = all
-        .iter()
-        .filter_map(|cell| Some((cell.name_any(), Record::of(&cell.metadata)?)));
-    cells.collect()
 }
 
 fn ready(preview: &PreviewSandbox) -> bool {
@@ -62,7 +52,7 @@ async fn a_preview_has_the_cell_of_one_that_is_over_with_another_epoch_and_anoth
     let _operator = Operator::ready(&house.post, &Options::alone("cells"), None).await;
     let mark = house.mark();
     let first = life(&house, "first").await;
-    let free = cells(&house).await;
+    let free = house.cells().await;
     assert_eq!(free.len(), 1);
     let (name, record) = &free[0];
     assert_eq!(Some(name), first.cell.as_ref());
@@ -106,7 +96,7 @@ async fn previews_that_live_at_once_have_a_cell_each() {
             house.delete(name).await;
         }
         house.until_empty(PATIENCE).await;
-        let free = cells(&house).await;
+        let free = house.cells().await;
         // Nobody made one where one was free, as far as the operators' watches could tell.
         assert!((8..=11).contains(&free.len()), "round {round}: {}", free.len());
         assert!(free.iter().all(|(_, record)| record.tenant.is_none()), "{free:?}");
@@ -156,7 +146,7 @@ async fn a_cell_is_removed_after_an_end_that_leaves_a_doubt() {
         .status
         .unwrap();
     assert_eq!(status.reason, Some(StatusReason::PodLost));
-    assert!(cells(&house).await.iter().all(|(name, _)| *name != cell));
+    assert!(house.cells().await.iter().all(|(name, _)| *name != cell));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +161,7 @@ async fn a_cell_is_used_as_often_as_the_policy_says_and_kept_as_long() {
     assert_eq!(had[0], had[1]);
     assert_ne!(had[1], had[2], "it was used twice");
     eventually("the third's is not kept for ever", SWEPT, async || {
-        let left = cells(&house).await;
+        let left = house.cells().await;
         if left.is_empty() {
             Ok(())
         } else {
@@ -181,7 +171,7 @@ async fn a_cell_is_used_as_often_as_the_policy_says_and_kept_as_long() {
     .await;
     rules(&house, json!({"mode": "Fresh"})).await;
     let fresh = life(&house, "fresh").await.cell.unwrap();
-    assert!(cells(&house).await.iter().all(|(name, _)| *name != fresh));
+    assert!(house.cells().await.iter().all(|(name, _)| *name != fresh));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +224,7 @@ async fn what_was_changed_in_a_free_cell_is_put_back_or_the_cell_is_removed_befo
             .iter()
             .any(|w| w.label() == "create pods" && w.namespace.as_ref() == Some(&cell))
     );
-    assert!(cells(&house).await.iter().all(|(name, _)| *name != cell));
+    assert!(house.cells().await.iter().all(|(name, _)| *name != cell));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +248,7 @@ async fn a_cell_that_somebody_took_for_a_preview_that_is_over_or_gone_is_nobodys
         .unwrap();
     strip(&house.previews(), "gone").await;
     eventually("one is free, the other is removed", SWEPT, async || {
-        let left = cells(&house).await;
+        let left = house.cells().await;
         let right = left
             .iter()
             .all(|(name, record)| name == &free && record.tenant.is_none());

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use vitrine_devcluster::{Level, progress, tools};
 use vitrine_e2e::{clusters, crds};
 use vitrine_kit::{images, install::NAMESPACE, program};
+use vitrine_policies::names;
 
 /// The version that charts are rendered for where it does not matter.
 const KUBERNETES: &str = "1.36.3";
@@ -259,6 +260,27 @@ fn kubernetes_older_than_1_34_is_refused_by_both_charts() {
             template(chart, NAMESPACE, version, values).unwrap();
         }
     }
+}
+
+#[test]
+fn previews_are_held_in_their_creation_where_kubernetes_can() {
+    let values = ["--values".to_owned(), test_values()];
+    let mutating = |version: &str| {
+        let rendered = documents(&template("vitrine", NAMESPACE, version, &values).unwrap());
+        let is_mutating = |document: &Value| {
+            let kind = document["kind"].as_str();
+            kind.is_some_and(|kind| kind.starts_with("MutatingAdmissionPolicy"))
+        };
+        rendered.into_iter().filter(is_mutating).collect::<Vec<_>>()
+    };
+    for version in ["1.34.0", "v1.35.9-gke.1"] {
+        assert!(mutating(version).is_empty(), "it was not stable in {version}");
+    }
+    let policy = mutating("1.36.3");
+    assert_eq!(policy.len(), 2);
+    let expression = policy[0]["spec"]["mutations"][0]["applyConfiguration"]["expression"].as_str();
+    let finalizer = format!("'{}'", names::PREVIEW_FINALIZER);
+    assert!(expression.unwrap().contains(&finalizer), "{expression:?}");
 }
 
 #[test]

@@ -8,14 +8,14 @@ use std::{
 };
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, ServiceAccount};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use vitrine_crds::{
-    POLICY_NAME, Phase, PreviewPolicy, PreviewSandbox, SkuListing,
+    POLICY_NAME, Phase, PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing,
     conditions::{self, types},
     preview_sandbox::EndResult,
 };
@@ -29,7 +29,7 @@ use vitrine_e2e::{
     soak,
 };
 use vitrine_kit::{install::NAMESPACE, objects};
-use vitrine_policies::{cell::record::Record, names, slots};
+use vitrine_policies::{names, slots};
 use vitrine_receipts::{Envelope, Keys, Signer, SoftwareSigner, names::KEYS};
 
 const TTL: &str = "2s";
@@ -37,6 +37,10 @@ const TTL: &str = "2s";
 const LINK_KEYS: &str = " configmaps";
 /// The write of link keys that are there already.
 const LINK_KEYS_AGAIN: &str = "PUT configmaps";
+/// More than there are cases, each of which takes one; and fewer than a listing may have by default.
+const WARM: i32 = 45;
+/// What a pool says of itself: counted anew each time, at most once a second, and in no preview's life.
+const POOL_STATUS: &str = "PUT previewpools/status";
 /// The write of how far up slots may be held: the first admission under a policy makes it.
 const CEILINGS: &str = "PUT previewpolicies/status";
 /// Longer than any life here: with its TTL, and the namespace controller's backlog on two busy cores.
@@ -74,15 +78,9 @@ async fn listing_uid(house: &House) -> String {
 
 /// Cells that nobody has.
 async fn free_cells(house: &House) -> Vec<String> {
-    let cells: Api<Namespace> = Api::all(house.client.clone());
-    let cells = cells.list_metadata(&ListParams::default()).await.unwrap().items;
-    let free =
-        |meta: &ObjectMeta| Record::of(meta).is_some_and(|record| record.tenant.is_none() && !record.going);
-    cells
-        .iter()
-        .filter(|cell| free(&cell.metadata))
-        .map(ResourceExt::name_any)
-        .collect()
+    let free = house.cells().await.into_iter();
+    let free = free.filter(|(_, record)| record.tenant.is_none() && !record.going);
+    free.map(|(name, _)| name).collect()
 }
 
 /// Whether previews have cells that others had before them.
@@ -191,7 +189,7 @@ async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
     keys.extend(lived_in);
     let mut points = vec![];
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for write in &writes {
+    for write in writes.iter().filter(|write| write.label != POOL_STATUS) {
         let nth = seen.entry(write.label.clone()).or_default();
         println!(
             "  {} #{nth}{}",
@@ -480,7 +478,61 @@ async fn so_does_one_in_a_cell_that_others_had_before_it() {
     assert!(known.iter().all(|cell| free.contains(cell)), "{known:?} {free:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_that_was_ready_before_anybody_asked() {
+    let house = House::take("crash-warm", 1, "24h").await;
+    let fields = json!({
+        "retention": "24h", "cells": {"mode": "Reuse", "maxUses": 1000}, "pools": {"maxReplicas": WARM}
+    });
+    house.policy(fields).await;
+    let pool = warm(&house, WARM).await;
+    at_every_write_beside(&house, async || pool.retire().await).await;
+}
+
+/// A pool that is not filled again, so that nothing but the preview of a case makes writes.
+struct Warmth {
+    pools: Api<PreviewPool>,
+}
+
+impl Warmth {
+    async fn retire(&self) {
+        self.pools.delete("warm", &DeleteParams::default()).await.unwrap();
+    }
+}
+
+async fn warm(house: &House, replicas: i32) -> Warmth {
+    let pools: Api<PreviewPool> = Api::namespaced(house.client.clone(), &house.shop);
+    let pool = json!({
+        "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPool", "metadata": {"name": "warm"},
+        "spec": {"listingRef": {"name": LISTING}, "replicas": replicas, "refill": {"perSecond": 100, "burst": 100}}
+    });
+    let pool = serde_json::from_value(pool).unwrap();
+    pools.create(&PostParams::default(), &pool).await.unwrap();
+    let _operator = Operator::ready(&house.post, &options(house, "before"), None).await;
+    eventually("the pool is full", LIFE, async || {
+        let status = pools.get("warm").await.map_err(|error| error.to_string())?.status;
+        let status = status.unwrap_or_default();
+        if status.ready == replicas {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        }
+    })
+    .await;
+    let paused = Patch::Merge(json!({"spec": {"paused": true}}));
+    pools
+        .patch("warm", &PatchParams::default(), &paused)
+        .await
+        .unwrap();
+    Warmth { pools }
+}
+
 async fn at_every_write(house: &House) {
+    at_every_write_beside(house, async || {}).await;
+}
+
+/// With something that has to go before nothing is left.
+async fn at_every_write_beside(house: &House, clear: impl AsyncFn()) {
     let begun = Instant::now();
     let proxy = Proxy::start(house.client.clone()).await;
     let history = History::begin(house).await;
@@ -512,6 +564,7 @@ async fn at_every_write(house: &House) {
     }
     let _last = Operator::ready(&house.post, &options(house, "last"), Some(&proxy)).await;
     join_all(waiting.iter().map(|preview| judge(house, &history, preview))).await;
+    clear().await;
     house.until_empty(LIFE).await;
     let receipts = delivered(house);
     for uid in history.previews() {

@@ -14,13 +14,12 @@ use serde_json::json;
 use tokio::sync::watch;
 use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::EndResult};
 use vitrine_e2e::{
-    dice::Dice,
     eventually::eventually,
     history::History,
     house::{House, LISTING, PATIENCE},
     operator::{Operator, Options},
-    proxy::{Blow, Moment, Proxy, Trap},
     soak,
+    trouble::trouble,
 };
 use vitrine_kit::{audit::Write, objects};
 use vitrine_policies::{names, slots::Dimension};
@@ -46,47 +45,6 @@ const WRITES: [&str; 6] = [
 const GONE_SECONDS: i64 = 30;
 /// Longer than a round of five waves takes on two busy cores.
 const ROUND: Duration = Duration::from_secs(180);
-
-/// Kills one operator, or holds its writes up, again and again until it is told to stop. Returns what it did.
-async fn trouble(house: &House, name: &str, seed: u64, mut stop: watch::Receiver<bool>) -> [usize; 2] {
-    let mut dice = Dice::new(seed);
-    let proxy = Proxy::start(house.client.clone()).await;
-    let options = Options::alone(name);
-    let mut operator = Operator::ready(&house.post, &options, Some(&proxy)).await;
-    let mut done = [0, 0];
-    while !*stop.borrow_and_update() {
-        let kill = dice.roll(2) == 0;
-        let blow = if kill {
-            Blow::Kill(operator.victim())
-        } else {
-            // From a hiccup to longer than a preview lives here.
-            Blow::Delay(Duration::from_millis(
-                100 + u64::try_from(dice.roll(4000)).unwrap(),
-            ))
-        };
-        let fires = proxy.arm(Trap {
-            label: WRITES[dice.roll(WRITES.len())].to_owned(),
-            nth: dice.roll(6),
-            moment: [Moment::Before, Moment::After][dice.roll(2)],
-            keys: vec![],
-            blow,
-        });
-        let sprung = tokio::select! {
-            fired = fires => fired.is_ok(),
-            // Not every kind of write comes up all the time.
-            () = tokio::time::sleep(Duration::from_secs(5)) => false,
-            _ = stop.changed() => false,
-        };
-        proxy.disarm();
-        if sprung {
-            done[usize::from(!kill)] += 1;
-        }
-        if !operator.runs() {
-            operator = Operator::start(&house.post, &options, Some(&proxy));
-        }
-    }
-    done
-}
 
 /// The most of these spans that cover one moment, and the first such moment. A span lasts from the answer of what began it to
 /// the request of what ended it: for so long, at least, it was there.
@@ -184,7 +142,7 @@ async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
     let troubles = OPERATORS
         .iter()
         .zip(1..)
-        .map(|(name, n)| trouble(house, name, seed * 10 + n, stopped.clone()));
+        .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, stopped.clone()));
     let crowd: Vec<_> = (0..CROWD).map(|n| format!("crowd-{seed}-{n}")).collect();
     let visit = async {
         join_all(crowd.iter().map(async |name| {
@@ -271,7 +229,17 @@ async fn three_troubled_operators_never_admit_more_than_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lowered_limit_counts_those_that_live_above_it_and_a_raised_one_lets_more_in_at_once() {
-    let house = House::take("lowered", 4, "24h").await;
+    lowered_from(4).await;
+}
+
+/// Then nobody asks for each slot that may be held.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_a_limit_that_is_lowered_by_much() {
+    lowered_from(60).await;
+}
+
+async fn lowered_from(limit: i32) {
+    let house = House::take("lowered", limit, "24h").await;
     let history = History::begin(&house).await;
     let _operator = Operator::ready(&house.post, &Options::alone("lowered"), None).await;
     for n in 0..4 {

@@ -22,6 +22,36 @@ pub enum Command {
         #[arg(long, default_value_t = 500)]
         previews: usize,
     },
+    /// Warm previews beside agent-sandbox on one control plane: latencies, rates, writes, processor time, memory
+    Previews {
+        /// How often, in alternating order
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+        /// How long a rate lasts
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// How many are ready at the beginning
+        #[arg(long, default_value_t = 1050)]
+        pool: usize,
+        /// Claims a second that stay
+        #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "5,10,20")]
+        rates: Vec<f64>,
+        /// Claims a second of which each is deleted soon
+        #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "5,10,20")]
+        deletes: Vec<f64>,
+        /// Other sizes of the pool, at the first of the rates
+        #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "50,5000")]
+        pools: Vec<usize>,
+        /// So many live previews, at which Vitrine alone is measured at the first of the rates, and started anew
+        #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "100,10000")]
+        live: Vec<usize>,
+        /// Leave out 750 claims at 75/s, and 300 at once
+        #[arg(long)]
+        no_gate: bool,
+        /// Leave out looking for the highest rate
+        #[arg(long)]
+        no_highest: bool,
+    },
     /// The gateway beside a bare proxy and a direct connection: requests a second, latencies, memory
     Gateway {
         /// Live previews in its table
@@ -47,9 +77,27 @@ pub fn run(command: &Command) -> Result<ExitCode, Error> {
         })?;
     let report = match command {
         Command::Cold { previews } => runtime.block_on(cold::measure(*previews))?,
-        Command::End { previews } => numbers::measure(&["end", &previews.to_string()])?,
+        Command::End { previews } => numbers::measure(&["end", &previews.to_string()], numbers::Nodes::FEW)?,
         Command::Gateway { previews, seconds } => {
-            numbers::measure(&["gateway", &previews.to_string(), &seconds.to_string()])?
+            let words = ["gateway", &previews.to_string(), &seconds.to_string()];
+            numbers::measure(&words, numbers::Nodes::FEW)?
+        }
+        Command::Previews {
+            rounds,
+            seconds,
+            pool,
+            rates,
+            deletes,
+            pools,
+            live,
+            no_gate,
+            no_highest,
+        } => {
+            let choice = serde_json::json!({
+                "rounds": rounds, "seconds": seconds, "pool": pool, "rates": rates, "deletes": deletes, "pools": pools, "live": live,
+                "gate": !no_gate, "highest": !no_highest
+            });
+            numbers::measure(&["previews", &choice.to_string()], numbers::Nodes::MANY)?
         }
     };
     println!("{report}");

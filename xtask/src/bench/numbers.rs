@@ -3,8 +3,29 @@
 use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, cargo, progress};
 use vitrine_kit::{Result, images, program};
 
+/// What the control plane is given to play with.
+pub struct Nodes {
+    /// How many nodes.
+    count: u32,
+    /// Whether nothing in Kubernetes holds requests back.
+    unthrottled: bool,
+}
+
+impl Nodes {
+    /// As tests have them.
+    pub const FEW: Self = Self {
+        count: 3,
+        unthrottled: false,
+    };
+    /// As agent-sandbox is measured by its own authors.
+    pub const MANY: Self = Self {
+        count: 100,
+        unthrottled: true,
+    };
+}
+
 /// Runs one; the result is its report in Markdown.
-pub fn measure(arguments: &[&str]) -> Result<String> {
+pub fn measure(arguments: &[&str], nodes: Nodes) -> Result<String> {
     let mut build = cargo::command();
     // At once: what both depend on is then compiled once.
     build.current_dir(images::workspace()).args([
@@ -18,7 +39,11 @@ pub fn measure(arguments: &[&str]) -> Result<String> {
     ]);
     program::run_with(&mut build)?;
     let progress = progress::for_stderr(true);
-    let config = ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Scale);
+    let config = ClusterConfig {
+        fake_nodes: nodes.count,
+        unthrottled: nodes.unthrottled,
+        ..ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Scale)
+    };
     let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
     let mut bench = std::process::Command::new(images::target().join("release/examples/bench"));
     bench

@@ -1,4 +1,4 @@
-//! The benches of previews in numbers, on nodes that run nothing: `cargo xtask bench end | gateway` brings up the cluster and starts
+//! The benches of previews in numbers, on nodes that run nothing: `cargo xtask bench end | gateway | previews` brings up the cluster and starts
 //! this. Measures and never judges; a setup that fails panics. Runs operator and gateway as processes, listens on loopback.
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@ mod end;
 mod gateway;
 mod load;
 mod pods;
+mod previews;
 mod setup;
 mod stats;
 
@@ -50,6 +51,7 @@ fn main() {
         match words.as_slice() {
             ["end", previews] => end::measure(number(previews)).await,
             ["gateway", previews, seconds] => gateway::measure(number(previews), number(seconds)).await,
+            ["previews", choice] => previews::measure(previews::Choice::read(choice)).await,
             ["bare-proxy", listen, to] => {
                 bare_proxy::serve(listen.parse().unwrap(), to.parse().unwrap()).await
             }

@@ -5,6 +5,9 @@ mod a05_stolen_token;
 mod a15_into_a_pod;
 mod a18_slots;
 mod built;
+mod planted;
+
+use std::collections::BTreeSet;
 
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -328,6 +331,35 @@ async fn only_requesters_name_a_trust_level() {
     }
     let manifest = preview("Anonymous");
     As(shop.vitrine, ADMIN).allowed(&["-n", &shop.namespace, "create", "-f", manifest.path()]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_is_held_from_its_creation_and_keeps_what_others_put_on_it() {
+    let _together = together().await;
+    let shop = Shop::open("held").await;
+    let preview = Manifest::new(
+        &json!({"apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox",
+            "metadata": {"name": "held", "finalizers": ["example.com/shop"]},
+            "spec": {"listingRef": {"name": "page"}, "subject": "s"}}),
+    );
+    let ask = [
+        "-n",
+        &shop.namespace,
+        "create",
+        "-f",
+        preview.path(),
+        "--dry-run=server",
+        "-o",
+        "json",
+    ];
+    let made: Value = serde_json::from_str(&As(shop.vitrine, ADMIN).try_it(&ask).unwrap()).unwrap();
+    let finalizers = made["metadata"]["finalizers"].as_array().unwrap().iter();
+    let finalizers: BTreeSet<_> = finalizers.filter_map(Value::as_str).collect();
+    assert_eq!(
+        finalizers,
+        BTreeSet::from(["example.com/shop", names::PREVIEW_FINALIZER])
+    );
     shop.close().await;
 }
 

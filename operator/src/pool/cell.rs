@@ -1,0 +1,500 @@
+//! One cell of a pool: dereference → decide → apply. Reads and writes that cell, and its slots.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Namespace, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::{
+    Api, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use tokio::time::Instant;
+use vitrine_crds::{
+    StatusReason,
+    preview_pool::ShortReason,
+    preview_sandbox::{IsolationEvidence, PodIdentity, TrustLevel},
+};
+use vitrine_policies::{
+    cell::{
+        pod as shape,
+        record::{self, Holds, OfPool, Record},
+    },
+    envelope, names,
+    probe::{UP, Verdict},
+    queue::{Lack, Place},
+    slots::{Dimension, Keys, Owner},
+};
+
+use super::{
+    decide::{self, Plan, Why, World},
+    table::{State, Turn, Warm},
+};
+use crate::{
+    error::{Error, Result, found},
+    preview::{
+        Context, cells,
+        decide::{Cell, evidence, seal_identity, unsealed},
+        dereference, make,
+        make::{Podded, Sealed},
+        observe, pods, slots,
+        slots::Taken,
+        standing,
+    },
+};
+
+/// When to look again whether a new quota is counted, beside being woken by it.
+const QUOTA: Duration = Duration::from_millis(200);
+/// When to look again for slots that were all taken.
+const FULL: Duration = Duration::from_secs(5);
+/// When to ask again a prober that did not answer.
+const PROBER: Duration = Duration::from_millis(500);
+
+type Meta = PartialObjectMeta<Namespace>;
+
+/// Looks at a cell and does what is next.
+///
+/// # Errors
+/// If the API server refuses or does not answer.
+pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
+    let name = cell.name_any();
+    // As the watch has it now: it may be newer than what woke this.
+    let Some(cell) = context.watched.cells.get(&ObjectRef::new(&name)) else {
+        return Ok(Action::await_change());
+    };
+    let Some(record) = Record::of(&cell.metadata) else {
+        return Ok(Action::await_change());
+    };
+    let Some(of) = record.pool.clone() else {
+        return Ok(Action::await_change());
+    };
+    if record.tenant.is_some() && !record.going {
+        // What a preview has is its own business. Each claim comes by here: nothing is read for it.
+        if context.pools.set(&of.uid, &name, State::Claimed, None) {
+            context.wakes.pool(&of);
+        }
+        // Told before anybody knew whose it would be.
+        if context.pools.was_doubted(&of.uid, &name)
+            && let Some((namespace, preview)) = cell
+                .annotations()
+                .get(names::PREVIEW_ANNOTATION)
+                .and_then(|whose| whose.split_once('/'))
+        {
+            context.looks.touch(&ObjectRef::new(preview).within(namespace));
+            context.wakes.preview(namespace, preview);
+        }
+        return Ok(Action::await_change());
+    }
+    let world = look(context, &name, record, &of).await?;
+    let plan = decide::decide(&world, Timestamp::now());
+    tracing::debug!(cell = name, ?plan, "decided");
+    apply(context, &cell, &of, &world, plan).await
+}
+
+async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Result<World> {
+    let pool = context.watched.pool(of);
+    let policy = context.watched.policy();
+    let listing = pool.as_ref().and_then(|pool| {
+        context
+            .watched
+            .listing(&of.namespace, &pool.spec.listing_ref.name)
+    });
+    let envelope = match (&pool, &policy, &listing) {
+        (Some(pool), Some(policy), Some(listing)) if pool.metadata.deletion_timestamp.is_none() => {
+            envelope::of_pool(&policy.spec, listing, &pool.spec).ok()
+        }
+        _ => None,
+    };
+    let template = envelope.as_ref().zip(pool.as_ref()).map(|(envelope, pool)| {
+        (
+            shape::template(envelope, &context.settings.probe),
+            record::lot(envelope, pool.spec.trust_level, &context.settings.house),
+        )
+    });
+    let pods: Api<Pod> = context.api(name);
+    let pod = found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", name))?;
+    let uid = context
+        .watched
+        .cells
+        .get(&ObjectRef::new(name))
+        .and_then(|cell| cell.uid());
+    let held = uid.map_or_else(Vec::new, |uid| context.watched.held_by(&uid));
+    let own = record.holds.as_ref().map_or(&[][..], |holds| &holds.slots);
+    let holds_more = record.holds.is_some() && held.iter().any(|slot| !own.contains(slot));
+    let table = &context.pools;
+    let warm = table.warm(&of.uid, name);
+    let proven = pod
+        .as_ref()
+        .zip(warm)
+        .is_some_and(|(pod, warm)| pod.uid().as_ref() == Some(&warm.pod.uid));
+    let node = pod.as_ref().and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+    let pending = pod
+        .as_ref()
+        .is_some_and(|pod| observe::end(pod) == observe::End::Pending);
+    let node_gone = pending && dereference::removed(context, node.as_deref()).await == Some(true);
+    Ok(World {
+        record,
+        pod,
+        envelope,
+        template,
+        policy: policy.map(|policy| policy.spec.clone()),
+        max_age: pool
+            .as_ref()
+            .map_or(Duration::ZERO, |pool| pool.spec.max_age.as_duration()),
+        surplus: table.is_surplus(&of.uid, name),
+        needed: table.needs(&of.uid, name),
+        paused: pool.as_ref().is_none_or(|pool| pool.spec.paused) || context.watched.admission_is_suspended(),
+        proven,
+        replaceable: table.counts(&of.uid).ready > 1
+            || pool.as_ref().is_some_and(|pool| pool.spec.replicas <= 1),
+        node_gone,
+        holds_any: !held.is_empty(),
+        holds_more,
+    })
+}
+
+async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan: Plan) -> Result<Action> {
+    let name = cell.name_any();
+    let set = |state, warm| {
+        if context.pools.set(&of.uid, &name, state, warm) {
+            context.wakes.pool(of);
+        }
+    };
+    match plan {
+        Plan::Idle(after) => {
+            set(
+                if is_current(world) {
+                    State::Warming
+                } else {
+                    State::Going
+                },
+                None,
+            );
+            Ok(Action::requeue(after))
+        }
+        Plan::Rest => {
+            set(State::Empty, None);
+            Ok(Action::requeue(decide::SAFETY))
+        }
+        Plan::Hold => {
+            set(State::Making, None);
+            hold(context, cell, of, world).await
+        }
+        Plan::Fill => fill(context, cell, of, world).await,
+        Plan::Renew(why) => {
+            set(State::Going, None);
+            tell(context, of, world, &why).await?;
+            let renewed = record::renewed(cells::new_epoch(), Timestamp::now());
+            cells::annotate(context, cell, renewed).await?;
+            Ok(Action::requeue(decide::SAFETY))
+        }
+        Plan::EndPod => {
+            set(State::Going, None);
+            if let Some(pod) = &world.pod {
+                pods::end(context, pod, shape::GRACE_SECONDS).await?;
+            }
+            Ok(Action::requeue(decide::SAFETY))
+        }
+        Plan::ReleasePod => {
+            if let Some(pod) = &world.pod {
+                if world.node_gone {
+                    pods::end(context, pod, 0).await?;
+                }
+                pods::release(&context.api::<Pod>(&name), "Pod", pod, names::POD_FINALIZER).await?;
+            }
+            Ok(Action::requeue(decide::SAFETY))
+        }
+        Plan::Prove(verdict) => {
+            let there = dereference::cell(context, &name).await?;
+            if let Some(broken) = opened(context, &name, &there, world) {
+                tracing::warn!(
+                    cell = name,
+                    broken,
+                    "what confines a cell was changed while its pod came up"
+                );
+                set(State::Going, None);
+                let renewed = record::renewed(cells::new_epoch(), Timestamp::now());
+                cells::annotate(context, cell, renewed).await?;
+                return Ok(Action::requeue(decide::SAFETY));
+            }
+            let Some(warm) = prove(context, &name, of, world, &verdict, &there).await? else {
+                set(State::Warming, None);
+                return Ok(Action::requeue(PROBER));
+            };
+            set(State::Ready, Some(warm));
+            Ok(Action::requeue(look_again(world)))
+        }
+        Plan::Ready => {
+            let warm = context.pools.warm(&of.uid, &name);
+            set(State::Ready, warm);
+            Ok(Action::requeue(look_again(world)))
+        }
+        Plan::Remove => {
+            set(State::Going, None);
+            match cells::remove_free(&context.client, cell).await {
+                // Somebody has taken it meanwhile.
+                Err(error) if error.is_conflict() => Ok(Action::requeue(Duration::ZERO)),
+                removed => removed.map(|()| Action::await_change()),
+            }
+        }
+        Plan::GiveBack => {
+            set(State::Going, None);
+            // First that it holds none: as long as it says so, they are taken for its own.
+            if world.record.holds.is_some() {
+                cells::annotate(context, cell, record::holds_nothing()).await?;
+            }
+            let held = slots::held_by(context, &cell.uid().unwrap_or_default()).await?;
+            slots::give_back(context, &held).await?;
+            Ok(Action::requeue(decide::SAFETY))
+        }
+        Plan::Shed => {
+            let own = world.record.holds.as_ref().map_or(&[][..], |holds| &holds.slots);
+            let mut held = slots::held_by(context, &cell.uid().unwrap_or_default()).await?;
+            held.retain(|slot| !own.contains(&slot.name_any()));
+            slots::give_back(context, &held).await?;
+            Ok(Action::requeue(decide::SAFETY))
+        }
+    }
+}
+
+fn is_current(world: &World) -> bool {
+    let epoch = world
+        .pod
+        .as_ref()
+        .and_then(|pod| pod.annotations().get(names::EPOCH_ANNOTATION));
+    epoch == Some(&world.record.epoch)
+}
+
+fn look_again(world: &World) -> Duration {
+    let pod = world.pod.as_ref();
+    pod.map_or(decide::SAFETY, |pod| {
+        decide::next_look(pod, world.max_age, Timestamp::now())
+    })
+}
+
+/// Takes the slots that every preview needs whose listing this is; written on the cell, they are its own.
+async fn hold(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Result<Action> {
+    let Some(envelope) = &world.envelope else {
+        return Ok(Action::requeue(decide::SAFETY));
+    };
+    // Read anew: who takes slots must know of a lower limit sooner than the ceilings follow it.
+    let Some(policy) = dereference::policy(context).await? else {
+        return Ok(Action::requeue(decide::SAFETY));
+    };
+    let (name, uid) = (cell.name_any(), cell.uid().unwrap_or_default());
+    if let Place::Behind(behind) = context.watched.place_of_cell(&uid, envelope, &policy) {
+        let reason = match behind.lack {
+            _ if behind.position > 1 => ShortReason::GivesWay,
+            Lack::Slots { .. } => ShortReason::WaitingForSlot,
+            Lack::Room { .. } => ShortReason::WaitingForCapacity,
+        };
+        context.pools.lacks(&of.uid, Some((reason, behind.words())));
+        context.wakes.pool(of);
+        return Ok(Action::requeue(FULL));
+    }
+    let listing = envelope::listing_uid(&envelope.listing).to_owned();
+    let owner = Owner::cell(&name, &uid);
+    // None of these depends on how well a subject is known.
+    let limit = |dimension: Dimension| dimension.limit(&policy.spec, TrustLevel::default());
+    let demands = Keys::of_listing(&listing, &envelope.seller).demands(limit);
+    match slots::take(context, &owner, &policy, &demands).await? {
+        Taken::All(taken) => {
+            let holds = Holds {
+                listing,
+                seller: envelope.seller.clone(),
+                size: envelope.resolved().size,
+                slots: taken.iter().map(ResourceExt::name_any).collect(),
+            };
+            context.pools.lacks(&of.uid, None);
+            cells::annotate(context, cell, record::holding(&holds)).await?;
+            Ok(Action::await_change())
+        }
+        Taken::Full {
+            dimension,
+            limit,
+            taken,
+        } => {
+            let lack = Lack::Slots { dimension, limit };
+            context
+                .pools
+                .lacks(&of.uid, Some((ShortReason::WaitingForSlot, lack.words())));
+            context.wakes.pool(of);
+            // Another operator may have got all of them for it, of which these are some: then it has written the cell, and this is refused.
+            // The next attempt may come before these are gone: it writes what it finds, and so keeps it.
+            let untouched = cells::annotate(context, cell, record::returned(Timestamp::now())).await?;
+            if untouched.is_some() {
+                slots::give_back(context, &taken).await?;
+            }
+            Ok(Action::requeue(FULL))
+        }
+    }
+}
+
+async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Result<Action> {
+    let name = cell.name_any();
+    let Some(envelope) = &world.envelope else {
+        return Ok(Action::requeue(decide::SAFETY));
+    };
+    let there = dereference::cell(context, &name).await?;
+    if !there.foreign_policies.is_empty() {
+        tracing::warn!(
+            cell = name,
+            "a foreign NetworkPolicy stands in a cell that nobody has: it is removed"
+        );
+        cells::remove_free(&context.client, cell).await?;
+        return Ok(Action::await_change());
+    }
+    match make::seal(context, &name, &there, envelope).await? {
+        Sealed::Whole(_) => {}
+        Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
+        Sealed::Uncounted(_) => {
+            context.pools.set(&of.uid, &name, State::Making, None);
+            return Ok(Action::requeue(QUOTA));
+        }
+    }
+    if let Some(broken) = unsealed(&name, &there, envelope, &context.settings.house) {
+        tracing::warn!(
+            cell = name,
+            broken,
+            "what confines a cell that nobody has was changed: it is removed"
+        );
+        cells::remove_free(&context.client, cell).await?;
+        return Ok(Action::await_change());
+    }
+    match context.pools.fill(&of.uid, &name, Instant::now()) {
+        Turn::Now => {}
+        Turn::After(wait) => {
+            context.pools.set(&of.uid, &name, State::Empty, None);
+            context.wakes.pool(of);
+            return Ok(Action::requeue(wait));
+        }
+        Turn::Enough => {
+            context.pools.set(&of.uid, &name, State::Empty, None);
+            context.wakes.pool(of);
+            return Ok(Action::requeue(decide::SAFETY));
+        }
+    }
+    let policy = context.watched.policy();
+    match make::pod(
+        context,
+        &name,
+        &world.record.epoch,
+        envelope,
+        policy.as_ref(),
+        Some(&of.uid),
+    )
+    .await?
+    {
+        Podded::There(_) => Ok(Action::await_change()),
+        Podded::Again => Ok(Action::requeue(Duration::ZERO)),
+        Podded::Refused(error) => {
+            context.pools.failed(&of.uid, &error.to_string(), Instant::now());
+            context.wakes.pool(of);
+            Err(error)
+        }
+    }
+}
+
+/// What of a cell does not confine its pod as it should.
+fn opened(context: &Context, name: &str, there: &Cell, world: &World) -> Option<&'static str> {
+    if !there.is_whole() {
+        return Some("a part of it is missing");
+    }
+    if !there.foreign_policies.is_empty() {
+        return Some("a foreign NetworkPolicy stands in it");
+    }
+    let envelope = world.envelope.as_ref()?;
+    unsealed(name, there, envelope, &context.settings.house)
+}
+
+/// Asks whether what its pod found shut is up; the cell as it is ready then.
+async fn prove(
+    context: &Context,
+    name: &str,
+    of: &OfPool,
+    world: &World,
+    verdict: &Verdict,
+    there: &Cell,
+) -> Result<Option<Warm>> {
+    let Some(pod) = &world.pod else { return Ok(None) };
+    let addresses: Vec<_> = verdict
+        .targets
+        .iter()
+        .map(|target| target.address.clone())
+        .collect();
+    let outside = match context.prober.ask(&addresses).await {
+        Ok(outside) => outside,
+        Err(error) => {
+            tracing::warn!(cell = name, error, "the unconfined prober did not answer");
+            return Ok(None);
+        }
+    };
+    let targets = evidence(verdict, &outside);
+    if let Some(down) = targets
+        .iter()
+        .find(|target| target.required && target.outside != UP)
+    {
+        tracing::warn!(
+            cell = name,
+            target = down.name,
+            "a target was silent, but it was not up either"
+        );
+        return Ok(None);
+    }
+    let Some(policy) = &there.network_policy else {
+        return Ok(None);
+    };
+    let view = observe::view(pod, &names::nonce(name, &world.record.epoch));
+    let port = world
+        .envelope
+        .as_ref()
+        .map_or(0, |envelope| i32::from(envelope.port));
+    Ok(Some(Warm {
+        cell: name.to_owned(),
+        pool: of.clone(),
+        pod: PodIdentity {
+            uid: view.uid.clone(),
+            ip: view.ip.clone(),
+            port,
+            nonce: Some(names::nonce(name, &world.record.epoch)),
+        },
+        node: view.node.clone(),
+        seal: seal_identity(policy),
+        isolation: IsolationEvidence {
+            proven_at: Time(Timestamp::now()),
+            pod_uid: view.uid,
+            rounds: i32::try_from(verdict.rounds).unwrap_or(i32::MAX),
+            image_volumes: verdict.image_volumes,
+            targets,
+        },
+        since: Instant::now(),
+    }))
+}
+
+/// Says why a pod that waited is ended; its node gets no other where that is the reason.
+async fn tell(context: &Context, of: &OfPool, world: &World, why: &Why) -> Result<()> {
+    let Why::Failed(reason, message) = why else {
+        return Ok(());
+    };
+    context.pools.failed(
+        &of.uid,
+        &format!("{}: {message}", reason.as_str()),
+        Instant::now(),
+    );
+    let node = world
+        .pod
+        .as_ref()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+    let breach = match reason {
+        StatusReason::NetworkNotEnforcing | StatusReason::ImageVolumes => true,
+        StatusReason::IsolationBroken => message.starts_with(observe::BREACH),
+        _ => false,
+    };
+    if let (true, Some(node)) = (breach, node) {
+        standing::quarantine(context, node, message).await?;
+    }
+    Ok(())
+}

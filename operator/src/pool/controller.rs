@@ -1,0 +1,288 @@
+//! Wires the controllers of pools and of their cells: what is watched, and what wakes which.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    StreamExt,
+    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
+};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        Controller,
+        controller::{Action, Config, Error as ControllerError},
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use tokio::time::Instant;
+use vitrine_crds::PreviewPool;
+use vitrine_policies::{
+    cell::record::{OfPool, Record},
+    names,
+};
+
+use super::{cell, keep};
+use crate::{
+    error::{Error, Result},
+    preview::{
+        self, Context,
+        queue::{GuardedListing, GuardedPolicy},
+    },
+};
+
+/// A pool as it is watched: one that cannot be read does not stop the others.
+pub type Guarded = DeserializeGuard<PreviewPool>;
+type Cell = PartialObjectMeta<Namespace>;
+
+/// Cells that are looked at at once.
+const CELLS: u16 = 16;
+/// Pools that are looked at at once.
+const POOLS: u16 = 4;
+/// News of a pool within this time are one: a pool under load changes many times a second.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// For how long after the start previews wait for what pools have: about as long as one takes that is made cold.
+const KNOWN: Duration = Duration::from_secs(3);
+/// After a failure. Each is told, and none is urgent: previews that find no warm cell are made cold.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Wakes previews, cells and pools.
+#[derive(Clone, Debug)]
+pub struct Wakes {
+    previews: UnboundedSender<ObjectRef<preview::Guarded>>,
+    cells: UnboundedSender<ObjectRef<Cell>>,
+    pools: UnboundedSender<ObjectRef<Guarded>>,
+}
+
+/// What wakes the controllers from elsewhere in this process.
+pub struct Woken {
+    /// Previews.
+    pub previews: UnboundedReceiver<ObjectRef<preview::Guarded>>,
+    /// Cells of pools, or that may be.
+    pub cells: UnboundedReceiver<ObjectRef<Cell>>,
+    /// Pools.
+    pub pools: UnboundedReceiver<ObjectRef<Guarded>>,
+}
+
+impl Wakes {
+    /// Both ends.
+    pub fn new() -> (Self, Woken) {
+        let (previews, woken_previews) = unbounded();
+        let (cells, woken_cells) = unbounded();
+        let (pools, woken_pools) = unbounded();
+        let woken = Woken {
+            previews: woken_previews,
+            cells: woken_cells,
+            pools: woken_pools,
+        };
+        let wakes = Self {
+            previews,
+            cells,
+            pools,
+        };
+        (wakes, woken)
+    }
+
+    /// This preview is to be looked at.
+    pub fn preview(&self, namespace: &str, name: &str) {
+        let _ = self
+            .previews
+            .unbounded_send(ObjectRef::new(name).within(namespace));
+    }
+
+    /// These cells are to be looked at.
+    pub fn cells(&self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            // Without a controller nobody listens.
+            let _ = self.cells.unbounded_send(ObjectRef::new(&name));
+        }
+    }
+
+    /// This pool is to be looked at.
+    pub fn pool(&self, of: &OfPool) {
+        let _ = self
+            .pools
+            .unbounded_send(ObjectRef::new(&of.name).within(&of.namespace));
+    }
+}
+
+/// The controllers; `run` consumes them.
+pub struct Controllers {
+    cells: Controller<Cell>,
+    pools: Controller<Guarded>,
+    /// Pools, also those that are gone, which no controller looks at.
+    news: News<Guarded>,
+    known: Store<Guarded>,
+}
+
+type News<K> = UnboundedReceiver<std::result::Result<K, watcher::Error>>;
+
+/// What the watches tell, each once the stores know it.
+pub struct Sources {
+    /// The cells that are known.
+    pub known: Store<Cell>,
+    /// Cells.
+    pub cells: News<Cell>,
+    /// Listings.
+    pub listings: News<GuardedListing>,
+    /// The policy.
+    pub policies: News<GuardedPolicy>,
+    /// The pools that are known.
+    pub known_pools: Store<Guarded>,
+    /// Pools, for their controller and for whoever hears of those that are gone.
+    pub pools: [News<Guarded>; 2],
+    /// Cells of which something was said in this process.
+    pub woken_cells: UnboundedReceiver<ObjectRef<Cell>>,
+    /// Pools of which something was.
+    pub woken_pools: UnboundedReceiver<ObjectRef<Guarded>>,
+}
+
+/// Makes the controllers.
+pub fn controllers(client: &Client, sources: Sources) -> Controllers {
+    let in_cells = watcher::Config::default().labels(names::POOL_LABEL);
+    let of_cell = |pod: Pod| pod.namespace().map(|cell| ObjectRef::new(&cell));
+    let cells = Controller::for_stream(sources.cells, sources.known)
+        .with_config(Config::default().concurrency(CELLS))
+        .watches(Api::<Pod>::all(client.clone()), in_cells, of_cell)
+        .reconcile_on(sources.woken_cells);
+    let store = sources.known_pools;
+    let [pools, news] = sources.pools;
+    let pools = Controller::for_stream(pools, store.clone());
+    let (of_listing, of_policy) = (store.clone(), store.clone());
+    let pools = pools
+        .with_config(Config::default().concurrency(POOLS).debounce(DEBOUNCE))
+        .watches_stream(sources.listings, move |listing| {
+            let (namespace, name) = (listing.meta().namespace.clone(), listing.name_any());
+            pools_that(&of_listing, |pool| {
+                pool.namespace() == namespace && pool.spec.listing_ref.name == name
+            })
+        })
+        .watches_stream(sources.policies, move |_| pools_that(&of_policy, |_| true))
+        .reconcile_on(sources.woken_pools);
+    Controllers {
+        cells,
+        pools,
+        news,
+        known: store,
+    }
+}
+
+fn pools_that(store: &Store<Guarded>, wanted: impl Fn(&PreviewPool) -> bool) -> Vec<ObjectRef<Guarded>> {
+    let pools = store.state();
+    let readable = pools.iter().filter_map(|pool| pool.0.as_ref().ok());
+    readable
+        .filter(|pool| wanted(pool))
+        .map(|pool| ObjectRef::new(&pool.name_any()).within(&pool.namespace().unwrap_or_default()))
+        .collect()
+}
+
+/// Has previews wait until what is there already is known, for they could be ready in it at once.
+pub fn begin(context: &Context) {
+    let pools = context.watched.pools.state();
+    let cells = context.watched.cells.state();
+    let waiting = cells.iter().filter(|cell| {
+        Record::of(&cell.metadata)
+            .is_some_and(|record| record.pool.is_some() && record.tenant.is_none() && !record.going)
+    });
+    let pools = pools.iter().filter_map(|pool| pool.0.as_ref().ok()?.uid());
+    context
+        .pools
+        .begin(pools.chain(waiting.map(|cell| cell.name_any())));
+}
+
+/// Runs until it is dropped.
+pub async fn run(controllers: Controllers, context: Arc<Context>) {
+    let cells = controllers
+        .cells
+        .run(look_after_cell, failed_cell, context.clone())
+        .for_each(|result| {
+            if let Err(ControllerError::ObjectNotFound(cell)) = &result {
+                context.pools.is_not_there(&cell.name, Instant::now());
+                keep::tell_totals(&context);
+            }
+            log(result);
+            std::future::ready(())
+        });
+    let pools = controllers
+        .pools
+        .run(look_after_pool, failed_pool, context.clone())
+        .for_each(|result| async move { log(result) });
+    let known = controllers.known;
+    let gone = controllers.news.for_each(|pool| {
+        if let Ok(pool) = pool {
+            forget(&context, &known, &pool);
+        }
+        std::future::ready(())
+    });
+    let settled = async {
+        tokio::time::sleep(KNOWN).await;
+        let unseen = context.pools.give_up_waiting();
+        if unseen > 0 {
+            tracing::warn!(
+                unseen,
+                "pools and their cells are looked at slowly: previews do not wait for them"
+            );
+        }
+    };
+    futures::join!(cells, pools, gone, settled);
+}
+
+/// The cells of a pool that is gone are nobody's business but their own.
+fn forget(context: &Context, known: &Store<Guarded>, pool: &Guarded) {
+    let uid = pool.meta().uid.clone().unwrap_or_default();
+    let namespace = pool.meta().namespace.clone().unwrap_or_default();
+    let there = known.get(&ObjectRef::new(&pool.name_any()).within(&namespace));
+    if there.is_none_or(|there| there.meta().uid.as_ref() != Some(&uid)) {
+        context.pools.rest(&uid);
+        context.wakes.cells(context.pools.cells(&uid));
+    }
+}
+
+fn log<K: Resource>(
+    result: std::result::Result<(ObjectRef<K>, Action), ControllerError<Error, watcher::Error>>,
+) where
+    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
+{
+    match result {
+        // Expected after deletes (kube#1167).
+        Ok(_) | Err(ControllerError::ObjectNotFound(_)) | Err(ControllerError::ReconcilerFailed(..)) => {}
+        Err(error) => tracing::warn!(%error, "the stream of a pool's controller reported an error"),
+    }
+}
+
+async fn look_after_cell(cell: Arc<Cell>, context: Arc<Context>) -> Result<Action> {
+    cell::step(&context, &cell).await
+}
+
+async fn look_after_pool(pool: Arc<Guarded>, context: Arc<Context>) -> Result<Action> {
+    match &pool.0 {
+        Ok(pool) => keep::step(&context, pool).await,
+        Err(invalid) => {
+            context.metrics.malformed.inc();
+            Err(Error::Malformed {
+                name: pool.name_any(),
+                message: invalid.error.clone(),
+            })
+        }
+    }
+}
+
+fn failed_cell(cell: Arc<Cell>, error: &Error, context: Arc<Context>) -> Action {
+    failed(&cell.name_any(), error, &context)
+}
+
+fn failed_pool(pool: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    failed(&pool.name_any(), error, &context)
+}
+
+fn failed(name: &str, error: &Error, context: &Context) -> Action {
+    if error.is_conflict() {
+        return Action::requeue(Duration::from_millis(20));
+    }
+    let errors = &context.metrics.errors;
+    errors.with_label_values(&[error.category()]).inc();
+    tracing::warn!(name, %error, "failed to look after a pool");
+    Action::requeue(AGAIN)
+}

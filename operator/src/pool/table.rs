@@ -1,0 +1,783 @@
+//! What this process knows of pools' cells: how each is, which are ready, how many may be made now. In memory; the cluster has the
+//! facts, and this is made from them anew by whoever starts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use vitrine_crds::{
+    preview_pool::{Refill, ShortReason},
+    preview_sandbox::{IsolationEvidence, PodIdentity},
+};
+use vitrine_policies::{cell::record::OfPool, names};
+
+/// How a pool's cell is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    /// Namespace, slots or what confines it are being made.
+    Making,
+    /// Nothing is in it.
+    Empty,
+    /// Its pod is on its way.
+    Warming,
+    /// A preview can be ready in it at once.
+    Ready,
+    /// A preview has it.
+    Claimed,
+    /// It is being emptied or removed.
+    Going,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Making,
+        Self::Empty,
+        Self::Warming,
+        Self::Ready,
+        Self::Claimed,
+        Self::Going,
+    ];
+
+    /// The word for it in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Making => "making",
+            Self::Empty => "empty",
+            Self::Warming => "warming",
+            Self::Ready => "ready",
+            Self::Claimed => "claimed",
+            Self::Going => "going",
+        }
+    }
+}
+
+/// A cell in which a preview can be ready at once.
+#[derive(Clone, Debug)]
+pub struct Warm {
+    /// Its name.
+    pub cell: String,
+    /// Its pool.
+    pub pool: OfPool,
+    /// Its pod.
+    pub pod: PodIdentity,
+    /// The node of the pod.
+    pub node: Option<String>,
+    /// What its network policy is known by.
+    pub seal: String,
+    /// What was seen from inside, and that it was up outside.
+    pub isolation: IsolationEvidence,
+    /// Since when it is ready.
+    pub since: Instant,
+}
+
+#[derive(Debug)]
+struct Known {
+    state: State,
+    warm: Option<Warm>,
+    /// It is one too many.
+    surplus: bool,
+    /// What confines it may have changed since it was claimed.
+    doubted: bool,
+    /// Since when it is in this state.
+    since: Instant,
+}
+
+impl Known {
+    /// Whether it was made just now, and the watch may not have told of it yet.
+    fn is_untold(&self, now: Instant) -> bool {
+        self.state == State::Making && now.saturating_duration_since(self.since) < TOLD
+    }
+}
+
+/// What a pool wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// How many are to wait.
+    pub count: usize,
+    /// How fast they are made.
+    pub refill: Refill,
+    /// What a preview must have in common with its cells ([`super::kind`]).
+    pub kind: String,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    wanted: Option<Wanted>,
+    cells: HashMap<String, Known>,
+    counts: HashMap<State, usize>,
+    ready: BTreeSet<(Instant, String)>,
+    bucket: Option<Bucket>,
+    failing: Option<Failing>,
+    /// What the next cell waits for.
+    lack: Option<(ShortReason, String)>,
+    written: Option<Instant>,
+    /// The names of its cells, made or not, in their order.
+    names: Vec<String>,
+}
+
+/// What was made did not come to be ready.
+#[derive(Clone, Debug)]
+struct Failing {
+    /// How often, one after the other.
+    times: u32,
+    /// None is made before.
+    until: Instant,
+    /// Why, in words.
+    message: String,
+}
+
+/// How long a watch may take to tell of a cell that was made: API server and watch are behind each other by seconds at most.
+const TOLD: Duration = Duration::from_secs(30);
+/// How long nothing is made after the first failure; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How many cells of a pool are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Being made, with or without a pod yet.
+    pub warming: usize,
+    /// Without a pod.
+    pub empty: usize,
+    /// Ready.
+    pub ready: usize,
+    /// Had by previews.
+    pub claimed: usize,
+}
+
+/// A token bucket: so many a second, and so many at once after a pause.
+#[derive(Clone, Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn full(refill: &Refill, now: Instant) -> Self {
+        Self {
+            tokens: f64::from(refill.burst),
+            at: now,
+        }
+    }
+
+    /// Takes one; or says after what time there is one.
+    fn take(&mut self, refill: &Refill, now: Instant) -> Result<(), Duration> {
+        let rate = f64::from(refill.per_second.max(1));
+        let grown = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        self.tokens = (self.tokens + grown).min(f64::from(refill.burst.max(1)));
+        self.at = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - self.tokens) / rate))
+    }
+}
+
+/// Whether one may be made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It may.
+    Now,
+    /// After this time: the refill rate.
+    After(Duration),
+    /// There are enough.
+    Enough,
+}
+
+/// All pools, by their uid.
+#[derive(Debug, Default)]
+pub struct Table {
+    pools: Mutex<BTreeMap<String, Pool>>,
+    /// Pools and cells that were there when this process began to work, and that it has still to look at.
+    unseen: Mutex<HashSet<String>>,
+}
+
+impl Table {
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unseen(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These pools, by their uids, and cells are there, and nothing is known of them yet.
+    pub fn begin(&self, pools_and_cells: impl IntoIterator<Item = String>) {
+        self.unseen().extend(pools_and_cells);
+    }
+
+    /// Whether all that was there at the beginning was looked at.
+    pub fn is_known(&self) -> bool {
+        self.unseen().is_empty()
+    }
+
+    /// What was not looked at until now is waited for no longer; how much that is.
+    pub fn give_up_waiting(&self) -> usize {
+        std::mem::take(&mut *self.unseen()).len()
+    }
+
+    /// What a pool wants from now on; whether that is something else than before.
+    pub fn want(&self, pool: &str, wanted: Wanted) -> bool {
+        self.unseen().remove(pool);
+        let mut pools = self.pools();
+        let pool = pools.entry(pool.to_owned()).or_default();
+        let changed = pool.wanted.as_ref() != Some(&wanted);
+        pool.wanted = Some(wanted);
+        changed
+    }
+
+    /// The cells of a pool.
+    pub fn cells(&self, pool: &str) -> Vec<String> {
+        let pools = self.pools();
+        let known = pools.get(pool).map(|pool| pool.cells.keys().cloned().collect());
+        known.unwrap_or_default()
+    }
+
+    /// After what time a pool's status may be written; none: now, and not again for so long.
+    pub fn may_write(&self, pool: &str, pause: Duration, now: Instant) -> Option<Duration> {
+        let mut pools = self.pools();
+        let pool = pools.entry(pool.to_owned()).or_default();
+        let left = pool
+            .written
+            .and_then(|at| (at + pause).checked_duration_since(now));
+        let left = left.filter(|left| !left.is_zero());
+        if left.is_none() {
+            pool.written = Some(now);
+        }
+        left
+    }
+
+    /// A pool that is gone, or cannot be, wants nothing; its cells are known until they are gone.
+    pub fn rest(&self, pool: &str) {
+        self.unseen().remove(pool);
+        let mut pools = self.pools();
+        if let Some(known) = pools.get_mut(pool) {
+            known.wanted = None;
+            if known.cells.is_empty() {
+                pools.remove(pool);
+            }
+        }
+    }
+
+    /// How a cell is now. Returns whether anything changed.
+    pub fn set(&self, pool: &str, cell: &str, state: State, warm: Option<Warm>) -> bool {
+        self.unseen().remove(cell);
+        let mut pools = self.pools();
+        pools.entry(pool.to_owned()).or_default().set(cell, state, warm)
+    }
+
+    /// What was made in a pool did not come to be ready.
+    pub fn failed(&self, pool: &str, message: &str, now: Instant) {
+        let mut pools = self.pools();
+        let pool = pools.entry(pool.to_owned()).or_default();
+        let times = pool
+            .failing
+            .as_ref()
+            .map_or(1, |failing| failing.times.saturating_add(1));
+        let pause = FIRST_PAUSE
+            .saturating_mul(2_u32.saturating_pow(times - 1))
+            .min(LONGEST_PAUSE);
+        pool.failing = Some(Failing {
+            times,
+            until: now + pause,
+            message: message.to_owned(),
+        });
+    }
+
+    /// Why what is made does not come to be ready, if the last did not.
+    pub fn failing(&self, pool: &str) -> Option<String> {
+        let pools = self.pools();
+        Some(pools.get(pool)?.failing.as_ref()?.message.clone())
+    }
+
+    /// What the next cell of a pool waits for, if it does.
+    pub fn lacks(&self, pool: &str, lack: Option<(ShortReason, String)>) {
+        self.pools().entry(pool.to_owned()).or_default().lack = lack;
+    }
+
+    /// What the next cell of a pool waits for, if it was made and is not ready because of that.
+    pub fn lack(&self, pool: &str) -> Option<(ShortReason, String)> {
+        let pools = self.pools();
+        let pool = pools.get(pool)?;
+        let waits = pool.counts.get(&State::Making).is_some_and(|count| *count > 0);
+        pool.lack.clone().filter(|_| waits)
+    }
+
+    /// A cell is one too many from now on, unless a preview has it; whether that is news.
+    pub fn gives_way(&self, pool: &str, cell: &str) -> bool {
+        let mut pools = self.pools();
+        let known = pools.get_mut(pool).and_then(|pool| {
+            let known = pool.cells.get_mut(cell)?;
+            (known.state != State::Claimed && !known.surplus).then_some(known)
+        });
+        known.map(|known| known.surplus = true).is_some()
+    }
+
+    /// What confines a cell may be other than it was when it was found ready: until it is looked at, no preview gets it, and the one that
+    /// may just have got it is to be looked at. Whether that is one's business.
+    pub fn doubt(&self, cell: &str) -> bool {
+        let mut pools = self.pools();
+        let Some(pool) = pools.values_mut().find(|pool| pool.cells.contains_key(cell)) else {
+            return false;
+        };
+        match pool.cells.get_mut(cell) {
+            Some(known) if known.state == State::Claimed => {
+                known.doubted = true;
+                true
+            }
+            Some(known) if known.warm.is_some() => pool.set(cell, State::Warming, None),
+            _ => false,
+        }
+    }
+
+    /// Whether a claimed cell was doubted since this was asked last.
+    pub fn was_doubted(&self, pool: &str, cell: &str) -> bool {
+        let mut pools = self.pools();
+        let known = pools.get_mut(pool).and_then(|pool| pool.cells.get_mut(cell));
+        known.is_some_and(|known| std::mem::take(&mut known.doubted))
+    }
+
+    /// No watch knows of a cell: it is gone, whosever it was, unless it was made just now.
+    pub fn is_not_there(&self, cell: &str, now: Instant) {
+        let pools = self.pools();
+        let of_pool = pools.iter().find_map(|(name, pool)| {
+            let known = pool.cells.get(cell)?;
+            (!known.is_untold(now)).then(|| name.clone())
+        });
+        drop(pools);
+        if let Some(pool) = of_pool {
+            self.forget(&pool, cell);
+        }
+    }
+
+    /// A cell is gone.
+    pub fn forget(&self, pool: &str, cell: &str) {
+        self.unseen().remove(cell);
+        let mut pools = self.pools();
+        if let Some(known) = pools.get_mut(pool) {
+            known.remove(cell);
+            if known.cells.is_empty() && known.wanted.is_none() {
+                pools.remove(pool);
+            }
+        }
+    }
+
+    /// Forgets the cells of a pool that are not there. One that was made just now, the watch may not have told of yet.
+    pub fn forget_gone(&self, pool: &str, there: impl Fn(&str) -> bool, now: Instant) {
+        let mut pools = self.pools();
+        let Some(known) = pools.get_mut(pool) else { return };
+        let gone = known
+            .cells
+            .iter()
+            .filter(|(name, cell)| !cell.is_untold(now) && !there(name));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        for cell in gone {
+            known.remove(&cell);
+        }
+    }
+
+    /// How a cell was when it was last looked at.
+    pub fn state(&self, pool: &str, cell: &str) -> Option<State> {
+        Some(self.pools().get(pool)?.cells.get(cell)?.state)
+    }
+
+    /// The cell as it was ready when it was last looked at.
+    pub fn warm(&self, pool: &str, cell: &str) -> Option<Warm> {
+        self.pools().get(pool)?.cells.get(cell)?.warm.clone()
+    }
+
+    /// Whether a cell is one too many.
+    pub fn is_surplus(&self, pool: &str, cell: &str) -> bool {
+        let pools = self.pools();
+        let known = pools.get(pool).and_then(|pool| pool.cells.get(cell));
+        known.is_some_and(|known| known.surplus)
+    }
+
+    /// How many cells of all pools are in which state.
+    pub fn totals(&self) -> HashMap<State, usize> {
+        let mut totals = HashMap::new();
+        for (state, count) in self.pools().values().flat_map(|pool| &pool.counts) {
+            *totals.entry(*state).or_default() += count;
+        }
+        totals
+    }
+
+    /// How many there are.
+    pub fn counts(&self, pool: &str) -> Counts {
+        self.pools().get(pool).map_or_else(Counts::default, Pool::sum)
+    }
+
+    /// Since when the one that waits longest has been ready.
+    pub fn oldest(&self, pool: &str) -> Option<Instant> {
+        Some(self.pools().get(pool)?.ready.first()?.0)
+    }
+
+    /// Whether a pod may be made in an empty cell now; then it counts as warming.
+    pub fn fill(&self, pool: &str, cell: &str, now: Instant) -> Turn {
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else {
+            return Turn::Enough;
+        };
+        // One that was just made was counted, and paid for, then.
+        if pool
+            .cells
+            .get(cell)
+            .is_some_and(|known| known.state == State::Making)
+        {
+            pool.set(cell, State::Warming, None);
+            return Turn::Now;
+        }
+        let counts = pool.sum();
+        let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
+        if counts.ready + counts.warming >= wanted {
+            return Turn::Enough;
+        }
+        let turn = pool.token(now);
+        if turn == Turn::Now {
+            pool.set(cell, State::Warming, None);
+        }
+        turn
+    }
+
+    /// The name of a cell that is to be made now; it counts as being made.
+    pub fn make(&self, pool_uid: &str, now: Instant) -> Result<String, Turn> {
+        let mut pools = self.pools();
+        let pool = pools.get_mut(pool_uid).ok_or(Turn::Enough)?;
+        let counts = pool.sum();
+        let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
+        // An empty one is filled before a new one is made.
+        if counts.ready + counts.warming + counts.empty >= wanted {
+            return Err(Turn::Enough);
+        }
+        match pool.token(now) {
+            Turn::Now => {}
+            other => return Err(other),
+        }
+        // The first that is free, so that two operators make the same one; names are digests, and made once.
+        let known = pool
+            .names
+            .iter()
+            .find(|name| !pool.cells.contains_key(*name))
+            .cloned();
+        let name = match known {
+            Some(name) => name,
+            None => loop {
+                let index = u32::try_from(pool.names.len()).map_err(|_| Turn::Enough)?;
+                let name = names::pool_cell(pool_uid, index);
+                pool.names.push(name.clone());
+                if !pool.cells.contains_key(&name) {
+                    break name;
+                }
+            },
+        };
+        pool.set(&name, State::Making, None);
+        Ok(name)
+    }
+
+    /// Empty cells, as many as are missing.
+    pub fn to_fill(&self, pool: &str) -> Vec<String> {
+        let pools = self.pools();
+        let Some(pool) = pools.get(pool) else {
+            return vec![];
+        };
+        let counts = pool.sum();
+        let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
+        let missing = wanted
+            .saturating_sub(counts.ready + counts.warming)
+            .min(counts.empty);
+        if missing == 0 {
+            return vec![];
+        }
+        let empty = pool.cells.iter().filter(|(_, known)| known.state == State::Empty);
+        empty.map(|(name, _)| name.clone()).take(missing).collect()
+    }
+
+    /// Whether a pool would have fewer than it wants without a cell, ready or on their way.
+    pub fn needs(&self, pool: &str, cell: &str) -> bool {
+        let pools = self.pools();
+        pools.get(pool).is_some_and(|pool| {
+            let counts = pool.sum();
+            let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
+            let state = pool.cells.get(cell).map(|known| known.state);
+            // One that is counted already is one too many only when it is marked so.
+            let counted = matches!(state, Some(State::Making | State::Warming | State::Ready));
+            counted || counts.ready + counts.warming < wanted
+        })
+    }
+
+    /// Marks those that are too many, and says which. Empty ones cost little, and are kept for a while.
+    pub fn trim(&self, pool: &str) -> Vec<String> {
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else {
+            return vec![];
+        };
+        let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
+        let counts = pool.sum();
+        if counts.ready + counts.warming <= wanted {
+            return vec![];
+        }
+        let waiting = |known: &Known| {
+            !known.surplus && matches!(known.state, State::Making | State::Warming | State::Ready)
+        };
+        let mut cells: Vec<_> = pool
+            .cells
+            .iter()
+            .filter(|(_, known)| waiting(known))
+            .map(|(name, known)| (known.state, name.clone()))
+            .collect();
+        cells.sort();
+        let too_many = cells.len().saturating_sub(wanted);
+        let marked: Vec<_> = cells.into_iter().take(too_many).map(|(_, name)| name).collect();
+        for name in &marked {
+            if let Some(known) = pool.cells.get_mut(name) {
+                known.surplus = true;
+            }
+        }
+        marked
+    }
+
+    /// Whether a cell of this kind is ready.
+    pub fn has(&self, kind: &str) -> bool {
+        self.pools()
+            .values()
+            .any(|pool| pool.is_of(kind) && !pool.ready.is_empty())
+    }
+
+    /// Takes the cell of this kind that has been ready for the longest.
+    pub fn take(&self, kind: &str) -> Option<Warm> {
+        let mut pools = self.pools();
+        let pool = pools
+            .values_mut()
+            .find(|pool| pool.is_of(kind) && !pool.ready.is_empty())?;
+        let (_, name) = pool.ready.first()?.clone();
+        let warm = pool.cells.get(&name)?.warm.clone();
+        pool.set(&name, State::Claimed, None);
+        warm
+    }
+}
+
+impl Pool {
+    fn is_of(&self, kind: &str) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.kind == kind)
+    }
+
+    fn sum(&self) -> Counts {
+        let count = |state| self.counts.get(&state).copied().unwrap_or_default();
+        Counts {
+            warming: count(State::Making) + count(State::Warming),
+            empty: count(State::Empty),
+            ready: count(State::Ready),
+            claimed: count(State::Claimed),
+        }
+    }
+
+    fn token(&mut self, now: Instant) -> Turn {
+        let Some(wanted) = &self.wanted else {
+            return Turn::Enough;
+        };
+        if let Some(failing) = self.failing.as_ref().filter(|failing| failing.until > now) {
+            return Turn::After(failing.until - now);
+        }
+        let bucket = self
+            .bucket
+            .get_or_insert_with(|| Bucket::full(&wanted.refill, now));
+        match bucket.take(&wanted.refill, now) {
+            Ok(()) => Turn::Now,
+            Err(after) => Turn::After(after),
+        }
+    }
+
+    fn set(&mut self, cell: &str, state: State, warm: Option<Warm>) -> bool {
+        let before = self.cells.get(cell).map(|known| (known.state, known.surplus));
+        // What is one too many stays so until it is gone; one that a preview took is not.
+        let surplus = before.is_some_and(|(_, surplus)| surplus) && state != State::Claimed;
+        if let Some((before, _)) = before {
+            self.leave(cell, before);
+        }
+        *self.counts.entry(state).or_default() += 1;
+        if let Some(warm) = &warm {
+            self.ready.insert((warm.since, cell.to_owned()));
+        }
+        if state == State::Ready {
+            self.failing = None;
+        }
+        let same = self.cells.get(cell).filter(|known| known.state == state);
+        let known = Known {
+            since: same.map_or_else(Instant::now, |known| known.since),
+            doubted: same.is_some_and(|known| known.doubted),
+            state,
+            warm,
+            surplus,
+        };
+        self.cells.insert(cell.to_owned(), known);
+        before.is_none_or(|(before, _)| before != state)
+    }
+
+    fn remove(&mut self, cell: &str) {
+        if let Some(state) = self.cells.get(cell).map(|known| known.state) {
+            self.leave(cell, state);
+            self.cells.remove(cell);
+        }
+    }
+
+    fn leave(&mut self, cell: &str, state: State) {
+        if let Some(count) = self.counts.get_mut(&state) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(warm) = self.cells.get(cell).and_then(|known| known.warm.as_ref()) {
+            self.ready.remove(&(warm.since, cell.to_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warm(cell: &str, since: Instant) -> Warm {
+        Warm {
+            cell: cell.to_owned(),
+            pool: OfPool {
+                uid: "pool".into(),
+                namespace: "shop".into(),
+                name: "pool".into(),
+            },
+            pod: PodIdentity {
+                uid: "p".into(),
+                ip: None,
+                port: 80,
+                nonce: None,
+            },
+            node: None,
+            seal: String::new(),
+            isolation: serde_json::from_value(serde_json::json!({
+                "provenAt": "2026-01-01T00:00:00Z", "podUid": "p", "rounds": 1, "targets": []
+            }))
+            .unwrap(),
+            since,
+        }
+    }
+
+    fn table(count: usize, refill: Refill) -> Table {
+        let table = Table::default();
+        table.want(
+            "pool",
+            Wanted {
+                count,
+                refill,
+                kind: "t".into(),
+            },
+        );
+        table
+    }
+
+    fn fast() -> Refill {
+        Refill {
+            per_second: 1000,
+            burst: 1000,
+        }
+    }
+
+    #[test]
+    fn the_one_that_waits_longest_is_taken_and_none_twice() {
+        let table = table(3, fast());
+        let now = Instant::now();
+        for (index, cell) in ["c", "a", "b"].into_iter().enumerate() {
+            let since = now + Duration::from_secs(index as u64);
+            table.set("pool", cell, State::Ready, Some(warm(cell, since)));
+        }
+        assert!(table.has("t") && !table.has("another"));
+        let taken: Vec<_> = std::iter::from_fn(|| table.take("t"))
+            .map(|warm| warm.cell)
+            .collect();
+        assert_eq!(taken, ["c", "a", "b"]);
+        assert_eq!(table.counts("pool").claimed, 3);
+    }
+
+    #[test]
+    fn what_was_there_at_the_beginning_is_known_once_each_was_looked_at() {
+        let table = Table::default();
+        assert!(table.is_known());
+        let there = ["pool", "a", "b", "c"].map(str::to_owned);
+        table.begin(there);
+        table.want(
+            "pool",
+            Wanted {
+                count: 2,
+                refill: fast(),
+                kind: "t".into(),
+            },
+        );
+        table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
+        table.forget("pool", "b");
+        assert!(!table.is_known());
+        assert_eq!(table.give_up_waiting(), 1);
+        assert!(table.is_known());
+    }
+
+    #[test]
+    fn what_is_missing_is_made_at_the_rate_and_an_empty_cell_is_filled_first() {
+        let refill = Refill {
+            per_second: 2,
+            burst: 2,
+        };
+        let table = table(5, refill);
+        table.set("pool", "empty", State::Empty, None);
+        let now = Instant::now();
+        assert_eq!(table.fill("pool", "empty", now), Turn::Now);
+        let first = table.make("pool", now).unwrap();
+        assert_eq!(first, names::pool_cell("pool", 0));
+        assert_eq!(
+            table.make("pool", now),
+            Err(Turn::After(Duration::from_millis(500)))
+        );
+        let later = now + Duration::from_secs(10);
+        assert_eq!(table.make("pool", later), Ok(names::pool_cell("pool", 1)));
+        assert_eq!(table.make("pool", later), Ok(names::pool_cell("pool", 2)));
+        // No more than the burst, however long it was quiet.
+        assert!(matches!(table.make("pool", later), Err(Turn::After(_))));
+        let much_later = later + Duration::from_secs(10);
+        assert_eq!(table.make("pool", much_later), Ok(names::pool_cell("pool", 3)));
+        assert_eq!(table.make("pool", much_later), Err(Turn::Enough));
+    }
+
+    #[test]
+    fn what_is_too_many_goes_but_for_empty_ones_and_never_what_a_preview_has() {
+        let table = table(1, fast());
+        let now = Instant::now();
+        table.set("pool", "empty", State::Empty, None);
+        table.set("pool", "claimed", State::Claimed, None);
+        table.set("pool", "ready", State::Ready, Some(warm("ready", now)));
+        table.set("pool", "warming", State::Warming, None);
+        assert!(!table.needs("pool", "empty") && table.needs("pool", "warming"));
+        assert_eq!(table.trim("pool"), ["warming"]);
+        assert!(table.trim("pool").is_empty(), "each once");
+        assert!(table.is_surplus("pool", "warming") && !table.is_surplus("pool", "ready"));
+        assert_eq!(table.take("t").unwrap().cell, "ready");
+    }
+
+    #[test]
+    fn a_cell_that_is_doubted_is_not_taken_and_one_that_is_gone_is_forgotten_with_its_pool() {
+        let table = table(1, fast());
+        table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
+        assert!(table.doubt("a") && !table.doubt("a") && !table.doubt("another"));
+        assert!(table.take("t").is_none());
+        assert_eq!(table.state("pool", "a"), Some(State::Warming));
+        table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
+        assert!(table.take("t").is_some() && !table.was_doubted("pool", "a"));
+        assert!(table.doubt("a") && table.was_doubted("pool", "a") && !table.was_doubted("pool", "a"));
+        table.rest("pool");
+        table.set("pool", "new", State::Making, None);
+        for cell in ["a", "new"] {
+            table.is_not_there(cell, Instant::now());
+        }
+        assert_eq!(table.cells("pool"), ["new"], "its watch has not told of it yet");
+        table.is_not_there("new", Instant::now() + TOLD);
+        assert!(table.totals().is_empty());
+    }
+}

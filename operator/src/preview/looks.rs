@@ -1,0 +1,252 @@
+//! Which live previews have to be looked at as a whole, and of which it is known from the watches that nothing is to be done. In
+//! memory, reads what the watches have stored.
+//!
+//! A whole look is seven reads, and each event of a preview or of its slots would cause one. So a whole look follows what a watch tells
+//! of its cell, and a watch that was lost; and comes by itself every ten minutes, for what none has told.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use tokio::time::Instant;
+use vitrine_crds::{Phase, PreviewSandbox, preview_policy::Expiry};
+use vitrine_policies::{
+    abuse,
+    cell::{Tenant, record, seal},
+    names,
+};
+
+use super::{
+    Context, Guarded,
+    decide::{self, Deserted, SAFETY},
+    dereference,
+};
+
+/// How long a live preview goes without a whole look if no watch tells anything: at 10,000 of them, some 150 reads a second.
+const WHOLE: Duration = Duration::from_secs(600);
+/// How long a watch may take to tell what this process has written itself.
+const BEHIND: Duration = Duration::from_secs(1);
+/// Those of which nothing is known yet are looked at one after the other: fifty a second.
+const PACE: Duration = Duration::from_millis(20);
+
+/// When each live preview is to be looked at as a whole, by `namespace/name`.
+#[derive(Debug)]
+pub struct Looks(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    due: HashMap<String, Instant>,
+    touched: HashSet<String>,
+    /// Those that are ready, by their uid, and since when; until the watch has told so.
+    opened: HashMap<String, (String, Instant)>,
+    /// How often all were to be looked at again.
+    times: u64,
+    /// When the next of which nothing is known is due.
+    next: Instant,
+}
+
+/// After how many times that all were to be looked at again a look began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun(u64);
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(Mutex::new(Inner {
+            due: HashMap::new(),
+            touched: HashSet::new(),
+            opened: HashMap::new(),
+            times: 0,
+            next: Instant::now(),
+        }))
+    }
+}
+
+impl Looks {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something of this preview may be other than it was.
+    pub fn touch(&self, preview: &ObjectRef<Guarded>) {
+        let name = key(preview.namespace.as_deref().unwrap_or_default(), &preview.name);
+        self.inner().touched.insert(name);
+    }
+
+    /// A watch begins to tell only now: what it would have told before, nobody knows.
+    pub fn all_again(&self) {
+        let mut inner = self.inner();
+        inner.due.clear();
+        inner.times += 1;
+        inner.next = Instant::now();
+    }
+
+    /// A whole look begins; which is to be said when it is done.
+    pub fn begin(&self, namespace: &str, name: &str) -> Begun {
+        let mut inner = self.inner();
+        inner.touched.remove(&key(namespace, name));
+        Begun(inner.times)
+    }
+
+    /// It has found nothing to do, or done it.
+    pub fn done(&self, namespace: &str, name: &str, begun: Begun) {
+        let (mut inner, key) = (self.inner(), key(namespace, name));
+        if inner.times != begun.0 {
+            return;
+        }
+        // So that those that were made at once are not looked at at once for ever.
+        let later = WHOLE.mul_f64(0.75 + 0.25 * rand::random::<f64>());
+        inner.due.insert(key, Instant::now() + later);
+    }
+
+    /// It was made ready in a cell that was whole before this began.
+    pub fn opened(&self, namespace: &str, name: &str, uid: &str, begun: Begun) {
+        self.done(namespace, name, begun);
+        let opened = (uid.to_owned(), Instant::now());
+        self.inner().opened.insert(key(namespace, name), opened);
+    }
+
+    /// Whether it is ready, and the watch has not told so yet.
+    fn is_behind(&self, namespace: &str, name: &str, uid: Option<&String>, now: Instant) -> bool {
+        let inner = self.inner();
+        let opened = inner.opened.get(&key(namespace, name));
+        opened.is_some_and(|(of, at)| Some(of) == uid && now.saturating_duration_since(*at) < BEHIND)
+    }
+
+    /// The watch has told that it is ready.
+    fn caught_up(&self, namespace: &str, name: &str) {
+        self.inner().opened.remove(&key(namespace, name));
+    }
+
+    /// It is not live, or gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let (mut inner, key) = (self.inner(), key(namespace, name));
+        inner.due.remove(&key);
+        inner.touched.remove(&key);
+        inner.opened.remove(&key);
+    }
+
+    /// How long a preview may wait for a whole look; `None` if it is due.
+    fn left(&self, namespace: &str, name: &str, now: Instant) -> Option<Duration> {
+        let (mut inner, key) = (self.inner(), key(namespace, name));
+        if inner.touched.contains(&key) {
+            return None;
+        }
+        let due = match inner.due.get(&key) {
+            Some(due) => *due,
+            None => {
+                let due = inner.next.max(now);
+                inner.next = due + PACE;
+                inner.due.insert(key, due);
+                due
+            }
+        };
+        due.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+}
+
+fn key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// How long nothing is to be done for a preview as far as the watches know; `None` if it has to be looked at as a whole. `preview` is
+/// as the watch has it.
+pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Option<Duration> {
+    let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
+    if preview.phase() != Phase::Ready {
+        let waits = preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none();
+        let uid = preview.metadata.uid.as_ref();
+        if waits && context.looks.is_behind(&namespace, &name, uid, Instant::now()) {
+            return Some(BEHIND);
+        }
+        context.looks.forget(&namespace, &name);
+        return None;
+    }
+    context.looks.caught_up(&namespace, &name);
+    let held = preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER);
+    if preview.metadata.deletion_timestamp.is_some() || !held {
+        return None;
+    }
+    let left = context.looks.left(&namespace, &name, Instant::now())?;
+    let (uid, status) = (preview.uid()?, preview.status.as_ref()?);
+    let envelope = status.envelope.as_ref()?;
+    let lives = decide::until(status.expires_at.as_ref()?.0, now)?;
+    if preview.spec.ttl.is_some_and(|asked| asked > envelope.ttl) || status.abuse.is_some() {
+        return None;
+    }
+    let watched = &context.watched;
+    // The cell that it lives in is still its own, and stays.
+    let cell = watched.cells.get(&ObjectRef::new(status.cell.as_deref()?))?;
+    let live = Namespace {
+        metadata: cell.metadata.clone(),
+        ..Namespace::default()
+    };
+    let tenant = Tenant::of(preview)?;
+    if cell.metadata.deletion_timestamp.is_some() || !seal::holds(&record::had_by(&tenant), &live) {
+        return None;
+    }
+    let own = |slot: &String| watched.holder(slot).as_deref() == Some(&uid);
+    if !status.slots.iter().all(own)
+        || watched.holds_beside(&uid, &status.slots)
+        || !watched.cells_beside(&uid, status.cell.as_deref()).is_empty()
+    {
+        return None;
+    }
+    let policy = watched.policy()?;
+    if policy.spec.maintenance.expiry == Expiry::Suspended {
+        return None;
+    }
+    let mut wake = left.min(lives).min(SAFETY);
+    match decide::deserted(status, &policy, context.watchers.of(&uid).as_ref()) {
+        None => {}
+        Some(Deserted::From(time)) => wake = wake.min(decide::until(time, now)?),
+        Some(Deserted::Since(..)) => return None,
+    }
+    if let Some(rules) = &policy.spec.abuse {
+        let signs = dereference::signs(context, Some(&policy), preview, status);
+        if abuse::judge(rules, &signs).measure.is_some() {
+            return None;
+        }
+    }
+    Some(wake)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_touched_is_due_at_once_and_what_is_unknown_one_after_the_other() {
+        let (looks, now) = (Looks::default(), Instant::now() + PACE);
+        assert_eq!(looks.left("shop", "a", now), None, "nothing is known of it");
+        assert_eq!(looks.left("shop", "b", now), Some(PACE));
+        assert_eq!(looks.left("shop", "c", now), Some(PACE * 2));
+        let begun = looks.begin("shop", "a");
+        looks.done("shop", "a", begun);
+        let left = looks.left("shop", "a", now).unwrap();
+        assert!(left > WHOLE / 2 && left <= WHOLE, "{left:?}");
+        looks.touch(&ObjectRef::new("a").within("shop"));
+        assert_eq!(looks.left("shop", "a", now), None);
+        looks.begin("shop", "a");
+        assert!(looks.left("shop", "a", now).is_some());
+        let begun = looks.begin("shop", "new");
+        looks.opened("shop", "new", "uid", begun);
+        let (uid, another, now) = ("uid".to_owned(), "another".to_owned(), Instant::now());
+        assert!(looks.is_behind("shop", "new", Some(&uid), now));
+        assert!(!looks.is_behind("shop", "new", Some(&another), now));
+        assert!(!looks.is_behind("shop", "new", Some(&uid), now + BEHIND));
+        looks.caught_up("shop", "new");
+        assert!(!looks.is_behind("shop", "new", Some(&uid), now));
+        looks.all_again();
+        looks.done("shop", "a", begun);
+        let left = looks.left("shop", "a", now);
+        assert!(
+            left.is_none_or(|left| left <= PACE),
+            "the look began before: {left:?}"
+        );
+    }
+}

@@ -1,0 +1,404 @@
+//! Warm previews beside the warm claims of agent-sandbox: on one control plane, in one run, one after the other in alternating order.
+
+mod chart;
+mod costs;
+mod floor;
+mod load;
+mod report;
+mod side;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::api::PostParams;
+use serde_json::json;
+use tokio::time::Instant;
+use vitrine_e2e::house::House;
+use vitrine_kit::images;
+
+use self::{
+    costs::{Meter, Processes},
+    load::{Arrivals, Watch},
+    report::Measured,
+    side::{Controller, Side, System, Tuning},
+};
+use super::stats::{self, ms};
+
+/// Filling and emptying pools of thousands on two cores.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a claim lives where claims are deleted.
+const LIVES: Duration = Duration::from_secs(5);
+/// The peer's own gate: so many claims at this rate, from a pool that has more.
+const GATE: (u32, f64) = (750, 75.0);
+/// A second, where many are to live before anything is measured.
+const MAKES: f64 = 25.0;
+/// Claims at once.
+const BURST: usize = 300;
+/// By how much the rate grows until one is not sustained.
+const STEP: f64 = 1.2;
+/// A system whose rate is looked for begins with this one.
+const FIRST_RATE: f64 = 20.0;
+
+/// What is measured.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Choice {
+    /// How often, in alternating order.
+    pub rounds: usize,
+    /// How long a rate lasts.
+    pub seconds: u64,
+    /// Ready at the beginning.
+    pub pool: usize,
+    /// Rates with refill, and without deletes.
+    pub rates: Vec<f64>,
+    /// Rates with refill and with deletes.
+    pub deletes: Vec<f64>,
+    /// Whether the gate and claims at once are measured.
+    pub gate: bool,
+    /// Whether the highest rate is looked for.
+    pub highest: bool,
+    /// So many live previews, at which Vitrine alone is measured.
+    pub live: Vec<usize>,
+    /// Sizes of pools at which the cost of one rate is compared, and that rate.
+    pub pools: Vec<usize>,
+}
+
+impl Choice {
+    /// As `cargo xtask bench` says it, in JSON.
+    pub fn read(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+}
+
+/// One kind of arrivals.
+#[derive(Clone, Debug)]
+struct Load {
+    name: String,
+    arrivals: Arrivals,
+    delete_after: Option<Duration>,
+}
+
+impl Load {
+    fn steady(rate: f64, seconds: u64) -> Self {
+        Self {
+            name: format!("{rate:.0}/s that stay"),
+            arrivals: Arrivals::poisson(rate, seconds, 1),
+            delete_after: None,
+        }
+    }
+
+    fn passing(rate: f64, seconds: u64) -> Self {
+        Self {
+            name: format!(
+                "{rate:.0}/s, each deleted {} s after it is ready",
+                LIVES.as_secs()
+            ),
+            arrivals: Arrivals::poisson(rate, seconds, 2),
+            delete_after: Some(LIVES),
+        }
+    }
+}
+
+/// A start of Vitrine's operator where many previews live.
+struct Start {
+    live: usize,
+    /// Of the operator that made them.
+    before_mib: f64,
+    /// From the start of the process until a claim that was there before is ready.
+    first: Duration,
+    after_mib: f64,
+}
+
+impl Start {
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "live": self.live, "residentMib": self.before_mib, "secondsToFirstClaim": self.first.as_secs_f64(),
+            "residentMibAfter": self.after_mib
+        })
+    }
+}
+
+struct Bench {
+    house: House,
+    choice: Choice,
+    all: Vec<Measured>,
+}
+
+/// Measures, and prints Markdown; leaves the figures and a plot in `target/vitrine/bench`.
+pub async fn measure(choice: Choice) {
+    let mut house = House::take("bench-previews", 1, "24h").await;
+    let most = 20_000;
+    house
+        .policy(json!({
+            "limits": {"perSubject": 1, "perListing": most, "perSeller": most, "cluster": most},
+            "cells": {"mode": "Reuse", "maxUses": 10_000, "maxAge": "24h"}, "pools": {"maxReplicas": 10_000},
+            "retention": "24h", "images": {"repositories": ["vitrine.local"]}
+        }))
+        .await;
+    // As it is installed: confined by the chart's own policies, which cost the API server something.
+    house.admission();
+    side::install_peer(&house);
+    let mut bench = Bench {
+        house,
+        choice,
+        all: vec![],
+    };
+    let vitrine = Side::new(System::Vitrine, &bench.house).await;
+    let floor = floor::measure(&vitrine, &bench.house).await;
+    let orders = [
+        [System::Vitrine, System::AgentSandbox],
+        [System::AgentSandbox, System::Vitrine],
+    ];
+    for round in 0..bench.choice.rounds {
+        for system in orders[round % 2] {
+            bench.round(system, round).await;
+        }
+    }
+    let choice = bench.choice.clone();
+    for pool in choice.pools.iter().copied() {
+        for system in orders[0] {
+            let load = Load::steady(choice.rates.first().copied().unwrap_or(5.0), choice.seconds);
+            bench.session(system, Tuning::Steady, pool, 0, &[load]).await;
+        }
+    }
+    let mut starts = vec![];
+    for live in choice.live.iter().copied() {
+        starts.push(bench.live(live).await);
+    }
+    if choice.highest {
+        for load in [Load::steady, Load::passing] {
+            for system in orders[0] {
+                bench.highest(system, load).await;
+            }
+        }
+    }
+    bench.tell(&floor, &starts);
+}
+
+impl Bench {
+    async fn round(&mut self, system: System, round: usize) {
+        let choice = self.choice.clone();
+        let mut loads: Vec<_> = choice
+            .rates
+            .iter()
+            .map(|rate| Load::steady(*rate, choice.seconds))
+            .collect();
+        loads.extend(
+            choice
+                .deletes
+                .iter()
+                .map(|rate| Load::passing(*rate, choice.seconds)),
+        );
+        self.session(system, Tuning::Steady, choice.pool, round, &loads)
+            .await;
+        if choice.gate {
+            let loads = [
+                Load {
+                    name: format!("{} at {:.0}/s", GATE.0, GATE.1),
+                    arrivals: Arrivals::even(GATE.0, GATE.1),
+                    delete_after: None,
+                },
+                Load {
+                    name: format!("{BURST} at once"),
+                    arrivals: Arrivals::at_once(BURST),
+                    delete_after: None,
+                },
+            ];
+            self.session(system, Tuning::Burst, choice.pool, round, &loads)
+                .await;
+        }
+    }
+
+    /// Starts the controller, has its pool filled, and measures one load after the other, each from a full pool.
+    async fn session(&mut self, system: System, tuning: Tuning, pool: usize, round: usize, loads: &[Load]) {
+        let controller = Controller::start(system, tuning, &self.house).await;
+        let side = Side::new(system, &self.house).await;
+        let filled = side.fill(pool, PATIENCE).await;
+        eprintln!(
+            "{}: a pool of {pool} is full after {:.0} s",
+            system.name(),
+            filled.as_secs_f64()
+        );
+        for load in loads {
+            let measured = self.one(&controller, &side, pool, round, load).await;
+            self.all.push(measured);
+        }
+    }
+
+    async fn one(
+        &self,
+        controller: &Controller,
+        side: &Side,
+        pool: usize,
+        round: usize,
+        load: &Load,
+    ) -> Measured {
+        let measured = self.measured(controller, side, pool, round, load).await;
+        load::clear(side, PATIENCE).await;
+        measured
+    }
+
+    async fn measured(
+        &self,
+        controller: &Controller,
+        side: &Side,
+        pool: usize,
+        round: usize,
+        load: &Load,
+    ) -> Measured {
+        side.full(pool, PATIENCE).await;
+        let processes = Processes::of(&self.house.cluster, controller.pid);
+        let watch = Arc::new(Watch::begin(side));
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let noise = tokio::spawn(stats::noise(stopped));
+        let reconciles = controller.reconciles().await;
+        let meter = Meter::begin(&self.house.cluster, &processes);
+        let prefix = format!("c{}", self.all.len());
+        let claims = load::run(side, &watch, &prefix, &load.arrivals, load.delete_after).await;
+        // What a claim leads to belongs to it: the refill, and where it is deleted its end.
+        if load.delete_after.is_some() {
+            load::clear(side, PATIENCE).await;
+        }
+        side.full(pool, PATIENCE).await;
+        let costs = meter.end();
+        let reconciles = controller.reconciles().await - reconciles;
+        stop.send_replace(true);
+        let measured = Measured {
+            side: side.clone(),
+            load: load.name.clone(),
+            round,
+            pool,
+            claims,
+            costs,
+            reconciles,
+            noise: noise.await.unwrap(),
+        };
+        eprintln!("{}", measured.line());
+        measured
+    }
+
+    /// Has so many previews live, measures the first of the rates among them, and starts the operator anew.
+    async fn live(&mut self, live: usize) -> Start {
+        let (system, pool) = (System::Vitrine, self.choice.pool);
+        let side = Side::new(system, &self.house).await;
+        let controller = Controller::start(system, Tuning::Steady, &self.house).await;
+        side.fill(pool, PATIENCE).await;
+        let watch = Arc::new(Watch::begin(&side));
+        let mut made = 0;
+        while made < live {
+            let next = (live - made).min(pool);
+            load::run(
+                &side,
+                &watch,
+                &format!("live{live}-{made}"),
+                &Arrivals::even(u32::try_from(next).unwrap(), MAKES),
+                None,
+            )
+            .await;
+            made += next;
+            side.full(pool, PATIENCE).await;
+            eprintln!("{made} of {live} live");
+        }
+        let mut load = Load::steady(
+            self.choice.rates.first().copied().unwrap_or(5.0),
+            self.choice.seconds,
+        );
+        load.name += &format!(", {live} live");
+        let measured = self.measured(&controller, &side, pool, 0, &load).await;
+        let before_mib = measured.costs.resident_mib;
+        self.all.push(measured);
+        drop(controller);
+        let (api, first) = (side.claims(), format!("first{live}"));
+        api.create(&PostParams::default(), &side.claim(&first))
+            .await
+            .unwrap();
+        let begun = Instant::now();
+        let start = Controller::start(system, Tuning::Steady, &self.house);
+        let watch = Watch::begin(&side);
+        let (controller, ready) = tokio::join!(start, watch.until_ready(&first));
+        let first = ready.0.duration_since(begun);
+        side.full(pool, PATIENCE).await;
+        let start = Start {
+            live,
+            before_mib,
+            first,
+            after_mib: stats::resident_mib(controller.pid),
+        };
+        load::clear(&side, PATIENCE).await;
+        start
+    }
+
+    /// Raises the rate until it is not sustained any more.
+    async fn highest(&mut self, system: System, load: fn(f64, u64) -> Load) {
+        let (pool, seconds) = (self.choice.pool, self.choice.seconds);
+        let controller = Controller::start(system, Tuning::Steady, &self.house).await;
+        let side = Side::new(system, &self.house).await;
+        side.fill(pool, PATIENCE).await;
+        let mut rate = FIRST_RATE;
+        loop {
+            let load = load(rate, seconds);
+            let measured = self.one(&controller, &side, pool, 0, &load).await;
+            let goes_on = measured.is_sustained() && measured.spoiled().is_none();
+            self.all.push(measured);
+            if !goes_on {
+                return;
+            }
+            rate *= STEP;
+        }
+    }
+
+    fn tell(&self, floor: &stats::Sorted, starts: &[Start]) {
+        println!("{}", report::HEAD);
+        for measured in &self.all {
+            println!("{}", measured.line());
+        }
+        println!("\nVitrine over agent-sandbox:\n\n{}", report::ratios(&self.all));
+        println!("Where the time of a claim goes:\n{}", report::stages(&self.all));
+        println!(
+            "The floor, the writes of one warm claim alone and one after the other: p50 {} / p90 {} / p99 {} ms.",
+            ms(floor.percentile(50)),
+            ms(floor.percentile(90)),
+            ms(floor.percentile(99))
+        );
+        for start in starts {
+            println!(
+                "\nWith {} live previews the operator takes {:.0} MiB. Started anew, it has a claim ready {:.1} s after its start, then takes {:.0} MiB.",
+                start.live,
+                start.before_mib,
+                start.first.as_secs_f64(),
+                start.after_mib
+            );
+        }
+        let folder = images::target().join("vitrine/bench");
+        std::fs::create_dir_all(&folder).unwrap();
+        let figures = json!({
+            "floorMs": ([50, 90, 99].map(|percent| floor.percentile(percent).as_secs_f64() * 1000.0)),
+            "starts": starts.iter().map(Start::json).collect::<Vec<_>>(),
+            "measured": self.all.iter().map(Measured::json).collect::<Vec<_>>()
+        });
+        std::fs::write(
+            folder.join("previews.json"),
+            serde_json::to_string_pretty(&figures).unwrap(),
+        )
+        .unwrap();
+        let fastest = self.choice.rates.last().map(|rate| Load::steady(*rate, 0).name);
+        let series =
+            [(System::Vitrine, "#1565c0"), (System::AgentSandbox, "#c62828")].map(|(system, colour)| {
+                let one = self
+                    .all
+                    .iter()
+                    .find(|m| m.side.system == system && Some(&m.load) == fastest.as_ref());
+                let points = one.into_iter().flat_map(|m| &m.claims);
+                chart::Series {
+                    name: system.name(),
+                    colour,
+                    points: points
+                        .filter_map(|claim| Some((claim.due, claim.in_all()?)))
+                        .collect(),
+                }
+            });
+        let title = format!(
+            "From when a claim was to come until it is ready, {}",
+            fastest.unwrap_or_default()
+        );
+        std::fs::write(folder.join("previews.svg"), chart::draw(&title, &series)).unwrap();
+    }
+}
