@@ -42,7 +42,7 @@ use crate::{
         make::{Podded, Sealed},
         observe, pods, slots,
         slots::Taken,
-        standing,
+        standing, whose,
     },
 };
 
@@ -78,10 +78,7 @@ pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
         }
         // Told before anybody knew whose it would be.
         if context.pools.was_doubted(&of.uid, &name)
-            && let Some((namespace, preview)) = cell
-                .annotations()
-                .get(names::PREVIEW_ANNOTATION)
-                .and_then(|whose| whose.split_once('/'))
+            && let Some((namespace, preview)) = whose(cell.annotations())
         {
             context.looks.touch(&ObjectRef::new(preview).within(namespace));
             context.wakes.preview(namespace, preview);
@@ -187,9 +184,7 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
         Plan::Renew(why) => {
             set(State::Going, None);
             tell(context, of, world, &why).await?;
-            let renewed = record::renewed(cells::new_epoch(), Timestamp::now());
-            cells::annotate(context, cell, renewed).await?;
-            Ok(Action::requeue(decide::SAFETY))
+            renew(context, cell).await
         }
         Plan::EndPod => {
             set(State::Going, None);
@@ -216,9 +211,7 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
                     "what confines a cell was changed while its pod came up"
                 );
                 set(State::Going, None);
-                let renewed = record::renewed(cells::new_epoch(), Timestamp::now());
-                cells::annotate(context, cell, renewed).await?;
-                return Ok(Action::requeue(decide::SAFETY));
+                return renew(context, cell).await;
             }
             let Some(warm) = prove(context, &name, of, world, &verdict, &there).await? else {
                 set(State::Warming, None);
@@ -258,6 +251,13 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
             Ok(Action::requeue(decide::SAFETY))
         }
     }
+}
+
+/// Has the cell be for another pod from now on.
+async fn renew(context: &Context, cell: &Meta) -> Result<Action> {
+    let renewed = record::renewed(cells::new_epoch(), Timestamp::now());
+    cells::annotate(context, cell, renewed).await?;
+    Ok(Action::requeue(decide::SAFETY))
 }
 
 fn is_current(world: &World) -> bool {

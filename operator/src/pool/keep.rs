@@ -69,9 +69,7 @@ pub async fn step(context: &Context, pool: &PreviewPool) -> Result<Action> {
             (0, None)
         }
     };
-    for surplus in context.pools.trim(&of.uid) {
-        context.wakes.cells([surplus]);
-    }
+    context.wakes.cells(context.pools.trim(&of.uid));
     tell_totals(context);
     let counts = context.pools.counts(&of.uid);
     let why = wants.err().or_else(|| short(context, &of, pool, counts, count));

@@ -36,8 +36,10 @@ use super::{
     decide::{self, Plan},
     dereference,
     index::Index,
+    is_waiting,
     looks::{self, Looks},
     queue::{GuardedListing, Indexes, Watched},
+    whose,
 };
 use crate::{
     api,
@@ -329,11 +331,7 @@ fn waits(preview: &PreviewSandbox) -> bool {
 }
 
 fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
-    let preview = object
-        .annotations()
-        .get(names::PREVIEW_ANNOTATION)
-        .and_then(|text| text.split_once('/'));
-    preview
+    whose(object.annotations())
         .map(|(namespace, name)| ObjectRef::new(name).within(namespace))
         .into_iter()
         .collect()
@@ -478,8 +476,11 @@ impl Default for Lanes {
 impl Lanes {
     /// The lane of a preview as the watch has it.
     fn of(&self, preview: &PreviewSandbox) -> &Semaphore {
-        let waits = preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none();
-        if waits { &self.claims } else { &self.others }
+        if is_waiting(preview) {
+            &self.claims
+        } else {
+            &self.others
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use vitrine_policies::{
 use super::{
     Context, Guarded,
     decide::{self, Deserted, SAFETY},
-    dereference,
+    dereference, is_waiting,
 };
 
 /// How long a live preview goes without a whole look if no watch tells anything: at 10,000 of them, some 150 reads a second.
@@ -158,9 +158,8 @@ fn key(namespace: &str, name: &str) -> String {
 pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Option<Duration> {
     let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
     if preview.phase() != Phase::Ready {
-        let waits = preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none();
         let uid = preview.metadata.uid.as_ref();
-        if waits && context.looks.is_behind(&namespace, &name, uid, Instant::now()) {
+        if is_waiting(preview) && context.looks.is_behind(&namespace, &name, uid, Instant::now()) {
             return Some(BEHIND);
         }
         context.looks.forget(&namespace, &name);

@@ -26,10 +26,13 @@ mod decide_tests;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource, core::DeserializeGuard, runtime::events::Recorder};
-use vitrine_crds::PreviewSandbox;
-use vitrine_policies::cell::{network::House, pod::ProbeImage};
+use vitrine_crds::{Phase, PreviewSandbox};
+use vitrine_policies::{
+    cell::{network::House, pod::ProbeImage},
+    names,
+};
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::{looks::Looks, queue::Watched};
 use crate::{
@@ -113,4 +116,14 @@ impl Context {
     {
         Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+/// Whose a cell or slot says that it is, by namespace and name.
+pub(crate) fn whose(annotations: &BTreeMap<String, String>) -> Option<(&str, &str)> {
+    annotations.get(names::PREVIEW_ANNOTATION)?.split_once('/')
+}
+
+/// Whether a preview waits to be admitted.
+pub(crate) fn is_waiting(preview: &PreviewSandbox) -> bool {
+    preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none()
 }

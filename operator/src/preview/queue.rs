@@ -32,6 +32,7 @@ use vitrine_policies::{
 use super::{
     Guarded,
     index::{Facts, Index},
+    is_waiting,
 };
 use crate::pool::controller::Guarded as PoolGuarded;
 
@@ -241,8 +242,7 @@ impl Watched {
     pub fn waits_for(&self, namespace: &str, name: &str) -> Option<String> {
         let known = self.previews.get(&ObjectRef::new(name).within(namespace))?;
         let preview = known.0.as_ref().ok()?;
-        let waits = preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none();
-        waits.then(|| preview.spec.listing_ref.name.clone())
+        is_waiting(preview).then(|| preview.spec.listing_ref.name.clone())
     }
 
     /// A listing as the watch has it.

@@ -30,7 +30,7 @@ use vitrine_policies::{
 use super::{
     Context, cells,
     observe::{self, End},
-    pods, slots as own_slots,
+    pods, slots as own_slots, whose,
 };
 use crate::error::{Error, Result, found};
 
@@ -196,7 +196,7 @@ fn is_orphan(context: &Context, slot: &PartialObjectMeta<Lease>) -> bool {
 
 /// Whether the watch has the preview that an object was made for, and it is not over.
 fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> bool {
-    let Some((namespace, name)) = named(annotations) else {
+    let Some((namespace, name)) = whose(annotations) else {
         return false;
     };
     let known = context
@@ -208,10 +208,6 @@ fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -
         // It is not ours to judge.
         Err(invalid) => invalid.metadata.uid.as_deref() == Some(uid),
     })
-}
-
-fn named(annotations: &BTreeMap<String, String>) -> Option<(&str, &str)> {
-    annotations.get(names::PREVIEW_ANNOTATION)?.split_once('/')
 }
 
 /// Looks at one cell as it is now; whether there was nothing to do.
@@ -298,7 +294,7 @@ enum Left {
 }
 
 async fn left(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> Result<Left> {
-    let Some((namespace, name)) = named(annotations) else {
+    let Some((namespace, name)) = whose(annotations) else {
         return Ok(Left::Gone);
     };
     let api: Api<PreviewSandbox> = context.api(namespace);

@@ -218,22 +218,10 @@ impl Bench {
             filled.as_secs_f64()
         );
         for load in loads {
-            let measured = self.one(&controller, &side, pool, round, load).await;
+            let measured = self.measured(&controller, &side, pool, round, load).await;
+            load::clear(&side, PATIENCE).await;
             self.all.push(measured);
         }
-    }
-
-    async fn one(
-        &self,
-        controller: &Controller,
-        side: &Side,
-        pool: usize,
-        round: usize,
-        load: &Load,
-    ) -> Measured {
-        let measured = self.measured(controller, side, pool, round, load).await;
-        load::clear(side, PATIENCE).await;
-        measured
     }
 
     async fn measured(
@@ -335,7 +323,8 @@ impl Bench {
         let mut rate = FIRST_RATE;
         loop {
             let load = load(rate, seconds);
-            let measured = self.one(&controller, &side, pool, 0, &load).await;
+            let measured = self.measured(&controller, &side, pool, 0, &load).await;
+            load::clear(&side, PATIENCE).await;
             let goes_on = measured.is_sustained() && measured.spoiled().is_none();
             self.all.push(measured);
             if !goes_on {
