@@ -111,7 +111,7 @@ fn row(preview: &PreviewSandbox) -> Vec<String> {
     vec![
         preview.namespace().unwrap_or_default(),
         preview.name_any(),
-        status.phase.as_str().to_owned(),
+        preview.phase().as_str().to_owned(),
         status
             .reason
             .map(|reason| reason.as_str().to_owned())
@@ -146,13 +146,14 @@ async fn get(client: &Client, name: &str) -> Result<(Api<PreviewSandbox>, Previe
 /// If it has none, with why.
 pub async fn open(client: &Client, named: &Named) -> Result<String> {
     let (_, preview) = get(client, &named.name).await?;
+    let phase = preview.phase();
     let status = preview.status.unwrap_or_default();
     match status.url {
-        Some(url) => Ok(url + "\n"),
-        None => Err(Error::Other(format!(
+        Some(url) if phase == Phase::Ready => Ok(url + "\n"),
+        _ => Err(Error::Other(format!(
             "preview {} has no link: it is {} ({})",
             named.name,
-            status.phase.as_str(),
+            phase.as_str(),
             status.message.unwrap_or_default()
         ))),
     }
@@ -179,7 +180,11 @@ fn explained(preview: &PreviewSandbox, events: &[Event], now: Timestamp) -> Stri
         .reason
         .map(|reason| reason.as_str())
         .unwrap_or("no operator has looked at it yet");
-    let mut text = format!("{} is {}: {reason}\n", preview.name_any(), status.phase.as_str());
+    let mut text = format!(
+        "{} is {}: {reason}\n",
+        preview.name_any(),
+        preview.phase().as_str()
+    );
     let mut say = |what: &str, words: Option<String>| {
         if let Some(words) = words.filter(|words| !words.is_empty()) {
             text += &format!("  {what:<12} {words}\n");
@@ -338,10 +343,7 @@ pub async fn delete(api: &Api<PreviewSandbox>, preview: &PreviewSandbox) -> Resu
 pub async fn cut(client: &Client, cut: &End) -> Result<String> {
     let (api, preview) = get(client, &cut.name).await?;
     delete(&api, &preview).await?;
-    let is_cut = |now: &PreviewSandbox| {
-        let phase = now.status.as_ref().map(|status| status.phase);
-        phase.is_some_and(|phase| phase == Phase::Ending || phase.is_terminal())
-    };
+    let is_cut = |now: &PreviewSandbox| now.phase() == Phase::Ending || now.phase().is_terminal();
     until(&api, &preview, cut.timeout, "is not cut off", is_cut).await?;
     Ok(format!(
         "preview {} is cut off; its end is still to be proven\n",

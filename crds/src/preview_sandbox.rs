@@ -102,9 +102,14 @@ pub enum TrustLevel {
 }
 
 impl PreviewSandbox {
-    /// How far it is: one that nobody has looked at yet waits.
+    /// How far it is: one that nobody has looked at yet waits, and one that was deleted and is not over yet is ending, whatever its
+    /// status still says.
     pub fn phase(&self) -> Phase {
-        self.status.as_ref().map_or(Phase::Queued, |status| status.phase)
+        let said = self.status.as_ref().map_or(Phase::Queued, |status| status.phase);
+        if self.metadata.deletion_timestamp.is_some() && !said.is_terminal() {
+            return Phase::Ending;
+        }
+        said
     }
 }
 

@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod follow;
 pub mod gateway;
 pub mod health;
+pub mod herald;
 pub mod kubelet;
 pub mod leader;
 pub mod link;

@@ -22,6 +22,7 @@ use crate::{
     denials::{self, Denials},
     error::{Error, Result},
     health::{self, Readiness},
+    herald::Herald,
     leader::Candidate,
     link::LinkSigner,
     link_keys,
@@ -207,7 +208,7 @@ async fn work(
             instance: Some(arguments.identity.clone()),
         };
         let context = Arc::new(Context {
-            recorder: Recorder::new(client.clone(), reporter),
+            herald: Herald::new(Recorder::new(client.clone(), reporter)),
             watched,
             client: client.clone(),
             metrics: metrics.clone(),
@@ -311,7 +312,8 @@ async fn background(context: Arc<Context>, pools: Controllers) {
         activity::run(&context),
         costs::run(&context),
         denials::run(&context),
-        exporter::run(&context)
+        exporter::run(&context),
+        context.herald.run()
     );
 }
 

@@ -156,13 +156,35 @@ What the schema cannot say, because it does not see the namespace of the release
 {{/* Who asks for what, for the admission policies. Break-glass is a group that nobody is in until somebody needs it. */}}
 {{- define "vitrine.admissionVariables" -}}
 - name: user
-  expression: request.userInfo.username
+  expression: {{ include "vitrine.admission.user" . }}
 - name: groups
-  expression: "has(request.userInfo.groups) ? request.userInfo.groups : []"
+  expression: {{ include "vitrine.admission.groups" . | quote }}
 - name: operator
-  expression: variables.user == 'system:serviceaccount:{{ .Release.Namespace }}:vitrine-operator'
+  expression: variables.user == {{ include "vitrine.admission.operator" . }}
 - name: breakGlass
   expression: "'vitrine:break-glass' in variables.groups"
 - name: what
-  expression: "request.resource.resource + (has(request.subResource) && request.subResource != '' ? '/' + request.subResource : '')"
+  expression: {{ include "vitrine.admission.what" . | quote }}
+{{- end }}
+{{- define "vitrine.admission.user" -}}request.userInfo.username{{- end }}
+{{- define "vitrine.admission.groups" -}}has(request.userInfo.groups) ? request.userInfo.groups : []{{- end }}
+{{- define "vitrine.admission.operator" -}}'system:serviceaccount:{{ .Release.Namespace }}:vitrine-operator'{{- end }}
+{{- define "vitrine.admission.what" -}}
+request.resource.resource + (has(request.subResource) && request.subResource != '' ? '/' + request.subResource : '')
+{{- end }}
+
+{{/*
+A match condition out of an expression that uses these variables, which only validations have. What is allowed without a doubt belongs
+here: the API server converts an object once for the match conditions of a policy, and then for its validations, its messages and its
+audit annotations once more each; with all of it in validations that was a sixth of the API server's time.
+Takes (dict "root" $ "condition" "...").
+*/}}
+{{- define "vitrine.admissionCondition" -}}
+{{- $groups := printf "(%s)" (include "vitrine.admission.groups" .root) -}}
+{{- regexReplaceAll "\\s+" (trim .condition) " "
+  | replace "variables.operator" (printf "(variables.user == %s)" (include "vitrine.admission.operator" .root))
+  | replace "variables.breakGlass" "('vitrine:break-glass' in variables.groups)"
+  | replace "variables.groups" $groups
+  | replace "variables.user" (include "vitrine.admission.user" .root)
+  | replace "variables.what" (printf "(%s)" (include "vitrine.admission.what" .root)) -}}
 {{- end }}

@@ -188,7 +188,10 @@ impl Table for Clients {
 /// Where a preview's pod is and what it may do; `None` unless it lives and was admitted with names. Pure.
 fn permit(preview: &PreviewSandbox) -> Option<(IpAddr, Permit)> {
     let status = preview.status.as_ref()?;
-    if !matches!(status.phase, Phase::Provisioning | Phase::Proving | Phase::Ready) {
+    if !matches!(
+        preview.phase(),
+        Phase::Provisioning | Phase::Proving | Phase::Ready
+    ) {
         return None;
     }
     let (pod, envelope) = (status.pod.as_ref()?, status.envelope.as_ref()?);

@@ -294,7 +294,7 @@ fn route(preview: &PreviewSandbox, allowed: &HashSet<String>) -> Route {
             frame_ancestors: envelope.frame_ancestors.clone(),
         })
     };
-    match (status.phase, upstream()) {
+    match (preview.phase(), upstream()) {
         (Phase::Ready, Some(upstream)) => Route::Open(Arc::new(upstream)),
         (phase, _) => Route::Closed(phase),
     }

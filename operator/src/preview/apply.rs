@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -25,8 +25,10 @@ use vitrine_policies::{
 };
 
 use super::{
-    Context, cells,
-    decide::{self, Drift, Plan, TOLD, World, seal_identity},
+    Context,
+    cells::{self, Closed},
+    decide::{self, Cell, Drift, Plan, TOLD, World, seal_identity},
+    dereference,
     make::{self, Podded, Sealed},
     pods,
     report::Report,
@@ -52,13 +54,39 @@ const RECEIPT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a quota may be without a status before the preview says so.
 const QUOTA_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What comes after a plan that was carried out.
+pub enum Next {
+    /// Nothing before this.
+    Wait(Action),
+    /// What is to be decided now, of what the writes have answered: nobody need be asked again.
+    Decide(Box<World>),
+}
+
 /// Carries the plan out.
 ///
 /// # Errors
 /// If a write fails; the whole is tried again from a fresh look.
-pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action> {
+pub async fn apply(context: &Context, mut world: World, plan: Plan) -> Result<Next> {
+    match plan {
+        Plan::Record(report) => {
+            world.preview = status::write(context, &world.preview, *report).await?;
+            if world.cell.pod.is_none() {
+                dereference::leftovers(context, &mut world).await?;
+            }
+            Ok(Next::Decide(Box::new(world)))
+        }
+        Plan::ReleasePod => release_pod(context, world).await,
+        Plan::RemoveCell => remove_cell(context, world).await,
+        plan => carry_out(context, &world, plan).await.map(Next::Wait),
+    }
+}
+
+/// Carries out what is followed by a fresh look.
+async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Action> {
     let preview = &world.preview;
     match plan {
+        // Carried out by `apply`.
+        Plan::Record(_) | Plan::ReleasePod | Plan::RemoveCell => Ok(Action::requeue(Duration::ZERO)),
         Plan::Idle(after) => Ok(wake(after)),
         Plan::Report(report, after) => {
             status::write(context, preview, *report).await?;
@@ -67,7 +95,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             }
             Ok(wake(after))
         }
-        Plan::Admit(envelope, demands) => admit(context, &world, &envelope, &demands).await,
+        Plan::Admit(envelope, demands) => admit(context, world, &envelope, &demands).await,
         Plan::Yield(report) => {
             status::write(context, preview, *report).await?;
             slots::give_back(context, &world.held_slots).await?;
@@ -85,7 +113,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 Ok(taken) if taken.is_empty() => {}
                 Ok(taken) => {
                     let note = format!("somebody deleted {} under it; taken again", taken.join(", "));
-                    restored(context, preview, "Lease", &note).await;
+                    restored(context, preview, "Lease", &note);
                 }
                 // Their namespace is gone, perhaps. The preview goes on as it is.
                 Err(error) => {
@@ -94,10 +122,10 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             }
             Ok(wake(after))
         }
-        Plan::Provision(envelope) => provision(context, &world, &envelope).await,
+        Plan::Provision(envelope) => provision(context, world, &envelope).await,
         Plan::Repair(envelope, drift) => {
             for part in drift {
-                repair(context, &world, &envelope, part).await?;
+                repair(context, world, &envelope, part).await?;
             }
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -106,7 +134,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             Ok(Action::requeue(TOLD))
         }
         Plan::Throttle(cpu, after) => {
-            throttle(context, &world, cpu).await?;
+            throttle(context, world, cpu).await?;
             Ok(wake(after))
         }
         Plan::Block(block) => {
@@ -115,7 +143,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 standing::write(context, policy, |status| standing::block(status, *block, now)).await?;
                 let until = until.map_or_else(|| "for good".to_owned(), |until| format!("until {}", until.0));
                 let note = format!("its subject gets no other preview {until}");
-                status::publish(context, preview, status::warning("SubjectBlocked", &note)).await;
+                status::publish(context, preview, status::warning("SubjectBlocked", &note));
             }
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -128,7 +156,7 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
                 );
                 tracing::error!(node = node.name, until = %node.until.0, "isolation did not hold on this node");
                 standing::write(context, policy, |status| standing::set_aside(status, *node, now)).await?;
-                status::publish(context, preview, status::warning("NodeSetAside", &note)).await;
+                status::publish(context, preview, status::warning("NodeSetAside", &note));
             }
             Ok(Action::requeue(Duration::ZERO))
         }
@@ -139,45 +167,41 @@ pub async fn apply(context: &Context, world: World, plan: Plan) -> Result<Action
             if let Some(pod) = &world.cell.pod {
                 pods::end(context, pod, pod::GRACE_SECONDS).await?;
             }
-            Ok(wake(Some(SAFETY)))
-        }
-        Plan::ReleasePod => {
-            if let Some(pod) = &world.cell.pod {
-                // With its node gone nobody is left who would confirm the deletion, as a kubelet does.
-                if receipt_of(preview).is_some_and(|receipt| receipt.result == EndResult::ReportedGone) {
-                    pods::end(context, pod, 0).await?;
-                }
-                pods::release(
-                    &context.api::<Pod>(&world.tenant.cell),
-                    "Pod",
-                    pod,
-                    names::POD_FINALIZER,
-                )
-                .await?;
-            }
-            Ok(Action::requeue(TOLD))
+            // That it is about to end is no news to look at; that it takes long is.
+            Ok(wake(Some(decide::SLOW_END)))
         }
         Plan::NeverStarted(report) => {
             let closed = match &report.status.receipt {
-                Some(receipt) => cells::close(context, &world, receipt).await?,
-                None => false,
+                Some(receipt) => cells::close(context, world, receipt).await?,
+                None => Closed::NotYet,
             };
-            if closed {
+            if closed != Closed::NotYet {
                 status::write(context, preview, *report).await?;
             }
             Ok(Action::requeue(Duration::ZERO))
         }
-        Plan::RemoveCell => remove_cell(context, &world).await,
         Plan::Conclude(report) => conclude(context, preview, *report).await,
+        Plan::Send(patience) => {
+            context.receipts.post.send(&with_signature(context, preview)?);
+            Ok(wake(Some(patience)))
+        }
         Plan::ReleasePreview(keep) => {
             if let Some(keep) = keep {
                 keep_receipt(context, preview, keep).await?;
             }
             let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
             pods::release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
+            if let Some(status) = preview
+                .status
+                .as_ref()
+                .filter(|status| !status.phase.is_terminal())
+                && let Some(event) = status::receipt(status, "Receipt")
+            {
+                status::publish(context, preview, event);
+            }
             Ok(Action::await_change())
         }
-        Plan::Retire => retire(context, &world).await,
+        Plan::Retire => retire(context, world).await,
     }
 }
 
@@ -197,7 +221,7 @@ async fn throttle(context: &Context, world: &World, cpu: Amount) -> Result<()> {
         Ok(_) => {
             context.metrics.throttled.inc();
             let note = format!("taken for abuse: it gets {cpu} of a core from now on");
-            status::publish(context, &world.preview, status::warning("Throttled", &note)).await;
+            status::publish(context, &world.preview, status::warning("Throttled", &note));
             Ok(())
         }
         Err(kube::Error::Api(answer)) if !answer.is_conflict() && answer.code < 500 => {
@@ -515,12 +539,12 @@ async fn repair(context: &Context, world: &World, envelope: &Envelope, part: Dri
         "somebody changed or removed the {kind} of cell {}; it was put back",
         world.tenant.cell
     );
-    restored(context, &world.preview, kind, &note).await;
+    restored(context, &world.preview, kind, &note);
     Ok(())
 }
 
 /// Counts and tells that something was put back.
-async fn restored(context: &Context, preview: &PreviewSandbox, kind: &str, note: &str) {
+fn restored(context: &Context, preview: &PreviewSandbox, kind: &str, note: &str) {
     context.metrics.repairs.with_label_values(&[kind]).inc();
     let event = Event {
         type_: EventType::Warning,
@@ -530,25 +554,51 @@ async fn restored(context: &Context, preview: &PreviewSandbox, kind: &str, note:
         action: format!("Restore{kind}"),
         secondary: None,
     };
-    status::publish(context, preview, event).await;
+    status::publish(context, preview, event);
+}
+
+/// Lets go of the pod whose end is recorded.
+async fn release_pod(context: &Context, mut world: World) -> Result<Next> {
+    let Some(pod) = world.cell.pod.take() else {
+        return Ok(Next::Wait(Action::requeue(Duration::ZERO)));
+    };
+    // With its node gone nobody is left who would confirm the deletion, as a kubelet does.
+    if receipt_of(&world.preview).is_some_and(|receipt| receipt.result == EndResult::ReportedGone) {
+        pods::end(context, &pod, 0).await?;
+    }
+    let api = context.api::<Pod>(&world.tenant.cell);
+    let released = pods::release(&api, "Pod", &pod, names::POD_FINALIZER).await?;
+    // A kubelet that has yet to clean up confirms the deletion when it has, and the watch tells.
+    if released.is_some_and(|pod| !pods::is_gone(&pod)) {
+        return Ok(Next::Wait(Action::requeue(TOLD)));
+    }
+    dereference::leftovers(context, &mut world).await?;
+    Ok(Next::Decide(Box::new(world)))
 }
 
 /// The slots are somebody else's only when nothing can run in the cell any more.
-async fn remove_cell(context: &Context, world: &World) -> Result<Action> {
+async fn remove_cell(context: &Context, mut world: World) -> Result<Next> {
+    let again = Ok(Next::Wait(Action::requeue(Duration::ZERO)));
     let Some(receipt) = receipt_of(&world.preview) else {
-        return Ok(Action::requeue(Duration::ZERO));
+        return again;
     };
-    if !cells::close(context, world, receipt).await? {
-        return Ok(Action::requeue(Duration::ZERO));
+    let closed = cells::close(context, &world, receipt).await?;
+    if closed == Closed::NotYet {
+        return again;
     }
-    slots::give_back(context, &world.held_slots).await?;
-    cells::give_back(context, &world.other_cells).await?;
-    // A namespace that goes is waited for; of one that is free there is nothing to wait for.
-    let going = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_some();
-    if world.cell.namespace.as_ref().is_some_and(going) {
-        return Ok(wake(Some(SAFETY)));
+    let freed = slots::give_back(context, &world.held_slots).await?;
+    let returned = cells::give_back(context, &world.other_cells).await?;
+    match closed {
+        // Its going is waited for.
+        Closed::Going => Ok(Next::Wait(wake(Some(SAFETY)))),
+        _ if !(freed && returned) => again,
+        _ => {
+            world.cell = Cell::default();
+            world.held_slots.clear();
+            world.other_cells.clear();
+            Ok(Next::Decide(Box::new(world)))
+        }
     }
-    Ok(Action::requeue(Duration::ZERO))
 }
 
 /// Signs the receipt, now that slots and cell are free: whoever waits for them does not wait for a signer.
@@ -572,6 +622,16 @@ async fn conclude(context: &Context, preview: &PreviewSandbox, mut report: Repor
     Ok(Action::requeue(TOLD))
 }
 
+/// A preview whose end is recorded, with its receipt signed.
+fn with_signature(context: &Context, preview: &PreviewSandbox) -> Result<PreviewSandbox> {
+    let mut preview = preview.clone();
+    let signed = signed(context, &preview)?;
+    if let Some(receipt) = preview.status.as_mut().and_then(|status| status.receipt.as_mut()) {
+        receipt.signed = signed;
+    }
+    Ok(preview)
+}
+
 fn receipt_of(preview: &PreviewSandbox) -> Option<&Receipt> {
     preview.status.as_ref()?.receipt.as_ref()
 }
@@ -590,7 +650,7 @@ fn signed(context: &Context, preview: &PreviewSandbox) -> Result<Option<String>>
 async fn keep_receipt(context: &Context, preview: &PreviewSandbox, keep: Keep) -> Result<()> {
     let envelope = match receipt_of(preview).and_then(|receipt| receipt.signed.clone()) {
         Some(envelope) => envelope,
-        // It ended under an operator that did not sign yet. Two of them may sign now: what the spool takes first, counts.
+        // It was deleted, and nobody has signed yet. Two operators may sign now: what the spool takes first, counts.
         None => signed(context, preview)?.unwrap_or_default(),
     };
     let asked = preview.metadata.deletion_timestamp.as_ref().map(|time| time.0);
@@ -626,7 +686,7 @@ async fn retire(context: &Context, world: &World) -> Result<Action> {
     let (namespace, name) = (&world.tenant.namespace, preview.name_any());
     if let Some(status) = &preview.status {
         if let Some(event) = status::receipt(status, "Retired") {
-            status::publish(context, preview, event).await;
+            status::publish(context, preview, event);
         }
         let receipt = status
             .receipt

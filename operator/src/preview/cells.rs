@@ -88,32 +88,46 @@ pub async fn claim_warm(
     annotate(context, cell.as_ref(), record::claimed(tenant, Timestamp::now())).await
 }
 
-/// Gives back cells that a preview has taken and does not live in, each in the very version that is given. Of a preview that waits,
-/// only after a write to the preview.
+/// Gives back cells that a preview has taken and does not live in, each in the very version that is given; whether all were as they were
+/// given. Of a preview that waits, only after a write to the preview.
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn give_back<K: ResourceExt>(context: &Context, cells: &[K]) -> Result<()> {
+pub async fn give_back<K: ResourceExt>(context: &Context, cells: &[K]) -> Result<bool> {
+    let mut all = true;
     for cell in cells {
-        annotate(context, cell, record::returned(Timestamp::now())).await?;
+        all &= annotate(context, cell, record::returned(Timestamp::now()))
+            .await?
+            .is_some();
     }
-    Ok(())
+    Ok(all)
+}
+
+/// What became of a cell that was to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// A pod of the preview may be in it, or somebody wrote it first: it has to be looked at again.
+    NotYet,
+    /// It is the next one's, or was not the preview's any more.
+    Free,
+    /// Its namespace was told to go.
+    Going,
 }
 
 /// Closes the cell of a preview that is over, so that no pod of it can come any more: frees it for the next preview, if nothing was
-/// wrong with it, and removes it otherwise. Whether nothing of the preview is in it then: an attempt that was slower than the end may
-/// have made a pod before. One that the API server has let in already and stores only after this look is ended when it shows.
+/// wrong with it, and removes it otherwise. Not yet, if something of the preview is in it then: an attempt that was slower than the end
+/// may have made a pod before. One that the API server has let in already and stores only after this look is ended when it shows.
 ///
 /// # Errors
 /// If the API server does not answer, or somebody else wrote the namespace meanwhile.
-pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Result<bool> {
+pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Result<Closed> {
     let cell = &world.tenant.cell;
     let had = world
         .cell
         .namespace
         .as_ref()
         .filter(|namespace| is_ours(namespace, &world.tenant));
-    let epoch;
+    let (epoch, closed);
     if let Some(namespace) = had {
         let now = Timestamp::now();
         match Record::of(&namespace.metadata).filter(|record| is_sound(world, receipt, record, now)) {
@@ -121,13 +135,13 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
                 let next = new_epoch();
                 let freed = record::freed(&record, next.clone(), now);
                 if annotate(context, namespace, freed).await?.is_none() {
-                    return Ok(false);
+                    return Ok(Closed::NotYet);
                 }
-                epoch = Some(next);
+                (epoch, closed) = (Some(next), Closed::Free);
             }
             None => {
                 remove(&context.client, namespace).await?;
-                epoch = None;
+                (epoch, closed) = (None, Closed::Going);
             }
         }
     } else {
@@ -138,7 +152,7 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
             found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
         let record = now.and_then(|now| Record::of(&now.metadata));
         let others = record.filter(|record| record.tenant.as_ref() != Some(&world.tenant.uid));
-        epoch = others.map(|record| record.epoch);
+        (epoch, closed) = (others.map(|record| record.epoch), Closed::Free);
     }
     let pods: Api<Pod> = context.api(cell);
     let pod = found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", cell))?;
@@ -147,10 +161,15 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
         .status
         .as_ref()
         .and_then(|status| status.pod.as_ref());
-    Ok(pod.is_none_or(|pod| {
+    let is_anothers = |pod: PartialObjectMeta<Pod>| {
         let of_another = pod.annotations().get(names::EPOCH_ANNOTATION) == epoch.as_ref() && epoch.is_some();
         of_another && pod.uid().as_ref() != known.map(|known| &known.uid)
-    }))
+    };
+    Ok(if pod.is_none_or(is_anothers) {
+        closed
+    } else {
+        Closed::NotYet
+    })
 }
 
 /// Whether the next preview may have the cell of one that ended like this.

@@ -25,19 +25,21 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, task::JoinSet};
-use vitrine_crds::{Phase, PreviewSandbox};
+use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_policies::{
     cell::{Tenant, record, seal},
     names, slots,
 };
 
 use super::{
-    Context, Guarded, apply,
+    Context, Guarded,
+    apply::{self, Next},
     decide::{self, Plan},
     dereference,
     index::Index,
     is_waiting,
     looks::{self, Looks},
+    observe::{self, End},
     queue::{GuardedListing, Indexes, Watched},
     whose,
 };
@@ -141,7 +143,7 @@ pub fn controller(
         .watches_stream(namespaces, move |namespace| of_cells.had(&namespace))
         .watches_stream(
             changes(Api::<Pod>::all(client.clone()), in_cells(), &tenants),
-            move |o| pods.of(&o),
+            move |o| pods.concerned(&o),
         )
         .watches_stream(
             changes(meta::<ResourceQuota>(client), in_cells(), &tenants),
@@ -376,6 +378,16 @@ impl Tenants {
         there
     }
 
+    /// The preview whose pod has changed. That a pod was asked to end is no news to who has asked, where nothing has to be remembered of
+    /// its preview at once.
+    fn concerned(&self, pod: &Pod) -> Vec<ObjectRef<Guarded>> {
+        let mut woken = self.of(pod);
+        if observe::end(pod) == End::Pending {
+            woken.retain(|preview| !self.is(preview, |p| decide::cause(p) == Some(StatusReason::Deleted)));
+        }
+        woken
+    }
+
     /// The preview in whose cell something has changed is to be looked at as a whole, also one that is about to be live.
     fn touch<K: ResourceExt>(&self, object: &K) {
         for preview in self.live(object) {
@@ -536,19 +548,25 @@ async fn reconcile(
 async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
     let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
     let begun = context.looks.begin(&namespace, &name);
-    let Some(world) = dereference::dereference(context, &namespace, &name).await? else {
+    let Some(mut world) = dereference::dereference(context, &namespace, &name).await? else {
         context.looks.forget(&namespace, &name);
         return Ok(Action::await_change());
     };
-    let plan = decide::decide(&world, Timestamp::now());
-    tracing::debug!(preview = name, ?plan, "decided");
-    let lives = matches!(plan, Plan::Idle(_)) && world.preview.phase() == Phase::Ready;
-    let lives = lives || matches!(plan, Plan::Open(_) | Plan::Extend(_));
-    let action = apply::apply(context, world, plan).await?;
-    if lives {
-        context.looks.done(&namespace, &name, begun);
+    loop {
+        let plan = decide::decide(&world, Timestamp::now());
+        tracing::debug!(preview = name, ?plan, "decided");
+        let lives = matches!(plan, Plan::Idle(_)) && world.preview.phase() == Phase::Ready;
+        let lives = lives || matches!(plan, Plan::Open(_) | Plan::Extend(_));
+        match apply::apply(context, world, plan).await? {
+            Next::Decide(next) => world = *next,
+            Next::Wait(action) => {
+                if lives {
+                    context.looks.done(&namespace, &name, begun);
+                }
+                return Ok(action);
+            }
+        }
     }
-    Ok(action)
 }
 
 fn failed(guarded: &Guarded, error: &Error, context: &Context, backoff: &Backoff) -> Action {

@@ -12,7 +12,7 @@ use k8s_openapi::{
         core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
         networking::v1::NetworkPolicy,
     },
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use kube::{ResourceExt, core::PartialObjectMeta};
 use vitrine_crds::{
@@ -56,7 +56,7 @@ pub const SAFETY: Duration = Duration::from_secs(30);
 /// How often the first in a queue look where they stand.
 const FRONT: Duration = Duration::from_secs(5);
 /// An end takes one to three seconds; one that takes longer is worth a word.
-const SLOW_END: Duration = Duration::from_secs(10);
+pub const SLOW_END: Duration = Duration::from_secs(10);
 /// How long a receipt outlives its preview where no policy says it: as long as PreviewPolicy has it by default.
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// How long before its end a preview gets more time while time stands still: long enough for a new link to be known everywhere, and
@@ -158,6 +158,8 @@ pub struct World {
     pub sink: bool,
     /// Whether the sink has its receipt, as far as this process knows.
     pub acknowledged: bool,
+    /// How long ago this process began to send its receipt, if it did.
+    pub sent: Option<Duration>,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
     pub reported_gone: Option<bool>,
     /// Where Vitrine's own pods are.
@@ -239,19 +241,36 @@ pub enum Plan {
     NeverStarted(Box<Report>),
     /// Remove the namespace, free the slots.
     RemoveCell,
+    /// The end is proven: record it, and go on.
+    Record(Box<Report>),
     /// Nothing is left: sign the receipt and say so.
     Conclude(Box<Report>),
+    /// Nothing is left of one that was deleted: sign the receipt, send it, and look again after the time.
+    Send(Duration),
     /// The end is recorded and nothing is left: let go of the preview, and keep its receipt if it has to be.
     ReleasePreview(Option<Keep>),
     /// It was kept long enough: delete the preview.
     Retire,
 }
 
-/// Why a preview ends, if it does.
-pub fn cause(status: &PreviewSandboxStatus) -> Option<StatusReason> {
-    let expired = conditions::find(&status.conditions, types::EXPIRED).filter(|c| c.status == "True")?;
-    let cause = serde_json::from_value(serde_json::Value::String(expired.reason.clone()));
-    Some(cause.unwrap_or(StatusReason::Deleted))
+/// Why a preview ends, if it does. That one which was admitted is deleted, is a record of its own: nothing need be written first.
+pub fn cause(preview: &PreviewSandbox) -> Option<StatusReason> {
+    let status = preview.status.as_ref()?;
+    if let Some(expired) = said_to_end(status) {
+        let cause = serde_json::from_value(serde_json::Value::String(expired.reason.clone()));
+        return Some(cause.unwrap_or(StatusReason::Deleted));
+    }
+    let deleted = preview.metadata.deletion_timestamp.is_some() && is_held(preview);
+    (deleted && conditions::is_true(&status.conditions, types::ADMITTED)).then_some(StatusReason::Deleted)
+}
+
+/// Whether our finalizer is on it: without, nothing outside of it was ever made.
+pub fn is_held(preview: &PreviewSandbox) -> bool {
+    preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER)
+}
+
+fn said_to_end(status: &PreviewSandboxStatus) -> Option<&Condition> {
+    conditions::find(&status.conditions, types::EXPIRED).filter(|said| said.status == "True")
 }
 
 /// Decides.
@@ -259,12 +278,12 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
     let preview = &world.preview;
     let status = preview.status.clone().unwrap_or_default();
     let deleted = preview.metadata.deletion_timestamp.is_some();
-    let ours = preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER);
+    let ours = is_held(preview);
 
     if status.phase.is_terminal() {
         return finished(&status, world, deleted, ours, now);
     }
-    if let Some(cause) = cause(&status) {
+    if let Some(cause) = cause(preview) {
         return ending(&status, world, cause, now);
     }
     if deleted {
@@ -939,11 +958,11 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
             .as_ref()
             .is_none_or(|said| end == End::Verified && said.result == EndResult::NeverStarted);
         if news {
-            let mut report = Report::from(&world.preview, now);
+            let mut report = begun(world, now);
             report.ended(&world.tenant, cause, result, world.cost.as_ref());
             // The pod goes, and where it was may still be needed.
             report.status.node = report.status.node.or_else(|| node_of(world));
-            return Plan::Report(Box::new(report), Some(TOLD));
+            return Plan::Record(Box::new(report));
         }
         if pod.finalizers().iter().any(|f| f == names::POD_FINALIZER) {
             return Plan::ReleasePod;
@@ -959,21 +978,50 @@ fn ending(status: &PreviewSandboxStatus, world: &World, cause: StatusReason, now
         if let Some(plan) = remembered(status, world, cause, now) {
             return plan;
         }
+        if world.preview.metadata.deletion_timestamp.is_some() {
+            return vanishes(status, world, now);
+        }
         let mut report = Report::from(&world.preview, now);
         report.torn_down();
         return Plan::Conclude(Box::new(report));
     }
-    let mut report = Report::from(&world.preview, now);
+    let mut report = begun(world, now);
     if status.pod.is_none() {
         report.ended(&world.tenant, cause, EndResult::NeverStarted, None);
         return Plan::NeverStarted(Box::new(report));
     }
     if world.reported_gone == Some(true) {
         report.ended(&world.tenant, cause, EndResult::ReportedGone, world.cost.as_ref());
-        return Plan::Report(Box::new(report), Some(TOLD));
+        return Plan::Record(Box::new(report));
     }
     report.unknown(cause, status.node.as_deref());
     Plan::Report(Box::new(report), Some(ASK_AGAIN))
+}
+
+/// The status of a preview that ends: one that was deleted may not say so yet.
+fn begun(world: &World, now: Timestamp) -> Report {
+    let mut report = Report::from(&world.preview, now);
+    if let (Some(at), None) = (
+        &world.preview.metadata.deletion_timestamp,
+        said_to_end(&report.status),
+    ) {
+        report.deleted(at);
+    }
+    report
+}
+
+/// A preview of which nothing is left but itself, and which was deleted: nobody reads what its status would say. Its receipt is all
+/// that remains.
+fn vanishes(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Plan {
+    let keep = owed(status, world, now);
+    if keep != Some(Keep::UntilDelivered) {
+        return Plan::ReleasePreview(keep);
+    }
+    match world.sent {
+        None => Plan::Send(SINK_PATIENCE),
+        Some(ago) if ago < SINK_PATIENCE => Plan::Idle(Some(SINK_PATIENCE - ago)),
+        Some(_) => Plan::ReleasePreview(keep),
+    }
 }
 
 /// A pod that was asked to end and has not yet. Said in the status only when it takes longer than ends do.
@@ -982,7 +1030,7 @@ fn pending(pod: &Pod, world: &World, cause: StatusReason, now: Timestamp) -> Pla
     if let Some(left) = remaining(asked, SLOW_END, now) {
         return Plan::Idle(Some(left));
     }
-    let mut report = Report::from(&world.preview, now);
+    let mut report = begun(world, now);
     let node = pod
         .spec
         .as_ref()

@@ -22,7 +22,7 @@ use vitrine_policies::{
 };
 
 use super::{
-    decide::{Cell, Drift, Lost, Plan, TOLD, World, decide, seal_identity},
+    decide::{Cell, Drift, Lost, Plan, TOLD, World, cause, decide, seal_identity},
     report::Report,
 };
 use crate::{activity::Attention, receipts::spool::Keep};
@@ -81,6 +81,7 @@ fn world() -> World {
         signs: Signs::default(),
         sink: false,
         acknowledged: false,
+        sent: None,
         reported_gone: None,
         house: network::House {
             namespace: "vitrine-system".into(),
@@ -496,7 +497,7 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     over["initContainerStatuses"][1]["state"] = json!({"terminated": {"exitCode": 0}});
     over["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137}});
     world.cell.pod.as_mut().unwrap().status = serde_json::from_value(over).unwrap();
-    let Plan::Report(report, _) = decide(&world, at(1207)) else {
+    let Plan::Record(report) = decide(&world, at(1207)) else {
         panic!()
     };
     assert_eq!(
@@ -521,6 +522,62 @@ fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     world.preview.status = Some(report.status);
     assert!(matches!(decide(&world, at(1210)), Plan::Idle(Some(_))));
     assert!(matches!(decide(&world, at(1209 + 24 * 3600)), Plan::Retire));
+}
+
+/// Its deletion stands in the cluster, and nobody reads what the status of a preview would say that is about to go.
+#[test]
+fn a_live_preview_that_is_deleted_is_ended_at_once_and_its_status_written_once() {
+    let mut world = ready();
+    world.preview.metadata.deletion_timestamp = Some(Time(at(90)));
+    assert_eq!(cause(&world.preview), Some(StatusReason::Deleted));
+    assert_eq!(
+        world.preview.phase(),
+        Phase::Ending,
+        "for whoever lets visitors in"
+    );
+    assert!(matches!(decide(&world, at(90)), Plan::EndPod(None)));
+    world.cell.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(at(91)));
+    assert!(matches!(decide(&world, at(92)), Plan::Idle(Some(left)) if left == Duration::from_secs(9)));
+    let Plan::Report(slow, _) = decide(&world, at(101)) else {
+        panic!()
+    };
+    assert_eq!(slow.status.reason, Some(StatusReason::Deleted), "worth a word");
+
+    let mut over = running_pod();
+    over["phase"] = json!("Failed");
+    over["initContainerStatuses"][1]["state"] = json!({"terminated": {"exitCode": 0}});
+    over["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 137}});
+    world.cell.pod.as_mut().unwrap().status = serde_json::from_value(over).unwrap();
+    let Plan::Record(report) = decide(&world, at(93)) else {
+        panic!()
+    };
+    let status = &report.status;
+    assert_eq!((status.phase, &status.url), (Phase::Ending, &None));
+    let expired = conditions::find(&status.conditions, types::EXPIRED).unwrap();
+    assert_eq!(expired.last_transition_time, Time(at(90)), "when it was deleted");
+    assert_eq!(status.receipt.as_ref().unwrap().cause, StatusReason::Deleted);
+    world.preview.status = Some(report.status);
+    assert!(matches!(decide(&world, at(93)), Plan::ReleasePod));
+    world.cell.pod = None;
+    world.held_slots = vec![Lease::default()];
+    assert!(matches!(decide(&world, at(94)), Plan::RemoveCell));
+    world.held_slots = vec![];
+    world.cell.namespace = None;
+    let kept = Keep::Until(at(93 + 24 * 3600));
+    assert!(matches!(decide(&world, at(94)), Plan::ReleasePreview(Some(keep)) if keep == kept));
+    // Where there is a sink, it gets its chance before the receipt is written down.
+    world.sink = true;
+    assert!(matches!(decide(&world, at(94)), Plan::Send(_)));
+    world.sent = Some(Duration::from_millis(500));
+    assert!(matches!(decide(&world, at(94)), Plan::Idle(Some(left)) if left == Duration::from_millis(1500)));
+    let mut had = world.clone();
+    had.acknowledged = true;
+    assert!(matches!(decide(&had, at(94)), Plan::ReleasePreview(None)));
+    world.sent = Some(Duration::from_secs(2));
+    assert!(matches!(
+        decide(&world, at(96)),
+        Plan::ReleasePreview(Some(Keep::UntilDelivered))
+    ));
 }
 
 #[test]
@@ -583,7 +640,7 @@ fn a_pod_that_vanished_unseen_keeps_its_slot_until_the_node_reports_it_gone() {
         assert!(report.status.receipt.is_none() && report.status.slots == ["slot"]);
     }
     world.reported_gone = Some(true);
-    let Plan::Report(report, _) = decide(&world, at(8)) else {
+    let Plan::Record(report) = decide(&world, at(8)) else {
         panic!()
     };
     assert_eq!(report.status.receipt.unwrap().result, EndResult::ReportedGone);

@@ -62,8 +62,8 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     };
     let status = preview.status.clone().unwrap_or_default();
     let is = |condition| conditions::is_true(&status.conditions, condition);
-    let expired = is(types::EXPIRED);
-    let over = expired || preview.metadata.deletion_timestamp.is_some();
+    let ends = decide::cause(&preview).is_some();
+    let over = ends || preview.metadata.deletion_timestamp.is_some();
     // What it gets is decided by the policy and the listing as they are; what it has, is in its status.
     let settled = over || status.phase.is_terminal() || is(types::PROVISIONED);
     let (policy, early) = match early {
@@ -90,6 +90,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         signs: Signs::default(),
         sink: context.receipts.office.sink.is_some(),
         acknowledged: context.receipts.post.is_acknowledged(&tenant.uid),
+        sent: context.receipts.post.sent(&tenant.uid),
         tenant,
     };
     if status.phase.is_terminal() {
@@ -125,15 +126,10 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         return Ok(Some(world));
     }
     // Without our finalizer nothing outside of the preview was ever made.
-    if !world
-        .preview
-        .finalizers()
-        .iter()
-        .any(|f| f == names::PREVIEW_FINALIZER)
-    {
+    if !decide::is_held(&world.preview) {
         return Ok(Some(world));
     }
-    if over && !expired && !is(types::ADMITTED) {
+    if over && !ends {
         // Asked for, not taken from the watch: what was taken last is in the way of the next one of its subject.
         world.held_slots = slots::held_by(context, &world.tenant.uid).await?;
         world.other_cells = context.watched.cells_beside(&world.tenant.uid, None);
@@ -159,17 +155,15 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
     world.attention = context.watchers.of(&world.tenant.uid);
     world.signs = signs(context, world.policy.as_ref(), &world.preview, &status);
     world.cost = status.pod.as_ref().and_then(|pod| context.costs.of(&pod.uid));
-    if over && !expired {
-        // First that it ends is said; it needs nothing else for that.
-        return Ok(Some(world));
-    }
-    world.cell = if expired {
-        remains(context, &world.tenant.cell, &status).await?
+    world.cell = if ends {
+        remains(context, &world.tenant.cell, &world.preview).await?
     } else {
         cell(context, &world.tenant.cell).await?
     };
     own(&mut world.cell, &world.tenant, &status, over);
-    outside(context, &status, &mut world).await;
+    if !ends {
+        outside(context, &status, &mut world).await;
+    }
     if let Some(pod) = world
         .cell
         .pod
@@ -179,17 +173,27 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         world.reported_gone = removed(context, node.as_deref()).await;
     }
-    if world.cell.pod.is_none() && expired {
+    if world.cell.pod.is_none() && ends {
         if status.receipt.is_some() {
-            world.held_slots = slots::held(context, &status, &world.tenant.uid).await?;
-            world.other_cells = context
-                .watched
-                .cells_beside(&world.tenant.uid, status.cell.as_deref());
+            leftovers(context, &mut world).await?;
         } else if let Some(pod) = &status.pod {
             world.reported_gone = reported_gone(context, status.node.as_deref(), &pod.uid).await;
         }
     }
     Ok(Some(world))
+}
+
+/// Reads what a preview still has whose pod is gone and whose end is recorded.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn leftovers(context: &Context, world: &mut World) -> Result<()> {
+    let status = world.preview.status.clone().unwrap_or_default();
+    world.held_slots = slots::held(context, &status, &world.tenant.uid).await?;
+    world.other_cells = context
+        .watched
+        .cells_beside(&world.tenant.uid, status.cell.as_deref());
+    Ok(())
 }
 
 async fn get<K>(api: &Api<K>, kind: &'static str, name: &str) -> Result<Option<K>>
@@ -201,13 +205,13 @@ where
 
 /// Reads what still matters of a cell whose preview is over: also what confines it, as long as its pod was not asked to end, if that
 /// was broken.
-async fn remains(context: &Context, name: &str, status: &PreviewSandboxStatus) -> Result<Cell> {
+async fn remains(context: &Context, name: &str, preview: &PreviewSandbox) -> Result<Cell> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let pods: Api<Pod> = context.api(name);
     let (namespace, pod) =
         tokio::try_join!(get(&namespaces, "Namespace", name), get(&pods, "Pod", names::POD))?;
     let runs = pod.as_ref().is_some_and(|pod| observe::end(pod) == End::NotAsked);
-    if runs && decide::cause(status) == Some(StatusReason::SealBroken) {
+    if runs && decide::cause(preview) == Some(StatusReason::SealBroken) {
         return cell(context, name).await;
     }
     Ok(Cell {
@@ -331,7 +335,7 @@ pub fn signs(
 
 /// Asks the unconfined prober, in the same seconds as the verdict, and only then.
 async fn outside(context: &Context, status: &PreviewSandboxStatus, world: &mut World) {
-    if status.isolation.is_some() || conditions::is_true(&status.conditions, types::EXPIRED) {
+    if status.isolation.is_some() {
         return;
     }
     let Some(pod) = &world.cell.pod else { return };

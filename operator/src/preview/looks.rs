@@ -167,7 +167,7 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     }
     context.looks.caught_up(&namespace, &name);
     let held = preview.finalizers().iter().any(|f| f == names::PREVIEW_FINALIZER);
-    if preview.metadata.deletion_timestamp.is_some() || !held {
+    if !held {
         return None;
     }
     let left = context.looks.left(&namespace, &name, Instant::now())?;

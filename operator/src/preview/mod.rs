@@ -25,7 +25,7 @@ pub mod sweep;
 mod decide_tests;
 
 use k8s_openapi::NamespaceResourceScope;
-use kube::{Api, Client, Resource, core::DeserializeGuard, runtime::events::Recorder};
+use kube::{Api, Client, Resource, core::DeserializeGuard};
 use vitrine_crds::{Phase, PreviewSandbox};
 use vitrine_policies::{
     cell::{network::House, pod::ProbeImage},
@@ -39,6 +39,7 @@ use crate::{
     activity::Watchers,
     costs::Costs,
     denials::Denials,
+    herald::Herald,
     link::LinkSigner,
     metrics::Metrics,
     pool::{controller::Wakes, table::Table},
@@ -54,8 +55,8 @@ pub type Guarded = DeserializeGuard<PreviewSandbox>;
 pub struct Context {
     /// The API server.
     pub client: Client,
-    /// Publishes events; shared, so that they aggregate.
-    pub recorder: Recorder,
+    /// Publishes events.
+    pub herald: Herald,
     /// Counts.
     pub metrics: Metrics,
     /// Where things are.
@@ -125,5 +126,5 @@ pub(crate) fn whose(annotations: &BTreeMap<String, String>) -> Option<(&str, &st
 
 /// Whether a preview waits to be admitted.
 pub(crate) fn is_waiting(preview: &PreviewSandbox) -> bool {
-    preview.phase() == Phase::Queued && preview.metadata.deletion_timestamp.is_none()
+    preview.phase() == Phase::Queued
 }

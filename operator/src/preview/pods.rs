@@ -31,9 +31,11 @@ pub async fn end(context: &Context, pod: &Pod, grace_seconds: i64) -> Result<()>
 
 /// Takes one finalizer off an object, and leaves the others.
 ///
+/// Answers with the object as it is then, or with `None` if it was gone before.
+///
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody wrote meanwhile.
-pub async fn release<K>(api: &Api<K>, kind: &'static str, object: &K, finalizer: &str) -> Result<()>
+pub async fn release<K>(api: &Api<K>, kind: &'static str, object: &K, finalizer: &str) -> Result<Option<K>>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
@@ -49,6 +51,14 @@ where
         "let go of",
         kind,
         format!("{}/{name}", object.namespace().unwrap_or_default()),
-    ))?;
-    Ok(())
+    ))
+}
+
+/// Whether the API server has removed a pod with the write that it answers with this: one whose deletion was confirmed, and that nobody
+/// holds (k8s.io/apiserver, `deletionFinalizersForGarbageCollection`).
+pub fn is_gone(pod: &Pod) -> bool {
+    let meta = &pod.metadata;
+    meta.deletion_timestamp.is_some()
+        && meta.deletion_grace_period_seconds == Some(0)
+        && pod.finalizers().is_empty()
 }

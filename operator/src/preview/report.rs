@@ -203,6 +203,13 @@ impl Report {
         }
     }
 
+    /// Has come to its end when it was deleted.
+    pub fn deleted(&mut self, at: &Time) {
+        let now = std::mem::replace(&mut self.now, at.clone());
+        self.ending(StatusReason::Deleted, "the preview was deleted");
+        self.now = now;
+    }
+
     /// Nobody saw the containers end.
     pub fn unknown(&mut self, cause: StatusReason, node: Option<&str>) {
         self.ending(cause, "");

@@ -241,12 +241,12 @@ async fn claim(
     }
 }
 
-/// Frees slots, each in the very version that is given: one that was written since is somebody's. Of a preview that lives on,
-/// only after a write to the preview.
+/// Frees slots, each in the very version that is given: one that was written since is somebody's. Whether none was. Of a preview that
+/// lives on, only after a write to the preview.
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn give_back(context: &Context, slots: &[Lease]) -> Result<()> {
+pub async fn give_back(context: &Context, slots: &[Lease]) -> Result<bool> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
     let freed = slots.iter().map(|slot| {
         let (leases, name) = (leases.clone(), slot.name_any());
@@ -257,13 +257,12 @@ pub async fn give_back(context: &Context, slots: &[Lease]) -> Result<()> {
         async move {
             let freed = found(leases.delete(&name, &params).await);
             match freed.map_err(Error::kube("free", "Lease", name)) {
-                Err(error) if !error.is_conflict() => Err(error),
-                _ => Ok(()),
+                Err(error) if error.is_conflict() => Ok(false),
+                freed => freed.map(|_| true),
             }
         }
     });
-    try_join_all(freed).await?;
-    Ok(())
+    Ok(try_join_all(freed).await?.into_iter().all(|free| free))
 }
 
 /// The slots that a preview at its end still holds.

@@ -7,7 +7,7 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 use vitrine_crds::{
-    Phase, PreviewSandbox, PreviewSandboxStatus,
+    Phase, PreviewSandbox, PreviewSandboxStatus, StatusReason,
     conditions::{self, types},
     preview_sandbox::AbuseFinding,
 };
@@ -43,16 +43,14 @@ pub async fn write(context: &Context, preview: &PreviewSandbox, report: Report) 
     );
     count(context, preview, &before, &after);
     for event in transitions(&before, &after) {
-        publish(context, preview, event).await;
+        publish(context, preview, event);
     }
     Ok(written)
 }
 
-/// Publishes an event; that it cannot be is logged and stops nothing.
-pub async fn publish(context: &Context, preview: &PreviewSandbox, event: Event) {
-    if let Err(error) = context.recorder.publish(&event, &preview.object_ref(&())).await {
-        tracing::warn!(preview = preview.name_any(), %error, "failed to publish an event");
-    }
+/// Publishes an event, when its turn comes.
+pub fn publish(context: &Context, preview: &PreviewSandbox, event: Event) {
+    context.herald.tell(event, preview.object_ref(&()));
 }
 
 fn count(
@@ -133,6 +131,8 @@ pub fn transitions(before: &PreviewSandboxStatus, after: &PreviewSandboxStatus) 
         // That the way to readiness has begun is no news; its steps are.
         .filter(|new| !(new.type_ == types::ISOLATED && new.status == "False"))
         .filter(|new| !(new.type_ == types::TORN_DOWN && new.status == "False"))
+        // Who deleted it, knows; and its receipt, which comes, says so.
+        .filter(|new| !(new.type_ == types::EXPIRED && new.reason == StatusReason::Deleted.as_str()))
         // The end is told by Expired; that Ready fell with it says nothing more.
         .filter(|new| !(new.type_ == types::READY && new.status == "False" && after.phase == Phase::Ending))
         .filter(|new| {

@@ -94,8 +94,12 @@ fn count(context: &Context) {
 fn longest_end<'a>(previews: impl Iterator<Item = &'a PreviewSandbox>, now: Timestamp) -> i64 {
     previews
         .filter(|preview| preview.phase() == Phase::Ending)
-        .filter_map(|preview| conditions::find(&preview.status.as_ref()?.conditions, types::EXPIRED))
-        .map(|expired| now.duration_since(expired.last_transition_time.0).as_secs())
+        .filter_map(|preview| {
+            let said = conditions::find(&preview.status.as_ref()?.conditions, types::EXPIRED);
+            let since = said.map(|expired| &expired.last_transition_time);
+            since.or(preview.metadata.deletion_timestamp.as_ref())
+        })
+        .map(|since| now.duration_since(since.0).as_secs())
         .max()
         .unwrap_or_default()
         .max(0)

@@ -5,7 +5,7 @@
 //! killed in between sends them again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -95,7 +95,9 @@ pub async fn run(context: &Context) {
             clear(context).await;
             items.extend(all_waiting(context));
             memory.retain(&items);
-            post.retain(&items);
+            // One that was deleted has its signature nowhere until it is in the spool.
+            let ending = ending(context);
+            post.retain(|uid| items.contains_key(uid) || ending.contains(uid));
             waiting.set(0);
         }
         waiting.add(i64::try_from(items.len()).unwrap_or(i64::MAX));
@@ -171,6 +173,17 @@ fn all_waiting(context: &Context) -> Items {
         }
     }
     waiting
+}
+
+/// The previews that are about to go, by uid.
+fn ending(context: &Context) -> HashSet<String> {
+    let previews = context.watched.previews.state();
+    let ending = previews.iter().filter_map(|guarded| {
+        let preview = guarded.0.as_ref().ok()?;
+        preview.metadata.deletion_timestamp.as_ref()?;
+        preview.uid()
+    });
+    ending.collect()
 }
 
 /// What the spool need not hold any more: what was kept for its retention, and what was meant for a sink that there is none of any more,

@@ -2,16 +2,17 @@
 //! Touches nothing; what is lost with it is found again in the cluster.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{ResourceExt, core::PartialObjectMeta};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use vitrine_crds::PreviewSandbox;
 
 /// A receipt in the spool, without the receipt itself.
@@ -41,6 +42,8 @@ pub type Items = BTreeMap<String, Item>;
 pub struct Post {
     told: Mutex<Items>,
     look: AtomicBool,
+    /// When this process was told of each first.
+    sent: Mutex<HashMap<String, Instant>>,
     acknowledged: Mutex<HashSet<String>>,
     news: Notify,
 }
@@ -49,6 +52,7 @@ impl Post {
     /// The receipt of this preview is written, and has to go.
     pub fn send(&self, preview: &PreviewSandbox) {
         if let Some((uid, item)) = undelivered(preview) {
+            lock(&self.sent).entry(uid.clone()).or_insert_with(Instant::now);
             lock(&self.told).insert(uid, item);
             self.news.notify_one();
         }
@@ -76,14 +80,20 @@ impl Post {
         lock(&self.acknowledged).contains(uid)
     }
 
+    /// How long ago this process was told of the receipt of this preview.
+    pub fn sent(&self, uid: &str) -> Option<Duration> {
+        lock(&self.sent).get(uid).map(Instant::elapsed)
+    }
+
     /// The sink has it.
     pub fn acknowledge(&self, uid: &str) {
         lock(&self.acknowledged).insert(uid.to_owned());
     }
 
     /// Forgets all but these.
-    pub fn retain(&self, known: &Items) {
-        lock(&self.acknowledged).retain(|uid| known.contains_key(uid));
+    pub fn retain(&self, known: impl Fn(&str) -> bool) {
+        lock(&self.acknowledged).retain(|uid| known(uid));
+        lock(&self.sent).retain(|uid, _| known(uid));
     }
 }
 
