@@ -379,10 +379,11 @@ async fn until(
             return Ok(());
         };
         if tokio::time::Instant::now() >= deadline {
+            let phase = now.phase();
             let status = now.status.unwrap_or_default();
             return Err(Error::Other(format!(
                 "preview {name} {otherwise} after {timeout}: {} {}",
-                status.phase.as_str(),
+                phase.as_str(),
                 status.message.unwrap_or_default()
             )));
         }

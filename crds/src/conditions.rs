@@ -166,6 +166,12 @@ pub enum StatusReason {
     ClosingCell,
 }
 
+impl From<StatusReason> for &'static str {
+    fn from(reason: StatusReason) -> Self {
+        reason.as_str()
+    }
+}
+
 impl StatusReason {
     /// The CamelCase word of the reason.
     pub fn as_str(self) -> &'static str {
@@ -223,7 +229,7 @@ pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
     status: Option<bool>,
-    reason: StatusReason,
+    reason: impl Into<&'static str>,
     message: &str,
     generation: Option<i64>,
     now: &Time,
@@ -236,7 +242,7 @@ pub fn set(
     let mut next = Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
-        reason: reason.as_str().to_owned(),
+        reason: reason.into().to_owned(),
         message: message.to_owned(),
         observed_generation: generation,
         last_transition_time: now.clone(),

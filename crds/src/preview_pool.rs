@@ -120,7 +120,7 @@ pub struct PreviewPoolStatus {
     /// Why, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The condition Full.
+    /// The condition Full: as many are ready as are wanted. Its reason is one of those above, or AllReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -128,6 +128,11 @@ pub struct PreviewPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
+
+/// The condition type of a `PreviewPool`: as many are ready as are wanted. Its reason is one of [`ShortReason`], or [`ALL_READY`].
+pub const FULL: &str = "Full";
+/// The reason of the condition where nothing is missing.
+pub const ALL_READY: &str = "AllReady";
 
 /// Why a pool has fewer ready than it wants: the closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -152,6 +157,12 @@ pub enum ShortReason {
     ListingRefused,
     /// What was made did not come to be ready.
     Failing,
+}
+
+impl From<ShortReason> for &'static str {
+    fn from(reason: ShortReason) -> Self {
+        reason.as_str()
+    }
 }
 
 impl ShortReason {

@@ -1,52 +1,90 @@
 //! Publishes events beside the work: a visitor waits for a status, and nobody for an event. Writes Events.
 
-use futures::StreamExt;
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    time::Duration,
+};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, Recorder};
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
-/// Events that may wait. Beyond that the API server is so far behind that more of them would only hold it up longer.
-const WAITING: usize = 4096;
-/// Events on their way at once: at 60 previews a second, two each, of some 30 ms.
-const AT_ONCE: usize = 4;
+/// Events that may wait, in each lane. Beyond that the API server is so far behind that more of them would only hold it up longer.
+const WAITING: usize = 1024;
+/// Events on their way at once, at most one an object: at 60 previews a second, two each, of some 30 ms.
+const LANES: usize = 4;
 
-type Told = (Event, ObjectReference);
+enum Told {
+    Event(Box<Event>, ObjectReference),
+    /// No more will come; told back once all are published.
+    End(oneshot::Sender<()>),
+}
 
-/// Who publishes.
+/// Who publishes; until it is dropped.
 pub struct Herald {
-    /// Shared, so that events aggregate.
-    recorder: Recorder,
-    tell: mpsc::Sender<Told>,
-    hear: Mutex<mpsc::Receiver<Told>>,
+    lanes: Vec<mpsc::Sender<Told>>,
+    _work: JoinSet<()>,
 }
 
 impl Herald {
     /// Publishes by this recorder.
-    pub fn new(recorder: Recorder) -> Self {
-        let (tell, hear) = mpsc::channel(WAITING);
+    pub fn new(recorder: &Recorder) -> Self {
+        let mut work = JoinSet::new();
+        let lanes = (0..LANES).map(|_| {
+            let (tell, hear) = mpsc::channel(WAITING);
+            work.spawn(publish(recorder.clone(), hear));
+            tell
+        });
         Self {
-            recorder,
-            tell,
-            hear: Mutex::new(hear),
+            lanes: lanes.collect(),
+            _work: work,
         }
     }
 
-    /// Has an event published about an object; never waits.
+    /// Has an event published about an object, after those that were told of it before; never waits.
     pub fn tell(&self, event: Event, about: ObjectReference) {
-        if let Err(error) = self.tell.try_send((event, about)) {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&about.uid);
+        let lane = usize::try_from(hash % LANES as u64).unwrap_or_default();
+        let told = Told::Event(Box::new(event), about);
+        let Some(lane) = self.lanes.get(lane) else { return };
+        if let Err(error) = lane.try_send(told) {
             tracing::warn!(%error, "an event is dropped");
         }
     }
 
-    /// Publishes for ever. That one cannot be published is logged, and stops nothing.
-    pub async fn run(&self) {
-        let mut hear = self.hear.lock().await;
-        let told = futures::stream::poll_fn(|task| hear.poll_recv(task));
-        told.for_each_concurrent(AT_ONCE, |(event, about)| async move {
-            if let Err(error) = self.recorder.publish(&event, &about).await {
-                tracing::warn!(object = about.name, %error, "failed to publish an event");
+    /// Waits until all that was told is published, but no longer than this.
+    pub async fn finish(&self, patience: Duration) {
+        let all = async {
+            for lane in &self.lanes {
+                let (tell, done) = oneshot::channel();
+                // A lane ends with this, and with nothing else.
+                let _ = lane.send(Told::End(tell)).await;
+                let _ = done.await;
             }
-        })
-        .await;
+        };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!("events are lost: the API server did not take them in time");
+        }
+    }
+}
+
+async fn publish(recorder: Recorder, mut hear: mpsc::Receiver<Told>) {
+    while let Some(told) = hear.recv().await {
+        match told {
+            Told::Event(event, about) => {
+                // Logged, and stops nothing.
+                if let Err(error) = recorder.publish(&event, &about).await {
+                    tracing::warn!(object = about.name, %error, "failed to publish an event");
+                }
+            }
+            Told::End(tell) => {
+                // Who waited may have lost patience.
+                let _ = tell.send(());
+                return;
+            }
+        }
     }
 }

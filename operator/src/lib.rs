@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod health;
 pub mod herald;
 pub mod kubelet;
+pub mod lanes;
 pub mod leader;
 pub mod link;
 pub mod link_keys;

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     health::{self, Readiness},
     herald::Herald,
+    lanes::Lanes,
     leader::Candidate,
     link::LinkSigner,
     link_keys,
@@ -45,6 +46,8 @@ use crate::{
 const LEASE: &str = "vitrine-operator";
 /// How often missing parts of the installation are looked for.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long the end of this process waits for events that are on their way.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often the admission policies are tried: nine dry runs.
 const PROVE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the public keys are still published, and still as they were.
@@ -208,7 +211,7 @@ async fn work(
             instance: Some(arguments.identity.clone()),
         };
         let context = Arc::new(Context {
-            herald: Herald::new(Recorder::new(client.clone(), reporter)),
+            herald: Herald::new(&Recorder::new(client.clone(), reporter)),
             watched,
             client: client.clone(),
             metrics: metrics.clone(),
@@ -224,6 +227,7 @@ async fn work(
                 post: Post::default(),
             },
             map: targets::Map::default(),
+            lanes: Lanes::default(),
             looks: told.looks,
             pools: told.pools,
             wakes: told.wakes,
@@ -285,6 +289,7 @@ async fn lead(
         () = background(context.clone(), pools) => {}
         () = guard(&context, arguments.admission_policies, readiness) => {}
     }
+    context.herald.finish(LAST_WORDS).await;
 }
 
 /// What runs beside the controller; never returns.
@@ -312,8 +317,7 @@ async fn background(context: Arc<Context>, pools: Controllers) {
         activity::run(&context),
         costs::run(&context),
         denials::run(&context),
-        exporter::run(&context),
-        context.herald.run()
+        exporter::run(&context)
     );
 }
 

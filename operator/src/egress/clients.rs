@@ -246,6 +246,7 @@ pub(super) async fn end(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;
@@ -289,6 +290,11 @@ mod tests {
         let clients = Clients::default();
         clients.set(&preview("a", "Ready", IP, &[], later()));
         assert_eq!(at(&clients, IP), None);
+        let mut deleted = preview("a", "Ready", IP, &["x.example"], later());
+        clients.set(&deleted);
+        deleted.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+        clients.set(&deleted);
+        assert_eq!(at(&clients, IP), None, "also before any operator has seen it");
     }
 
     #[test]

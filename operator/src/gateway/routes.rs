@@ -423,6 +423,7 @@ pub(super) type SharedRoutes = Arc<Routes>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     fn preview(phase: &str, expires: Timestamp) -> PreviewSandbox {
@@ -456,6 +457,13 @@ mod tests {
                 "{phase}"
             );
         }
+        let mut deleted = preview("Ready", soon(1000));
+        deleted.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+        assert_eq!(
+            route(&deleted, &HashSet::new()),
+            Route::Closed(Phase::Ending),
+            "also before any operator has seen it"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One cell of a pool: dereference → decide → apply. Reads and writes that cell, and its slots.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -31,10 +31,11 @@ use vitrine_policies::{
 
 use super::{
     decide::{self, Plan, Why, World},
-    table::{State, Turn, Warm},
+    table::{BEHIND, State, Turn, Warm},
 };
 use crate::{
     error::{Error, Result, found},
+    lanes::Lane,
     preview::{
         Context, cells,
         decide::{Cell, evidence, seal_identity, unsealed},
@@ -52,6 +53,8 @@ const QUOTA: Duration = Duration::from_millis(200);
 const FULL: Duration = Duration::from_secs(5);
 /// When to ask again a prober that did not answer.
 const PROBER: Duration = Duration::from_millis(500);
+/// One look that takes longer is given up and tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Meta = PartialObjectMeta<Namespace>;
 
@@ -61,31 +64,74 @@ type Meta = PartialObjectMeta<Namespace>;
 /// If the API server refuses or does not answer.
 pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
     let name = cell.name_any();
-    // As the watch has it now: it may be newer than what woke this.
-    let Some(cell) = context.watched.cells.get(&ObjectRef::new(&name)) else {
+    let of = match waiting(context, &name) {
+        Ok((_, _, of)) => of,
+        Err(action) => return Ok(action),
+    };
+    // Previews wait for what is not known yet, and for what has to give way.
+    let urgent = !context.pools.is_known() || context.pools.is_surplus(&of.uid, &name);
+    let lane = if urgent { Lane::Begins } else { Lane::Refill };
+    let Some(_turn) = context.lanes.turn(lane).await else {
         return Ok(Action::await_change());
+    };
+    // What it needs, it gets only now.
+    let judge = Box::pin(judge(context, &name));
+    let judged = tokio::time::timeout(PATIENCE, judge).await;
+    judged.unwrap_or_else(|_| {
+        Err(Error::Installation(format!(
+            "the API server took longer than {} s for cell {name}",
+            PATIENCE.as_secs()
+        )))
+    })
+}
+
+/// A pool's cell that no preview has, with what its record says.
+type Waits = (Arc<Meta>, Record, OfPool);
+
+/// A cell as the watch has it now, which may be newer than what woke this; if it is no pool's, or a preview has it, when it is to be looked
+/// at again.
+fn waiting(context: &Context, name: &str) -> std::result::Result<Waits, Action> {
+    let nothing = Err(Action::await_change());
+    let Some(cell) = context.watched.cells.get(&ObjectRef::new(name)) else {
+        return nothing;
     };
     let Some(record) = Record::of(&cell.metadata) else {
-        return Ok(Action::await_change());
+        return nothing;
     };
     let Some(of) = record.pool.clone() else {
-        return Ok(Action::await_change());
+        return nothing;
     };
     if record.tenant.is_some() && !record.going {
         // What a preview has is its own business. Each claim comes by here: nothing is read for it.
-        if context.pools.set(&of.uid, &name, State::Claimed, None) {
+        if context.pools.set(&of.uid, name, State::Claimed, None) {
             context.wakes.pool(&of);
         }
         // Told before anybody knew whose it would be.
-        if context.pools.was_doubted(&of.uid, &name)
+        if context.pools.was_doubted(&of.uid, name)
             && let Some((namespace, preview)) = whose(cell.annotations())
         {
             context.looks.touch(&ObjectRef::new(preview).within(namespace));
             context.wakes.preview(namespace, preview);
         }
-        return Ok(Action::await_change());
+        return nothing;
     }
-    let world = look(context, &name, record, &of).await?;
+    let nonce = names::nonce(name, &record.epoch);
+    if context
+        .pools
+        .was_just_taken(&of.uid, name, &nonce, Instant::now())
+    {
+        return Err(Action::requeue(BEHIND));
+    }
+    Ok((cell, record, of))
+}
+
+async fn judge(context: &Context, name: &str) -> Result<Action> {
+    // Not as it was before the wait for a turn: somebody may have it since.
+    let (cell, record, of) = match waiting(context, name) {
+        Ok(waits) => waits,
+        Err(action) => return Ok(action),
+    };
+    let world = look(context, name, record, &of).await?;
     let plan = decide::decide(&world, Timestamp::now());
     tracing::debug!(cell = name, ?plan, "decided");
     apply(context, &cell, &of, &world, plan).await
@@ -220,11 +266,8 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
             set(State::Ready, Some(warm));
             Ok(Action::requeue(look_again(world)))
         }
-        Plan::Ready => {
-            let warm = context.pools.warm(&of.uid, &name);
-            set(State::Ready, warm);
-            Ok(Action::requeue(look_again(world)))
-        }
+        // As it is known to be, unless somebody has taken it meanwhile.
+        Plan::Ready => Ok(Action::requeue(look_again(world))),
         Plan::Remove => {
             set(State::Going, None);
             match cells::remove_free(&context.client, cell).await {
@@ -444,7 +487,7 @@ async fn prove(
         );
         return Ok(None);
     }
-    let Some(policy) = &there.network_policy else {
+    let (Some(policy), Some((template, lot))) = (&there.network_policy, &world.template) else {
         return Ok(None);
     };
     let view = observe::view(pod, &names::nonce(name, &world.record.epoch));
@@ -455,6 +498,7 @@ async fn prove(
     Ok(Some(Warm {
         cell: name.to_owned(),
         pool: of.clone(),
+        kind: super::kind_of(template, lot),
         pod: PodIdentity {
             uid: view.uid.clone(),
             ip: view.ip.clone(),

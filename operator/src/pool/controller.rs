@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     preview::{
         self, Context,
+        controller::WAITING,
         queue::{GuardedListing, GuardedPolicy},
     },
 };
@@ -37,8 +38,6 @@ use crate::{
 pub type Guarded = DeserializeGuard<PreviewPool>;
 type Cell = PartialObjectMeta<Namespace>;
 
-/// Cells that are looked at at once.
-const CELLS: u16 = 16;
 /// Pools that are looked at at once.
 const POOLS: u16 = 4;
 /// News of a pool within this time are one: a pool under load changes many times a second.
@@ -144,7 +143,7 @@ pub fn controllers(client: &Client, sources: Sources) -> Controllers {
     let in_cells = watcher::Config::default().labels(names::POOL_LABEL);
     let of_cell = |pod: Pod| pod.namespace().map(|cell| ObjectRef::new(&cell));
     let cells = Controller::for_stream(sources.cells, sources.known)
-        .with_config(Config::default().concurrency(CELLS))
+        .with_config(Config::default().concurrency(WAITING))
         .watches(Api::<Pod>::all(client.clone()), in_cells, of_cell)
         .reconcile_on(sources.woken_cells);
     let store = sources.known_pools;

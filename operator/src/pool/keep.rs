@@ -10,7 +10,10 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use tokio::time::Instant;
-use vitrine_crds::{PreviewPolicy, PreviewPool, PreviewPoolStatus, SkuListing, preview_pool::ShortReason};
+use vitrine_crds::{
+    PreviewPolicy, PreviewPool, PreviewPoolStatus, SkuListing, conditions,
+    preview_pool::{ALL_READY, FULL, ShortReason},
+};
 use vitrine_policies::{
     Envelope,
     cell::record::{self, OfPool},
@@ -20,6 +23,7 @@ use vitrine_policies::{
 use super::table::{Counts, State, Turn, Wanted};
 use crate::{
     error::{Error, Result},
+    lanes::Lane,
     preview::{Context, cells, make},
 };
 
@@ -42,8 +46,6 @@ pub async fn step(context: &Context, pool: &PreviewPool) -> Result<Action> {
         namespace: pool.namespace().unwrap_or_default(),
         name: pool.name_any(),
     };
-    let there = |cell: &str| context.watched.cells.get(&ObjectRef::new(cell)).is_some();
-    context.pools.forget_gone(&of.uid, there, Instant::now());
     let policy = context.watched.policy();
     let listing = context
         .watched
@@ -76,6 +78,12 @@ pub async fn step(context: &Context, pool: &PreviewPool) -> Result<Action> {
     let later = report(context, pool, &of, counts, why).await?;
     let next = [Some(SAFETY), again, later].into_iter().flatten().min();
     Ok(next.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Forgets what no watch knows: a deletion that was told while nobody listened.
+pub fn forget_gone(context: &Context) {
+    let there = |cell: &str| context.watched.cells.get(&ObjectRef::new(cell)).is_some();
+    context.pools.forget_gone(there, Instant::now());
 }
 
 /// Tells in the metrics how many cells there are in which state.
@@ -142,6 +150,9 @@ async fn grow(
     }
     let lot = record::lot(envelope, pool.spec.trust_level, &context.settings.house);
     for _ in 0..BATCH {
+        let Some(_turn) = context.lanes.turn(Lane::Refill).await else {
+            return Ok(None);
+        };
         let name = match context.pools.make(&of.uid, Instant::now()) {
             Ok(name) => name,
             Err(Turn::After(wait)) => return Ok(Some(wait)),
@@ -206,6 +217,17 @@ async fn report(
     });
     let before = pool.status.clone().unwrap_or_default();
     let (reason, message) = why.unzip();
+    let mut conditions = before.conditions.clone();
+    // The message changes with every cell, and stands beside it.
+    conditions::set(
+        &mut conditions,
+        FULL,
+        Some(reason.is_none()),
+        reason.map_or(ALL_READY, ShortReason::as_str),
+        "",
+        pool.metadata.generation,
+        &Time(Timestamp::now()),
+    );
     let status = PreviewPoolStatus {
         replicas: number(counts.ready + counts.warming),
         ready: number(counts.ready),
@@ -216,7 +238,7 @@ async fn report(
         reason,
         message,
         observed_generation: pool.metadata.generation,
-        conditions: before.conditions.clone(),
+        conditions,
     };
     // It is told from how long it waits: a few seconds more or less are no news.
     let when = |status: &PreviewPoolStatus| status.oldest.as_ref().map(|time| time.0.as_second());

@@ -18,5 +18,10 @@ use crate::preview::Settings;
 /// What a preview and a waiting cell must have in common: what the pod is made from, and what may use the cell.
 pub fn kind(settings: &Settings, envelope: &Envelope, level: TrustLevel) -> String {
     let template = pod::template(envelope, &settings.probe);
-    format!("{template}/{}", record::lot(envelope, level, &settings.house))
+    kind_of(&template, &record::lot(envelope, level, &settings.house))
+}
+
+/// The same of a pod of this template in a cell of this lot.
+fn kind_of(template: &str, lot: &str) -> String {
+    format!("{template}/{lot}")
 }

@@ -62,6 +62,8 @@ pub struct Warm {
     pub cell: String,
     /// Its pool.
     pub pool: OfPool,
+    /// Of which kind it is ([`super::kind`]). Its pool may want another by now, before anybody has looked at this one again.
+    pub kind: String,
     /// Its pod.
     pub pod: PodIdentity,
     /// The node of the pod.
@@ -80,8 +82,10 @@ struct Known {
     warm: Option<Warm>,
     /// It is one too many.
     surplus: bool,
-    /// What confines it may have changed since it was claimed.
+    /// What confines it may have changed since it was found ready.
     doubted: bool,
+    /// Whom its pod proved itself to, and when it was taken for a preview: until the watch tells of that, it is known here alone.
+    taken: Option<(Option<String>, Instant)>,
     /// Since when it is in this state.
     since: Instant,
 }
@@ -130,6 +134,8 @@ struct Failing {
     message: String,
 }
 
+/// How long a watch may take to tell of a claim; one that came to nothing is looked at again after this.
+pub const BEHIND: Duration = Duration::from_secs(2);
 /// How long a watch may take to tell of a cell that was made: API server and watch are behind each other by seconds at most.
 const TOLD: Duration = Duration::from_secs(30);
 /// How long nothing is made after the first failure; twice as long after each further one.
@@ -342,6 +348,16 @@ impl Table {
         known.is_some_and(|known| std::mem::take(&mut known.doubted))
     }
 
+    /// Whether a cell was just taken as it was then, so that the watch may only not have told of it.
+    pub fn was_just_taken(&self, pool: &str, cell: &str, nonce: &str, now: Instant) -> bool {
+        let pools = self.pools();
+        let known = pools.get(pool).and_then(|pool| pool.cells.get(cell));
+        let taken = known.and_then(|known| known.taken.as_ref());
+        taken.is_some_and(|(of, at)| {
+            of.as_deref() == Some(nonce) && now.saturating_duration_since(*at) < BEHIND
+        })
+    }
+
     /// No watch knows of a cell: it is gone, whosever it was, unless it was made just now.
     pub fn is_not_there(&self, cell: &str, now: Instant) {
         let pools = self.pools();
@@ -367,17 +383,17 @@ impl Table {
         }
     }
 
-    /// Forgets the cells of a pool that are not there. One that was made just now, the watch may not have told of yet.
-    pub fn forget_gone(&self, pool: &str, there: impl Fn(&str) -> bool, now: Instant) {
-        let mut pools = self.pools();
-        let Some(known) = pools.get_mut(pool) else { return };
-        let gone = known
-            .cells
-            .iter()
-            .filter(|(name, cell)| !cell.is_untold(now) && !there(name));
-        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
-        for cell in gone {
-            known.remove(&cell);
+    /// Forgets the cells that are not there. One that was made just now, the watch may not have told of yet.
+    pub fn forget_gone(&self, there: impl Fn(&str) -> bool, now: Instant) {
+        for known in self.pools().values_mut() {
+            let gone = known
+                .cells
+                .iter()
+                .filter(|(name, cell)| !cell.is_untold(now) && !there(name));
+            let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+            for cell in gone {
+                known.remove(&cell);
+            }
         }
     }
 
@@ -543,27 +559,34 @@ impl Table {
 
     /// Whether a cell of this kind is ready.
     pub fn has(&self, kind: &str) -> bool {
-        self.pools()
-            .values()
-            .any(|pool| pool.is_of(kind) && !pool.ready.is_empty())
+        self.pools().values().any(|pool| pool.oldest(kind).is_some())
     }
 
     /// Takes the cell of this kind that has been ready for the longest.
     pub fn take(&self, kind: &str) -> Option<Warm> {
         let mut pools = self.pools();
-        let pool = pools
+        let (pool, name) = pools
             .values_mut()
-            .find(|pool| pool.is_of(kind) && !pool.ready.is_empty())?;
-        let (_, name) = pool.ready.first()?.clone();
+            .find_map(|pool| pool.oldest(kind).map(|name| (pool, name)))?;
         let warm = pool.cells.get(&name)?.warm.clone();
         pool.set(&name, State::Claimed, None);
+        if let (Some(known), Some(warm)) = (pool.cells.get_mut(&name), &warm) {
+            known.taken = Some((warm.pod.nonce.clone(), Instant::now()));
+        }
         warm
     }
 }
 
 impl Pool {
-    fn is_of(&self, kind: &str) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.kind == kind)
+    /// The cell of this kind that has been ready for the longest.
+    fn oldest(&self, kind: &str) -> Option<String> {
+        self.wanted.as_ref().filter(|wanted| wanted.kind == kind)?;
+        let is_of = |name: &String| {
+            let warm = self.cells.get(name).and_then(|known| known.warm.as_ref());
+            warm.is_some_and(|warm| warm.kind == kind)
+        };
+        let mut names = self.ready.iter().map(|(_, name)| name);
+        names.find(|name| is_of(name)).cloned()
     }
 
     fn sum(&self) -> Counts {
@@ -609,7 +632,9 @@ impl Pool {
         let same = self.cells.get(cell).filter(|known| known.state == state);
         let known = Known {
             since: same.map_or_else(Instant::now, |known| known.since),
-            doubted: same.is_some_and(|known| known.doubted),
+            // Who finds it ready has looked at it.
+            doubted: warm.is_none() && self.cells.get(cell).is_some_and(|known| known.doubted),
+            taken: None,
             state,
             warm,
             surplus,
@@ -647,6 +672,7 @@ mod tests {
                 namespace: "shop".into(),
                 name: "pool".into(),
             },
+            kind: "t".into(),
             pod: PodIdentity {
                 uid: "p".into(),
                 ip: None,
@@ -681,6 +707,59 @@ mod tests {
             per_second: 1000,
             burst: 1000,
         }
+    }
+
+    /// Between a change of listing or policy and the look at each cell that follows it, claims go on.
+    #[test]
+    fn what_was_ready_for_another_kind_is_not_taken_for_the_one_that_is_wanted_now() {
+        let table = table(2, fast());
+        let now = Instant::now();
+        table.set("pool", "old", State::Ready, Some(warm("old", now)));
+        let wanted = Wanted {
+            count: 2,
+            refill: fast(),
+            kind: "new".into(),
+        };
+        assert!(table.want("pool", wanted));
+        assert!(!table.has("new") && table.take("new").is_none());
+        assert!(!table.has("t") && table.take("t").is_none(), "nobody wants it");
+        let new = Warm {
+            kind: "new".into(),
+            ..warm("new", now + Duration::from_secs(1))
+        };
+        table.set("pool", "new", State::Ready, Some(new));
+        assert_eq!(table.take("new").map(|warm| warm.cell).as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn a_cell_that_was_just_taken_is_left_alone_and_what_was_doubted_of_it_is_kept() {
+        let table = table(1, fast());
+        let now = Instant::now();
+        let mut ready = warm("a", now);
+        ready.pod.nonce = Some("n".into());
+        table.set("pool", "a", State::Ready, Some(ready.clone()));
+        assert!(!table.was_just_taken("pool", "a", "n", now));
+        table.take("t");
+        assert!(table.was_just_taken("pool", "a", "n", now));
+        assert!(
+            !table.was_just_taken("pool", "a", "another", now),
+            "it was freed since"
+        );
+        assert!(
+            !table.was_just_taken("pool", "a", "n", now + BEHIND * 2),
+            "in vain"
+        );
+        assert!(table.doubt("a"));
+        table.set("pool", "a", State::Going, None);
+        table.set("pool", "a", State::Claimed, None);
+        assert!(table.was_doubted("pool", "a") && !table.was_doubted("pool", "a"));
+        assert!(table.doubt("a"));
+        table.set("pool", "a", State::Ready, Some(ready));
+        table.take("t");
+        assert!(
+            !table.was_doubted("pool", "a"),
+            "who found it ready has looked at it"
+        );
     }
 
     #[test]

@@ -58,7 +58,7 @@ const QUOTA_PATIENCE: Duration = Duration::from_secs(2);
 pub enum Next {
     /// Nothing before this.
     Wait(Action),
-    /// What is to be decided now, of what the writes have answered: nobody need be asked again.
+    /// What is to be decided now, of what the writes have answered.
     Decide(Box<World>),
 }
 
@@ -70,8 +70,13 @@ pub async fn apply(context: &Context, mut world: World, plan: Plan) -> Result<Ne
     match plan {
         Plan::Record(report) => {
             world.preview = status::write(context, &world.preview, *report).await?;
-            if world.cell.pod.is_none() {
-                dereference::leftovers(context, &mut world).await?;
+            let status = world.preview.status.clone().unwrap_or_default();
+            dereference::own(&mut world.cell, &world.tenant, &status, true);
+            match (&world.cell.pod, &status.receipt) {
+                // Nobody has seen how it ended: its node has to be asked.
+                (None, None) => return Ok(Next::Wait(Action::requeue(Duration::ZERO))),
+                (None, Some(_)) => dereference::leftovers(context, &mut world).await?,
+                (Some(_), _) => {}
             }
             Ok(Next::Decide(Box::new(world)))
         }
@@ -189,8 +194,6 @@ async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Actio
             if let Some(keep) = keep {
                 keep_receipt(context, preview, keep).await?;
             }
-            let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
-            pods::release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
             if let Some(status) = preview
                 .status
                 .as_ref()
@@ -199,6 +202,8 @@ async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Actio
             {
                 status::publish(context, preview, event);
             }
+            let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
+            pods::release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
             Ok(Action::await_change())
         }
         Plan::Retire => retire(context, world).await,

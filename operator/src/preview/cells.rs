@@ -151,8 +151,11 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
         let now =
             found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
         let record = now.and_then(|now| Record::of(&now.metadata));
-        let others = record.filter(|record| record.tenant.as_ref() != Some(&world.tenant.uid));
-        (epoch, closed) = (others.map(|record| record.epoch), Closed::Free);
+        // A slower attempt has made it just now.
+        if record.as_ref().and_then(|record| record.tenant.as_ref()) == Some(&world.tenant.uid) {
+            return Ok(Closed::NotYet);
+        }
+        (epoch, closed) = (record.map(|record| record.epoch), Closed::Free);
     }
     let pods: Api<Pod> = context.api(cell);
     let pod = found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", cell))?;
@@ -202,15 +205,15 @@ pub fn is_ours(namespace: &Namespace, tenant: &Tenant) -> bool {
     Record::of(&namespace.metadata).is_some_and(|record| record.tenant.as_ref() == Some(&tenant.uid))
 }
 
-/// Deletes a cell's namespace, this very one.
+/// Deletes a cell's namespace, as it was seen.
 ///
 /// # Errors
-/// If the API server refuses.
+/// If the API server refuses; also by conflict, when somebody wrote it meanwhile.
 pub async fn remove(client: &Client, namespace: &Namespace) -> Result<()> {
     if namespace.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    delete(client, namespace, None).await
+    remove_free(client, namespace).await
 }
 
 /// Deletes a free cell, if it is as it was seen.
@@ -218,14 +221,10 @@ pub async fn remove(client: &Client, namespace: &Namespace) -> Result<()> {
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody took it meanwhile.
 pub async fn remove_free<K: ResourceExt>(client: &Client, cell: &K) -> Result<()> {
-    delete(client, cell, cell.resource_version()).await
-}
-
-async fn delete<K: ResourceExt>(client: &Client, cell: &K, version: Option<String>) -> Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
     let params = DeleteParams::default().preconditions(Preconditions {
         uid: cell.uid(),
-        resource_version: version,
+        resource_version: cell.resource_version(),
     });
     let name = cell.name_any();
     found(api.delete(&name, &params).await).map_err(Error::kube("delete", "Namespace", name))?;

@@ -24,7 +24,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_policies::{
     cell::{Tenant, record, seal},
@@ -37,7 +37,6 @@ use super::{
     decide::{self, Plan},
     dereference,
     index::Index,
-    is_waiting,
     looks::{self, Looks},
     observe::{self, End},
     queue::{GuardedListing, Indexes, Watched},
@@ -46,17 +45,15 @@ use super::{
 use crate::{
     api,
     error::{Error, Result},
+    lanes::Lane,
     pool::{
         controller::{Controllers, Sources, Wakes, Woken, controllers},
         table::Table,
     },
 };
 
-/// Reconciliations at once of previews that wait, and as many of all others. Bounded: the API server is shared. Apart: somebody waits
-/// for a preview that begins, and nobody for one that ends; in one queue, at ten ends a second, claims waited for half a minute.
-const CONCURRENCY: usize = 16;
 /// Reconciliations that may wait for their turn. Each is small until then.
-const WAITING: u16 = 4096;
+pub const WAITING: u16 = 4096;
 /// One reconciliation that takes longer is given up and tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -382,8 +379,13 @@ impl Tenants {
     /// its preview at once.
     fn concerned(&self, pod: &Pod) -> Vec<ObjectRef<Guarded>> {
         let mut woken = self.of(pod);
-        if observe::end(pod) == End::Pending {
-            woken.retain(|preview| !self.is(preview, |p| decide::cause(p) == Some(StatusReason::Deleted)));
+        let held = pod.finalizers().iter().any(|f| f == names::POD_FINALIZER);
+        if held && observe::end(pod) == End::Pending {
+            let knows = |p: &PreviewSandbox| {
+                let found = p.status.as_ref().is_some_and(|status| status.abuse.is_some());
+                !found && decide::cause(p) == Some(StatusReason::Deleted)
+            };
+            woken.retain(|preview| !self.is(preview, knows));
         }
         woken
     }
@@ -450,11 +452,15 @@ pub async fn run(
 ) {
     let backoff = Arc::new(Backoff::default());
     let (for_reconcile, for_errors) = (backoff.clone(), backoff);
-    let lanes = Arc::new(Lanes::default());
+    let lanes = context.clone();
+    let stop = async move {
+        stop.await;
+        lanes.lanes.close();
+    };
     controller
         .graceful_shutdown_on(stop)
         .run(
-            move |guarded, context| reconcile(guarded, context, for_reconcile.clone(), lanes.clone()),
+            move |guarded, context| reconcile(guarded, context, for_reconcile.clone()),
             move |guarded, error, context| failed(&guarded, error, &context, &for_errors),
             context,
         )
@@ -470,38 +476,15 @@ pub async fn run(
         .await;
 }
 
-/// Where reconciliations wait for their turn.
-struct Lanes {
-    claims: Semaphore,
-    others: Semaphore,
-}
-
-impl Default for Lanes {
-    fn default() -> Self {
-        Self {
-            claims: Semaphore::new(CONCURRENCY),
-            others: Semaphore::new(CONCURRENCY),
-        }
+/// The lane of a preview as the watch has it.
+fn lane(preview: &PreviewSandbox) -> Lane {
+    match preview.phase() {
+        Phase::Queued | Phase::Provisioning | Phase::Proving => Lane::Begins,
+        _ => Lane::Lives,
     }
 }
 
-impl Lanes {
-    /// The lane of a preview as the watch has it.
-    fn of(&self, preview: &PreviewSandbox) -> &Semaphore {
-        if is_waiting(preview) {
-            &self.claims
-        } else {
-            &self.others
-        }
-    }
-}
-
-async fn reconcile(
-    guarded: Arc<Guarded>,
-    context: Arc<Context>,
-    backoff: Arc<Backoff>,
-    lanes: Arc<Lanes>,
-) -> Result<Action> {
+async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Backoff>) -> Result<Action> {
     let name = format!(
         "{}/{}",
         guarded.meta().namespace.as_deref().unwrap_or_default(),
@@ -522,8 +505,9 @@ async fn reconcile(
         backoff.reset(&name);
         return Ok(Action::requeue(left));
     }
-    // Never closed.
-    let _turn = lanes.of(preview).acquire().await.ok();
+    let Some(_turn) = context.lanes.turn(lane(preview)).await else {
+        return Ok(Action::await_change());
+    };
     // What it needs, it gets only now.
     let step = Box::pin(step(&guarded, &context));
     let outcome = tokio::time::timeout(PATIENCE, step).await;

@@ -241,7 +241,7 @@ pub enum Plan {
     NeverStarted(Box<Report>),
     /// Remove the namespace, free the slots.
     RemoveCell,
-    /// The end is proven: record it, and go on.
+    /// It ends, or its end is proven: record it, and go on.
     Record(Box<Report>),
     /// Nothing is left: sign the receipt and say so.
     Conclude(Box<Report>),
@@ -297,7 +297,11 @@ pub fn decide(world: &World, now: Timestamp) -> Plan {
         };
     }
     if conditions::is_true(&status.conditions, types::ADMITTED) {
-        admitted(&status, world, now)
+        match admitted(&status, world, now) {
+            // Why it ends is recorded: what follows needs no other look.
+            Plan::Report(report, _) if said_to_end(&report.status).is_some() => Plan::Record(report),
+            plan => plan,
+        }
     } else {
         match admission(world, now) {
             // Only who is admitted keeps what an admission that was cut off has left.

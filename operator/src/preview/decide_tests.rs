@@ -159,7 +159,7 @@ fn ready() -> World {
 
 fn ends_with(plan: &Plan) -> (StatusReason, String) {
     match plan {
-        Plan::Report(report, _) if report.status.phase == Phase::Ending => (
+        Plan::Report(report, _) | Plan::Record(report) if report.status.phase == Phase::Ending => (
             report.status.reason.unwrap(),
             report.status.message.clone().unwrap_or_default(),
         ),
@@ -475,7 +475,7 @@ fn a_preview_that_is_not_ready_in_time_is_given_up_with_the_reason() {
 #[test]
 fn the_end_is_cut_proven_recorded_and_only_then_let_go() {
     let mut world = ready();
-    let Plan::Report(report, _) = decide(&world, at(1205)) else {
+    let Plan::Record(report) = decide(&world, at(1205)) else {
         panic!()
     };
     assert_eq!(report.status.url, None, "the link is cut in the same write");
@@ -623,7 +623,7 @@ fn a_pod_that_vanished_unseen_keeps_its_slot_until_the_node_reports_it_gone() {
     world.cell.pod = None;
     let (reason, _) = ends_with(&decide(&world, at(6)));
     assert_eq!(reason, StatusReason::PodLost);
-    let Plan::Report(report, _) = decide(&world, at(6)) else {
+    let Plan::Record(report) = decide(&world, at(6)) else {
         panic!()
     };
     world.preview.status = Some(report.status);
@@ -729,7 +729,7 @@ fn a_graver_sign_ends_it_and_the_milder_finding_is_not_written_again() {
     assert_eq!(report.status.abuse.as_ref().unwrap().measure, Measure::End);
     assert_eq!(report.status.phase, Phase::Ready, "found first, ended then");
     world.preview.status = Some(report.status);
-    let Plan::Report(report, _) = decide(&world, at(201)) else {
+    let Plan::Record(report) = decide(&world, at(201)) else {
         panic!()
     };
     assert_eq!(report.status.reason, Some(StatusReason::Abuse));
@@ -783,7 +783,7 @@ fn a_subject_is_blocked_before_its_preview_ends() {
     assert!(matches!(decide(&gone, at(204)), Plan::Block(_)));
     let policy = world.policy.as_mut().unwrap();
     policy.status.get_or_insert_default().blocked_subjects = vec![*block];
-    let Plan::Report(report, _) = decide(&world, at(202)) else {
+    let Plan::Record(report) = decide(&world, at(202)) else {
         panic!()
     };
     assert_eq!(report.status.reason, Some(StatusReason::Abuse));
@@ -817,7 +817,7 @@ fn while_time_stands_still_a_preview_gets_more_up_to_the_longest_it_may_live() {
         panic!()
     };
     assert_eq!(left, Duration::from_secs(10));
-    let Plan::Report(report, _) = decide(&world, at(1805)) else {
+    let Plan::Record(report) = decide(&world, at(1805)) else {
         panic!()
     };
     assert_eq!(report.status.reason, Some(StatusReason::TimeOver));
@@ -869,11 +869,9 @@ fn a_slot_that_somebody_deleted_is_taken_again_and_one_that_another_has_ends_the
     // What ends or mends the preview comes first: slots may be not to be had for long.
     let mut broken = world.clone();
     broken.cell.network_policy = None;
-    assert!(
-        matches!(decide(&broken, at(6)), Plan::Report(report, _) if report.status.phase == Phase::Ending)
-    );
+    assert!(matches!(decide(&broken, at(6)), Plan::Record(report) if report.status.phase == Phase::Ending));
     world.lost_slots.push(Lost::Taken("cluster-b-1".into()));
-    let Plan::Report(report, _) = decide(&world, at(6)) else {
+    let Plan::Record(report) = decide(&world, at(6)) else {
         panic!()
     };
     let status = report.status;

@@ -286,7 +286,7 @@ pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
 }
 
 /// Leaves out of a cell what is the next preview's: its pod, and once this one is over the rest too.
-fn own(cell: &mut Cell, tenant: &Tenant, status: &PreviewSandboxStatus, over: bool) {
+pub fn own(cell: &mut Cell, tenant: &Tenant, status: &PreviewSandboxStatus, over: bool) {
     let record = cell
         .namespace
         .as_ref()

@@ -40,6 +40,7 @@ use crate::{
     costs::Costs,
     denials::Denials,
     herald::Herald,
+    lanes::Lanes,
     link::LinkSigner,
     metrics::Metrics,
     pool::{controller::Wakes, table::Table},
@@ -75,6 +76,8 @@ pub struct Context {
     pub denials: Denials,
     /// What becomes of receipts.
     pub receipts: Receipts,
+    /// Who works at once.
+    pub lanes: Lanes,
     /// Which live previews are to be looked at.
     pub looks: Arc<Looks>,
     /// The addresses that pods must find shut.

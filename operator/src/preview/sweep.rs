@@ -32,7 +32,10 @@ use super::{
     observe::{self, End},
     pods, slots as own_slots, whose,
 };
-use crate::error::{Error, Result, found};
+use crate::{
+    error::{Error, Result, found},
+    pool::keep,
+};
 
 type Cell = PartialObjectMeta<Namespace>;
 
@@ -53,6 +56,7 @@ pub async fn run(context: Arc<Context>) {
     let mut settling = Settling::default();
     loop {
         count(&context);
+        keep::forget_gone(&context);
         let clean = match sweep(&context, &mut settling).await {
             Ok(clean) => clean,
             Err(error) => {

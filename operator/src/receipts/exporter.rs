@@ -1,8 +1,8 @@
 //! Sends receipts to the sink, from previews that are over and from the spool, and lets go of what was kept long enough. Writes
 //! `deliveredAt` and the spool.
 //!
-//! The receipt's bytes are in the cluster before they are sent, and what says that they were sent is written after: whoever is
-//! killed in between sends them again.
+//! The facts of a receipt are in the cluster before it is sent, and what says that it was sent is written after: whoever is killed in
+//! between sends it again.
 
 use std::{
     collections::{HashMap, HashSet},

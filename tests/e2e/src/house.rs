@@ -316,6 +316,25 @@ impl House {
         events
     }
 
+    /// The events about a preview of the shop, once this one is among them: they are written beside what they tell of, and may come
+    /// after it.
+    ///
+    /// # Panics
+    /// If it is not in time.
+    pub async fn told(&self, preview: &str, reason: &str) -> Vec<Event> {
+        eventually(
+            &format!("the event {reason} of {preview}"),
+            PATIENCE,
+            async || {
+                let events = self.events(preview).await;
+                let told = events.iter().any(|event| event.reason.as_deref() == Some(reason));
+                told.then_some(events.clone())
+                    .ok_or_else(|| format!("{events:?}"))
+            },
+        )
+        .await
+    }
+
     /// Who leads the operators.
     ///
     /// # Panics

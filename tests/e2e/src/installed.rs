@@ -721,6 +721,18 @@ impl Shop {
             .collect()
     }
 
+    /// The event of this reason about a preview, as `reason: note`. Events are written beside what they tell of, and may come after it.
+    pub async fn told(&self, name: &str, reason: &str) -> String {
+        eventually(&format!("the event {reason} of {name}"), READY, async || {
+            let events = self.events(name).await;
+            let told = events
+                .iter()
+                .find(|event| event.starts_with(&format!("{reason}: ")));
+            told.cloned().ok_or_else(|| events.join("\n"))
+        })
+        .await
+    }
+
     /// Runs a script in a pod of a namespace, under nobody's policies but those of the namespace.
     pub async fn bare_pod(&self, namespace: &str, name: &str, script: &str) {
         let command = ["/bin/sh", "-c", script].map(str::to_owned);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use vitrine_crds::{Phase, PreviewSandbox};
 use vitrine_e2e::{
-    eventually::eventually,
     house::{House, PATIENCE},
     operator::{Operator, Options},
 };
@@ -28,23 +27,12 @@ async fn each_transition_is_told_once_whatever_operators_come_and_go() {
     house.preview("told", "anna", Some("8s")).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("told", "it is ready", PATIENCE, ready).await;
-    eventually("its becoming ready is told", PATIENCE, async || {
-        let events = house.events("told").await;
-        let told = events.iter().any(|e| e.reason.as_deref() == Some("Answering"));
-        told.then_some(()).ok_or_else(|| format!("{events:?}"))
-    })
-    .await;
+    house.told("told", "Answering").await;
     first.kill();
     let _second = Operator::ready(&house.post, &Options::alone("second"), None).await;
     let over = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ended);
     house.until("told", "it ends", PATIENCE, over).await;
-    let events = eventually("its end is told", PATIENCE, async || {
-        let events = house.events("told").await;
-        let told = events.iter().any(|e| e.reason.as_deref() == Some("Receipt"));
-        told.then_some(events.clone())
-            .ok_or_else(|| format!("{events:?}"))
-    })
-    .await;
+    let events = house.told("told", "Receipt").await;
     let mut times: BTreeMap<String, i32> = BTreeMap::new();
     for event in &events {
         let again = event.series.as_ref().map_or(0, |series| series.count);

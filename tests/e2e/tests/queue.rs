@@ -238,13 +238,7 @@ async fn slots_that_are_gone_after_a_restore_are_taken_again_by_the_previews_tha
         let waits = |p: &PreviewSandbox| place(p).1 == Some(StatusReason::WaitingForSlot);
         house.until(name, "it waits", PATIENCE, waits).await;
     }
-    let events = house.events("lives").await;
-    assert!(
-        events
-            .iter()
-            .any(|event| event.reason.as_deref() == Some("Restored")),
-        "{events:?}"
-    );
+    house.told("lives", "Restored").await;
     house.until("lives", "it lives", PATIENCE, ready).await;
     for name in ["a", "b", "c", "lives"] {
         house.delete(name).await;

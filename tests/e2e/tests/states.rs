@@ -225,14 +225,14 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     let alice = |name: &str| objects::preview(name, "page", &subject, Some("10m"));
     shop.ask_for(alice("try-ready")).await;
     shop.ready("try-ready").await;
-    told(&shop, "try-ready", "Answering").await;
+    shop.told("try-ready", "Answering").await;
     goldens.check(&shop, "ready", "try-ready");
     shop.ask_for(alice("try-queued")).await;
     shop.until("try-queued", "queued", READY, |s| {
         s.reason == Some(StatusReason::WaitingForSlot)
     })
     .await;
-    told(&shop, "try-queued", "WaitingForSlot").await;
+    shop.told("try-queued", "WaitingForSlot").await;
     goldens.check(&shop, "queued", "try-queued");
 
     // Within the platform's envelope, and more than the listing offers.
@@ -245,12 +245,12 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     shop.ask_for(wish).await;
     shop.until("try-refused", "refused", READY, |s| s.phase == Phase::Refused)
         .await;
-    told(&shop, "try-refused", "OutsideEnvelope").await;
+    shop.told("try-refused", "OutsideEnvelope").await;
     goldens.check(&shop, "refused", "try-refused");
 
     shop.until("try-cannot-start", "over", READY, |s| s.phase.is_terminal())
         .await;
-    told(&shop, "try-cannot-start", "Receipt").await;
+    shop.told("try-cannot-start", "Receipt").await;
     goldens.check(&shop, "cannot-start", "try-cannot-start");
 
     let scheduler = shop.vitrine.without("scheduler", Action::Stop);
@@ -259,7 +259,7 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
         s.reason == Some(StatusReason::WaitingForNode) && s.pod.is_some()
     })
     .await;
-    told(&shop, "try-provisioning", "CellMade").await;
+    shop.told("try-provisioning", "CellMade").await;
     goldens.check(&shop, "provisioning", "try-provisioning");
     scheduler.back();
 
@@ -274,27 +274,15 @@ async fn get_and_describe_say_how_why_where_and_until_when_in_eight_states() {
     shop.ready("try-ended").await;
     let kubelet = shop.vitrine.without("kubelet", Action::Stop);
     shop.until("try-ended", "ending", READY, is_unproven).await;
-    told(&shop, "try-ended", "TimeOver").await;
+    shop.told("try-ended", "TimeOver").await;
     goldens.check(&shop, "ending", "try-ended");
     kubelet.back();
     shop.over("try-ended").await;
-    told(&shop, "try-ended", "Receipt").await;
+    shop.told("try-ended", "Receipt").await;
     goldens.check(&shop, "ended", "try-ended");
 
     shop.close().await;
     goldens.verdict();
-}
-
-/// Events are written after the status that they tell of.
-async fn told(shop: &Shop, preview: &str, reason: &str) {
-    eventually(&format!("the event {reason}"), READY, async || {
-        let events = shop.events(preview).await;
-        let told = events
-            .iter()
-            .any(|event| event.starts_with(&format!("{reason}:")));
-        if told { Ok(()) } else { Err(events.join("\n")) }
-    })
-    .await;
 }
 
 /// Offers a page of a size that nobody else's has: no cell that others had before fits its previews.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use vitrine_crds::{Phase, PreviewSandbox};
 use vitrine_e2e::{
-    eventually::eventually,
     house::{House, PATIENCE},
     operator::{Operator, Options},
     soak,
@@ -27,12 +26,8 @@ async fn a_ready_preview_causes_no_writes() {
     house.preview("calm", "anna", None).await;
     let ready = |p: &PreviewSandbox| p.status.as_ref().is_some_and(|s| s.phase == Phase::Ready);
     house.until("calm", "it is ready", PATIENCE, ready).await;
-    eventually("the last of its events is written", PATIENCE, async || {
-        let events = house.events("calm").await;
-        let told = events.iter().any(|e| e.reason.as_deref() == Some("Answering"));
-        told.then_some(()).ok_or_else(|| format!("{events:?}"))
-    })
-    .await;
+    // The last of its events.
+    house.told("calm", "Answering").await;
     let since = Timestamp::now();
     let ours = |from: Timestamp| -> Vec<audit::Write> {
         let writes = house.writes(mark).into_iter();

@@ -35,9 +35,7 @@ async fn uninstalling_ends_live_previews_and_leaves_no_cell_and_installing_again
             .is_empty()
     );
     for live in [&one, &two] {
-        let events = shop.events(&live.name).await;
-        let receipt = events.iter().find(|event| event.starts_with("Receipt: "));
-        let receipt = receipt.unwrap_or_else(|| panic!("no receipt: {events:?}"));
+        let receipt = shop.told(&live.name, "Receipt").await;
         assert!(receipt.contains(r#""result":"verified""#), "{receipt}");
         assert!(receipt.contains(r#""cause":"Deleted""#), "{receipt}");
     }

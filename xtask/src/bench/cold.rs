@@ -11,15 +11,11 @@ use kube::{
 };
 use serde_json::json;
 use vitrine_crds::{Phase, PreviewSandbox, SkuListing};
-use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, image::Image, progress};
-use vitrine_kit::{
-    Error, Result, audit, http,
-    images::{self, Build},
-    install::{self, NAMESPACE, Options, Target},
-    objects,
-};
+use vitrine_devcluster::{Cluster, image::Image};
+use vitrine_kit::{Error, Result, audit, http, images, install::NAMESPACE, objects};
 
-const SHOP: &str = "bench";
+use super::ground::{Ground, SHOP, median};
+
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 /// The user that the operator writes as.
@@ -27,23 +23,9 @@ const OPERATOR: &str = "system:serviceaccount:vitrine-system:vitrine-operator";
 
 /// Measures `count` previews and as many bare pods, in turn; the result is a report in Markdown.
 pub async fn measure(count: usize) -> Result<String> {
-    let progress = progress::for_stderr(true);
-    let (operator, busybox) = (images::operator(Build::Optimised)?, images::busybox()?);
-    let config = ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Full);
-    let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
-    cluster.import_image(&operator)?;
+    let busybox = images::busybox()?;
+    let Ground { cluster, client } = Ground::up().await?;
     cluster.import_image(&busybox)?;
-    let target = Target {
-        kubeconfig: cluster.kubeconfig().to_owned(),
-        context: None,
-    };
-    install::install(
-        &target,
-        &Options::for_devcluster(&operator, "http://{label}.previews.localhost:1"),
-        &*progress,
-    )?;
-    let client = target.client().await?;
-    objects::shop(&client, SHOP).await?;
     let listings: Api<SkuListing> = Api::namespaced(client.clone(), SHOP);
     let listing = objects::script("bench", &busybox, objects::SERVE);
     listings
@@ -247,10 +229,4 @@ fn report(
     #[expect(clippy::cast_precision_loss, reason = "counts of a bench are small")]
     let reconciles = reconciles / count as f64;
     text + &format!("\nreconciliations over the whole life: {reconciles:.1} a preview\n")
-}
-
-fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }

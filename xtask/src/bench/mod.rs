@@ -1,6 +1,8 @@
 //! `cargo xtask bench NAME`: measures; never judges. Each bench is a program with a cluster of its own.
 
+mod click;
 mod cold;
+mod ground;
 mod numbers;
 
 use std::process::ExitCode;
@@ -15,6 +17,12 @@ pub enum Command {
         /// How many previews, one after the other
         #[arg(long, default_value_t = 10)]
         previews: usize,
+    },
+    /// From the click to the first byte of a real product through the gateway: warm, and cold in both kinds of cells
+    Click {
+        /// How many clicks each way
+        #[arg(long, default_value_t = 20)]
+        clicks: usize,
     },
     /// Previews with live WebSockets whose time is over in the same second: from then to the cut, and to the free slot
     End {
@@ -45,6 +53,12 @@ pub enum Command {
         /// So many live previews, at which Vitrine alone is measured at the first of the rates, and started anew
         #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "100,10000")]
         live: Vec<usize>,
+        /// Claims a second of which each is deleted soon, where every preview gets a namespace that is made for it; of Vitrine alone
+        #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "5,10")]
+        fresh: Vec<f64>,
+        /// Leave out a pool that is emptied faster than it is filled
+        #[arg(long)]
+        no_drained: bool,
         /// Leave out 750 claims at 75/s, and 300 at once
         #[arg(long)]
         no_gate: bool,
@@ -77,6 +91,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Error> {
         })?;
     let report = match command {
         Command::Cold { previews } => runtime.block_on(cold::measure(*previews))?,
+        Command::Click { clicks } => runtime.block_on(click::measure(*clicks))?,
         Command::End { previews } => numbers::measure(&["end", &previews.to_string()], numbers::Nodes::FEW)?,
         Command::Gateway { previews, seconds } => {
             let words = ["gateway", &previews.to_string(), &seconds.to_string()];
@@ -90,12 +105,14 @@ pub fn run(command: &Command) -> Result<ExitCode, Error> {
             deletes,
             pools,
             live,
+            fresh,
+            no_drained,
             no_gate,
             no_highest,
         } => {
             let choice = serde_json::json!({
                 "rounds": rounds, "seconds": seconds, "pool": pool, "rates": rates, "deletes": deletes, "pools": pools, "live": live,
-                "gate": !no_gate, "highest": !no_highest
+                "fresh": fresh, "drained": !no_drained, "gate": !no_gate, "highest": !no_highest
             });
             numbers::measure(&["previews", &choice.to_string()], numbers::Nodes::MANY)?
         }

@@ -136,9 +136,7 @@ async fn ends_verified(shop: &Shop, live: &Live) {
             }
         })
         .await;
-        let events = shop.events(&live.name).await;
-        let receipt = events.iter().find(|event| event.starts_with("Receipt: "));
-        let receipt = receipt.unwrap_or_else(|| panic!("no receipt: {events:?}"));
+        let receipt = shop.told(&live.name, "Receipt").await;
         assert!(receipt.contains(r#""result":"verified""#), "{receipt}");
     } else {
         let over = shop.over(&live.name).await;

@@ -44,6 +44,13 @@ impl Arrivals {
         }
     }
 
+    /// These, and others after so many seconds.
+    pub fn then(mut self, others: &Self, seconds: u64) -> Self {
+        let after = Duration::from_secs(seconds);
+        self.0.extend(others.0.iter().map(|at| after + *at));
+        self
+    }
+
     /// One after the other in equal steps.
     pub fn even(count: u32, rate: f64) -> Self {
         Self(
@@ -81,6 +88,11 @@ impl Claim {
     /// From when it was to come until it was ready: what a visitor waits.
     pub fn in_all(&self) -> Option<Duration> {
         self.ready.map(|(ready, _)| ready.saturating_sub(self.due))
+    }
+
+    /// Whether it is ready, and had to be made first.
+    pub fn is_cold(&self) -> bool {
+        self.ready.is_some_and(|(_, cold)| cold)
     }
 
     /// By how much the generator of the load was late.

@@ -37,6 +37,13 @@ const BURST: usize = 300;
 const STEP: f64 = 1.2;
 /// A system whose rate is looked for begins with this one.
 const FIRST_RATE: f64 = 20.0;
+/// A pool that is emptied faster than it is filled: how many wait in it at the beginning, …
+const DRAINED_POOL: usize = 100;
+/// … how many a second it is filled by, …
+const DRAINED_REFILL: i32 = 4;
+/// … and how many claims a second come, for a minute each.
+const DRAINED_RATES: [f64; 2] = [8.0, 2.0];
+const DRAINED_SECONDS: u64 = 60;
 
 /// What is measured.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -51,6 +58,10 @@ pub struct Choice {
     pub rates: Vec<f64>,
     /// Rates with refill and with deletes.
     pub deletes: Vec<f64>,
+    /// Rates with deletes, where every preview gets a namespace that is made for it; of Vitrine alone.
+    pub fresh: Vec<f64>,
+    /// Whether a pool is emptied faster than it is filled, and then slower; of Vitrine alone.
+    pub drained: bool,
     /// Whether the gate and claims at once are measured.
     pub gate: bool,
     /// Whether the highest rate is looked for.
@@ -125,14 +136,7 @@ struct Bench {
 /// Measures, and prints Markdown; leaves the figures and a plot in `target/vitrine/bench`.
 pub async fn measure(choice: Choice) {
     let mut house = House::take("bench-previews", 1, "24h").await;
-    let most = 20_000;
-    house
-        .policy(json!({
-            "limits": {"perSubject": 1, "perListing": most, "perSeller": most, "cluster": most},
-            "cells": {"mode": "Reuse", "maxUses": 10_000, "maxAge": "24h"}, "pools": {"maxReplicas": 10_000},
-            "retention": "24h", "images": {"repositories": ["vitrine.local"]}
-        }))
-        .await;
+    policy(&house, "Reuse").await;
     // As it is installed: confined by the chart's own policies, which cost the API server something.
     house.admission();
     side::install_peer(&house);
@@ -163,6 +167,14 @@ pub async fn measure(choice: Choice) {
     for live in choice.live.iter().copied() {
         starts.push(bench.live(live).await);
     }
+    if !choice.fresh.is_empty() {
+        bench.fresh().await;
+    }
+    let drained = if choice.drained {
+        bench.drained().await
+    } else {
+        String::new()
+    };
     if choice.highest {
         for load in [Load::steady, Load::passing] {
             for system in orders[0] {
@@ -170,7 +182,17 @@ pub async fn measure(choice: Choice) {
             }
         }
     }
-    bench.tell(&floor, &starts);
+    bench.tell(&floor, &starts, &drained);
+}
+
+async fn policy(house: &House, mode: &str) {
+    let most = 20_000;
+    let spec = json!({
+        "limits": {"perSubject": 1, "perListing": most, "perSeller": most, "cluster": most},
+        "cells": {"mode": mode, "maxUses": 10_000, "maxAge": "24h"}, "pools": {"maxReplicas": 10_000},
+        "retention": "24h", "images": {"repositories": ["vitrine.local"]}
+    });
+    house.policy(spec).await;
 }
 
 impl Bench {
@@ -314,6 +336,53 @@ impl Bench {
         start
     }
 
+    /// The same rates where no cell is used again.
+    async fn fresh(&mut self) {
+        policy(&self.house, "Fresh").await;
+        let loads: Vec<_> = self
+            .choice
+            .fresh
+            .iter()
+            .map(|rate| {
+                let mut load = Load::passing(*rate, self.choice.seconds);
+                load.name += ", a namespace each";
+                load
+            })
+            .collect();
+        self.session(System::Vitrine, Tuning::Steady, self.choice.pool, 0, &loads)
+            .await;
+        policy(&self.house, "Reuse").await;
+    }
+
+    /// Has a pool emptied for a minute faster than it is filled, then slower; how claims fared meanwhile, in Markdown.
+    async fn drained(&mut self) -> String {
+        let controller = Controller::start(System::Vitrine, Tuning::Steady, &self.house).await;
+        let side = Side::new(System::Vitrine, &self.house).await;
+        side.fill_at(DRAINED_POOL, DRAINED_REFILL, PATIENCE).await;
+        let load = Load {
+            name: format!(
+                "{}/s for {DRAINED_SECONDS} s, then {}/s, from a pool that is filled by {DRAINED_REFILL}/s",
+                DRAINED_RATES[0], DRAINED_RATES[1]
+            ),
+            arrivals: Arrivals::poisson(DRAINED_RATES[0], DRAINED_SECONDS, 3).then(
+                &Arrivals::poisson(DRAINED_RATES[1], DRAINED_SECONDS, 4),
+                DRAINED_SECONDS,
+            ),
+            delete_after: None,
+        };
+        let measured = self.measured(&controller, &side, DRAINED_POOL, 0, &load).await;
+        let text = format!(
+            "\n{}:\n\n{}\nThe pool was full again {:.0} s after the first claim. In the busiest second {} pods were made.\n",
+            load.name,
+            report::windows(&measured.claims),
+            measured.costs.lasted.as_secs_f64(),
+            measured.busiest("create", "pods")
+        );
+        load::clear(&side, PATIENCE).await;
+        self.all.push(measured);
+        text
+    }
+
     /// Raises the rate until it is not sustained any more.
     async fn highest(&mut self, system: System, load: fn(f64, u64) -> Load) {
         let (pool, seconds) = (self.choice.pool, self.choice.seconds);
@@ -334,7 +403,7 @@ impl Bench {
         }
     }
 
-    fn tell(&self, floor: &stats::Sorted, starts: &[Start]) {
+    fn tell(&self, floor: &stats::Sorted, starts: &[Start], drained: &str) {
         println!("{}", report::HEAD);
         for measured in &self.all {
             println!("{}", measured.line());
@@ -347,6 +416,7 @@ impl Bench {
             ms(floor.percentile(90)),
             ms(floor.percentile(99))
         );
+        println!("{drained}");
         for start in starts {
             println!(
                 "\nWith {} live previews the operator takes {:.0} MiB. Started anew, it has a claim ready {:.1} s after its start, then takes {:.0} MiB.",

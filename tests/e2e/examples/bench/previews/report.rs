@@ -156,10 +156,7 @@ impl Measured {
     }
 
     pub fn cold(&self) -> usize {
-        self.claims
-            .iter()
-            .filter(|c| c.ready.is_some_and(|(_, cold)| cold))
-            .count()
+        self.claims.iter().filter(|c| c.is_cold()).count()
     }
 
     pub fn unanswered(&self) -> usize {
@@ -221,6 +218,20 @@ impl Measured {
             .collect()
     }
 
+    /// How many writes of a kind the controller made in the second in which it made most.
+    pub fn busiest(&self, verb: &str, resource: &str) -> usize {
+        let mut seconds: BTreeMap<i64, usize> = BTreeMap::new();
+        let own = self.costs.writes.iter().filter(|w| {
+            w.is_done()
+                && self.is_of_controller(w)
+                && (w.verb.as_str(), w.resource.as_str(), w.subresource.as_ref()) == (verb, resource, None)
+        });
+        for write in own {
+            *seconds.entry(write.received.as_second()).or_default() += 1;
+        }
+        seconds.into_values().max().unwrap_or_default()
+    }
+
     /// Milliseconds of processor time a claim, by process; the whole under "all".
     pub fn cpu(&self) -> BTreeMap<&'static str, f64> {
         let mut cpu: BTreeMap<_, _> = self
@@ -276,6 +287,30 @@ impl Measured {
             "noiseMs": self.noise.percentile(99).as_secs_f64() * 1000.0
         })
     }
+}
+
+/// How claims fared in each ten seconds in which they came.
+pub fn windows(claims: &[Claim]) -> String {
+    let mut windows: BTreeMap<u128, Vec<&Claim>> = BTreeMap::new();
+    for claim in claims {
+        let window = claim.due.as_millis() / WINDOW.as_millis();
+        windows.entry(window).or_default().push(claim);
+    }
+    let mut text =
+        "| from second | claims | cold | unanswered | in all p50 / p90 / p99 ms |\n|--:|--:|--:|--:|--:|\n"
+            .to_owned();
+    for (window, claims) in windows {
+        let cold = claims.iter().filter(|c| c.is_cold()).count();
+        let unanswered = claims.iter().filter(|c| c.ready.is_none()).count();
+        let times = Percentiles::of(claims.iter().filter_map(|c| c.in_all()).collect());
+        text += &format!(
+            "| {} | {} | {cold} | {unanswered} | {} |\n",
+            window * u128::from(WINDOW.as_secs()),
+            claims.len(),
+            times.cells()
+        );
+    }
+    text
 }
 
 /// Where the time goes, for every load of the first round.

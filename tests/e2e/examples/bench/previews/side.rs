@@ -155,11 +155,16 @@ impl Side {
 
     /// Has a pool of this size, and waits until it is full; how long that took.
     pub async fn fill(&self, replicas: usize, patience: Duration) -> Duration {
+        self.fill_at(replicas, REFILL, patience).await
+    }
+
+    /// The same, with a pool of Vitrine's filled by so many a second.
+    pub async fn fill_at(&self, replicas: usize, refill: i32, patience: Duration) -> Duration {
         let begun = Instant::now();
         let pool = match self.system {
             System::Vitrine => json!({
                 "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPool", "metadata": {"name": POOL},
-                "spec": {"listingRef": {"name": LISTING}, "replicas": replicas, "refill": {"perSecond": REFILL, "burst": REFILL}}
+                "spec": {"listingRef": {"name": LISTING}, "replicas": replicas, "refill": {"perSecond": refill, "burst": refill}}
             }),
             System::AgentSandbox => {
                 let template = json!({

@@ -1,6 +1,8 @@
 //! Pools: previews that are ready before anybody asks for them.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod rolled_under_claims;
+
 use std::{
     collections::BTreeSet,
     process::Command,
@@ -17,8 +19,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 use vitrine_crds::{
-    POLICY_NAME, Phase, PreviewPolicy, PreviewPool, PreviewPoolStatus, PreviewSandbox,
-    preview_pool::ShortReason, preview_sandbox::TrustLevel,
+    POLICY_NAME, Phase, PreviewPolicy, PreviewPool, PreviewPoolStatus, PreviewSandbox, conditions,
+    preview_pool::{FULL, ShortReason},
+    preview_sandbox::TrustLevel,
 };
 use vitrine_e2e::{
     eventually::eventually,
@@ -117,6 +120,11 @@ async fn waiting(house: &House) -> Result<(String, String, Vec<String>), String>
     }
 }
 
+/// What `kubectl wait --for=condition=Full` waits for.
+fn is_full(status: &PreviewPoolStatus) -> bool {
+    conditions::is_true(&status.conditions, FULL)
+}
+
 fn ready(preview: &PreviewSandbox) -> bool {
     preview.phase() == Phase::Ready
 }
@@ -196,8 +204,8 @@ async fn a_pool_that_is_drained_lets_previews_be_made_cold() {
     }
     let status = until(&house, "pool", "it is drained", |s| s.claimed == 2).await;
     assert_eq!(
-        (status.ready, status.reason),
-        (0, Some(ShortReason::Paused)),
+        (status.ready, status.reason, is_full(&status)),
+        (0, Some(ShortReason::Paused), false),
         "{status:?}"
     );
     let third = house.previews().get("three").await.unwrap().status.unwrap();
@@ -362,7 +370,7 @@ async fn a_pool_is_scaled_and_rolled_and_what_previews_have_stays() {
     let house = House::take("pools-scaled", 1, "24h").await;
     let _operator = Operator::ready(&house.post, &Options::alone("pools-scaled"), None).await;
     offer(&house, "pool", 4, json!({})).await;
-    until(&house, "pool", "it is full", |s| s.ready == 4).await;
+    until(&house, "pool", "it is full", |s| s.ready == 4 && is_full(s)).await;
     house.preview("stays", "stays", None).await;
     let before = house
         .until("stays", "it is ready", PATIENCE, ready)
