@@ -431,7 +431,8 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     )
     .await?
     {
-        Podded::There(_) => Ok(Action::await_change()),
+        // What it says wakes this; that it says nothing is looked at when its time is over.
+        Podded::There(_) => Ok(Action::requeue(envelope.provisioning_deadline.as_duration())),
         Podded::Again => Ok(Action::requeue(Duration::ZERO)),
         Podded::Refused(error) => {
             context.pools.failed(&of.uid, &error.to_string(), Instant::now());

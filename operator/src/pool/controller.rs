@@ -30,6 +30,7 @@ use crate::{
     preview::{
         self, Context,
         controller::WAITING,
+        observe,
         queue::{GuardedListing, GuardedPolicy},
     },
 };
@@ -141,7 +142,11 @@ pub struct Sources {
 /// Makes the controllers.
 pub fn controllers(client: &Client, sources: Sources) -> Controllers {
     let in_cells = watcher::Config::default().labels(names::POOL_LABEL);
-    let of_cell = |pod: Pod| pod.namespace().map(|cell| ObjectRef::new(&cell));
+    // A pod that is made, bound and started is looked at when its deadline comes, or its probe ends.
+    let of_cell = |pod: Pod| {
+        let cell = pod.namespace().filter(|_| observe::has_news(&pod));
+        cell.map(|cell| ObjectRef::new(&cell))
+    };
     let cells = Controller::for_stream(sources.cells, sources.known)
         .with_config(Config::default().concurrency(WAITING))
         .watches(Api::<Pod>::all(client.clone()), in_cells, of_cell)

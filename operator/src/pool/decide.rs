@@ -146,7 +146,7 @@ fn empty(world: &World, now: Timestamp) -> Plan {
 
 fn is_unwanted(world: &World, now: Timestamp) -> bool {
     let rules = world.policy.as_ref().map(|policy| &policy.cells);
-    let usable = rules.is_some_and(|rules| world.record.may_be_used_again(rules, now));
+    let usable = rules.is_some_and(|rules| world.record.may_be_used(rules, now));
     let fits = world
         .template
         .as_ref()
@@ -261,6 +261,7 @@ pub fn next_look(pod: &Pod, max_age: Duration, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use vitrine_crds::preview_policy::CellUse;
     use vitrine_policies::cell::record::{Holds, OfPool};
 
     use super::*;
@@ -403,6 +404,20 @@ mod tests {
         assert_eq!(decide(&world, at(kept + 1)), Plan::Remove);
         world.needed = true;
         assert_eq!(decide(&world, at(kept + 1)), Plan::Fill);
+    }
+
+    /// It was removed before anybody had it, and another one made, without an end.
+    #[test]
+    fn where_no_cell_is_used_again_a_new_one_is_filled_all_the_same() {
+        let mut world = world();
+        world.policy.as_mut().unwrap().cells.mode = CellUse::Fresh;
+        assert_eq!(decide(&world, at(1)), Plan::Fill);
+        world.proven = true;
+        world.pod = Some(pod("e", "template", running()));
+        assert_eq!(decide(&world, at(10)), Plan::Ready);
+        world.pod = None;
+        world.record.uses = 1;
+        assert_eq!(decide(&world, at(20)), Plan::Remove);
     }
 
     #[test]

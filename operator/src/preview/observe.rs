@@ -120,6 +120,17 @@ pub fn view(pod: &Pod, nonce: &str) -> PodView {
     }
 }
 
+/// Whether a pod that nobody uses yet says anything that can be judged: before its probe has ended, only what keeps it from ending is.
+pub fn has_news(pod: &Pod) -> bool {
+    // Whose verdict it is, is judged by who looks.
+    let view = view(pod, "");
+    pod.metadata.deletion_timestamp.is_some()
+        || view.proof != Proof::Running
+        || view.watch_broken.is_some()
+        || view.trouble.is_some()
+        || view.given_up.is_some()
+}
+
 fn proof(prove: Option<&ContainerStatus>, nonce: &str) -> Proof {
     let Some(ended) = prove
         .and_then(|c| c.state.as_ref())

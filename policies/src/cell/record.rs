@@ -113,8 +113,18 @@ impl Record {
 
     /// Whether anybody may have it after the preview that has it, or had it last.
     pub fn may_be_used_again(&self, rules: &Cells, now: Timestamp) -> bool {
+        rules.mode == CellUse::Reuse && self.may_be_used(rules, now)
+    }
+
+    /// Whether the next preview may have it, where the one that had it last has left it so: also one that nobody had yet, and that nobody
+    /// will have again.
+    pub fn may_be_used(&self, rules: &Cells, now: Timestamp) -> bool {
         let young = self.made.is_some_and(|made| within(made, rules.max_age, now));
-        !self.going && rules.mode == CellUse::Reuse && young && self.uses < rules.max_uses
+        let most = match rules.mode {
+            CellUse::Reuse => rules.max_uses,
+            CellUse::Fresh => 1,
+        };
+        !self.going && young && self.uses < most
     }
 
     /// Whether it is kept for whoever comes next.
@@ -297,6 +307,17 @@ mod tests {
         let free = patched(namespace.clone(), freed(&record(&namespace), "e2".into(), at(10)));
         assert!(record(&free).may_be_used_again(&rules(), at(999)));
         assert!(!record(&free).may_be_used_again(&rules(), at(1000)), "too old");
+        let fresh = Cells {
+            mode: CellUse::Fresh,
+            ..rules()
+        };
+        assert!(
+            record(&namespace).may_be_used(&fresh, at(999)),
+            "nobody had it before"
+        );
+        assert!(!record(&namespace).may_be_used_again(&fresh, at(999)));
+        assert!(!record(&namespace).may_be_used(&fresh, at(1000)), "too old");
+        assert!(!record(&free).may_be_used(&fresh, at(20)), "somebody had it");
         let worn = patched(free.clone(), freed(&record(&free), "e3".into(), at(20)));
         assert!(!record(&worn).may_be_used_again(&rules(), at(30)), "used twice");
         let fresh = Cells {

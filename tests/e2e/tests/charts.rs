@@ -553,6 +553,59 @@ fn no_right_leads_to_more_rights_secrets_or_into_pods() {
     }
 }
 
+/// The policy that bounds the operator sees no more writes than these, for the API server converts every object that a policy may judge.
+#[test]
+fn whatever_the_operator_may_write_its_own_policy_judges() {
+    const READS: [&str; 3] = ["get", "list", "watch"];
+    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    let strings = |list: &Value| -> Vec<String> {
+        let strings = list.as_array().unwrap().iter();
+        strings.map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let policy = rendered.iter().find(|document| {
+        document["kind"] == "ValidatingAdmissionPolicy" && document["metadata"]["name"] == "vitrine-operator"
+    });
+    let constraints = &policy.unwrap()["spec"]["matchConstraints"];
+    let kinds_of = |rule: &Value| -> Vec<(String, String)> {
+        let resources = strings(&rule["resources"]);
+        let groups = strings(&rule["apiGroups"]);
+        let of = |group: &String| {
+            resources
+                .iter()
+                .map(|kind| (group.clone(), kind.clone()))
+                .collect::<Vec<_>>()
+        };
+        groups.iter().flat_map(of).collect()
+    };
+    let judged: BTreeSet<_> = constraints["resourceRules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .inspect(|rule| {
+            for whole in ["operations", "apiVersions"] {
+                assert_eq!(rule[whole], json!(["*"]), "{rule}");
+            }
+            assert_eq!(rule["scope"], "*", "{rule}");
+        })
+        .flat_map(kinds_of)
+        .collect();
+    assert_eq!(constraints.get("namespaceSelector"), None);
+    assert_eq!(constraints.get("excludeResourceRules"), None);
+    let written: BTreeSet<_> = rendered
+        .iter()
+        .filter(|document| document["metadata"]["name"] == "vitrine-operator")
+        .flat_map(rules_of)
+        .filter(|rule| {
+            strings(&rule["verbs"])
+                .iter()
+                .any(|verb| !READS.contains(&verb.as_str()))
+        })
+        .flat_map(|rule| kinds_of(&rule))
+        .collect();
+    assert!(written.len() > 10, "{written:?}");
+    assert_eq!(written, judged);
+}
+
 #[test]
 fn a_dangerous_right_would_be_noticed() {
     for rule in [

@@ -192,6 +192,43 @@ async fn a_preview_is_ready_at_once_in_a_cell_that_waited_and_the_pool_is_filled
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_no_cell_is_used_again_a_pool_has_a_new_one_for_each_preview_and_no_more() {
+    let house = House::take("pools-fresh", 1, "24h").await;
+    house
+        .policy(json!({"limits": {"perSubject": 1}, "cells": {"mode": "Fresh"}, "retention": "24h"}))
+        .await;
+    let _operator = Operator::ready(&house.post, &Options::alone("pools-fresh"), None).await;
+    let mark = house.mark();
+    offer(&house, "pool", 2, json!({})).await;
+    let mut had = BTreeSet::new();
+    for name in ["one", "two", "three"] {
+        until(&house, "pool", "it is full", |s| s.ready == 2 && s.claimed == 0).await;
+        house.preview(name, name, None).await;
+        let status = house
+            .until(name, "it is ready", PATIENCE, ready)
+            .await
+            .status
+            .unwrap();
+        assert_eq!(status.slots.len(), 1, "it was warm: {status:?}");
+        assert!(had.insert(status.cell.unwrap()), "nobody had its cell before");
+        house.delete(name).await;
+        house.until_gone(name, PATIENCE).await;
+    }
+    until(&house, "pool", "it is full again", |s| {
+        s.ready == 2 && s.claimed == 0
+    })
+    .await;
+    let made = house.writes(mark);
+    let made = made
+        .iter()
+        .filter(|w| w.is_done() && w.label() == "create namespaces")
+        .count();
+    assert_eq!(made, 5, "two that wait, and one for each preview");
+    retire(&house, "pool").await;
+    house.until_empty(GONE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_is_drained_lets_previews_be_made_cold() {
     let house = House::take("pools-drained", 1, "24h").await;
     let _operator = Operator::ready(&house.post, &Options::alone("pools-drained"), None).await;
