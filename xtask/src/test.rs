@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::results::{self, Outcome, TestResult};
+use crate::soak::Seeds;
 use crate::trace;
 use crate::workspace::Workspace;
 use binaries::TestBinary;
@@ -85,9 +86,9 @@ const PURE_LIMIT: Duration = Duration::from_secs(5 * 60);
 const DEVCLUSTER_LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// Runs one binary of tests/e2e with the counts that evidence needs; whether it passed, and what it printed.
-pub fn soak(name: &str) -> Result<(bool, String), Error> {
+pub fn soak(name: &str, seeds: Option<Seeds>) -> Result<(bool, String), Error> {
     let mut run = Run::prepare(Some(format!("{E2E}::{name}::")))?;
-    run.soak = true;
+    run.soak = Some(seeds.map_or_else(|| "1".to_owned(), |seeds| seeds.to_string()));
     let passed = run.everything();
     let log = run.log(&format!("{E2E}-{name}"));
     let text = std::fs::read_to_string(&log).map_err(Error::file("read", &log))?;
@@ -99,8 +100,8 @@ struct Run {
     workspace: Workspace,
     progress: Progress,
     filter: Option<String>,
-    /// Whether tests run with the counts that evidence needs.
-    soak: bool,
+    /// Said where tests run with the counts that evidence needs.
+    soak: Option<String>,
     logs: PathBuf,
     results: Vec<TestResult>,
     failures: Vec<Failure>,
@@ -130,7 +131,7 @@ impl Run {
             workspace,
             progress: Progress::start(),
             filter,
-            soak: false,
+            soak: None,
             logs,
             results: Vec::new(),
             failures: Vec::new(),

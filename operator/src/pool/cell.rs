@@ -19,6 +19,7 @@ use vitrine_crds::{
     preview_sandbox::{IsolationEvidence, PodIdentity, TrustLevel},
 };
 use vitrine_policies::{
+    Envelope,
     cell::{
         pod as shape,
         record::{self, Holds, OfPool, Record},
@@ -30,6 +31,7 @@ use vitrine_policies::{
 };
 
 use super::{
+    confinement::{self, Begun, Found},
     decide::{self, Plan, Why, World},
     table::{BEHIND, State, Turn, Warm},
 };
@@ -244,26 +246,33 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
                 if world.node_gone {
                     pods::end(context, pod, 0).await?;
                 }
-                pods::release(&context.api::<Pod>(&name), "Pod", pod, names::POD_FINALIZER).await?;
+                pods::release_pod(context, pod).await?;
             }
             Ok(Action::requeue(decide::SAFETY))
         }
         Plan::Prove(verdict) => {
-            let there = dereference::cell(context, &name).await?;
-            if let Some(broken) = opened(context, &name, &there, world) {
-                tracing::warn!(
-                    cell = name,
-                    broken,
-                    "what confines a cell was changed while its pod came up"
-                );
-                set(State::Going, None);
-                return renew(context, cell).await;
-            }
-            let Some(warm) = prove(context, &name, of, world, &verdict, &there).await? else {
+            let begun = context.pools.confinement.begin(&name);
+            let seal = match confined(context, &name, world, begun).await? {
+                Ok(seal) => seal,
+                Err(broken) => {
+                    tracing::warn!(
+                        cell = name,
+                        broken,
+                        "what confines a cell was changed while its pod came up"
+                    );
+                    set(State::Going, None);
+                    return renew(context, cell).await;
+                }
+            };
+            let Some(warm) = prove(context, &name, of, world, &verdict, seal).await else {
                 set(State::Warming, None);
                 return Ok(Action::requeue(PROBER));
             };
-            set(State::Ready, Some(warm));
+            if !context.pools.ready(&of.uid, begun, warm) {
+                set(State::Warming, None);
+                return Ok(Action::requeue(Duration::ZERO));
+            }
+            context.wakes.pool(of);
             Ok(Action::requeue(look_again(world)))
         }
         // As it is known to be, unless somebody has taken it meanwhile.
@@ -381,31 +390,10 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     let Some(envelope) = &world.envelope else {
         return Ok(Action::requeue(decide::SAFETY));
     };
-    let there = dereference::cell(context, &name).await?;
-    if !there.foreign_policies.is_empty() {
-        tracing::warn!(
-            cell = name,
-            "a foreign NetworkPolicy stands in a cell that nobody has: it is removed"
-        );
-        cells::remove_free(&context.client, cell).await?;
-        return Ok(Action::await_change());
-    }
-    match make::seal(context, &name, &there, envelope).await? {
-        Sealed::Whole(_) => {}
-        Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
-        Sealed::Uncounted(_) => {
-            context.pools.set(&of.uid, &name, State::Making, None);
-            return Ok(Action::requeue(QUOTA));
-        }
-    }
-    if let Some(broken) = unsealed(&name, &there, envelope, &context.settings.house) {
-        tracing::warn!(
-            cell = name,
-            broken,
-            "what confines a cell that nobody has was changed: it is removed"
-        );
-        cells::remove_free(&context.client, cell).await?;
-        return Ok(Action::await_change());
+    if known(context, &name, world).is_none()
+        && let Some(action) = confine(context, cell, of, world, envelope).await?
+    {
+        return Ok(action);
     }
     match context.pools.fill(&of.uid, &name, Instant::now()) {
         Turn::Now => {}
@@ -442,6 +430,91 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     }
 }
 
+/// What a look at all of a cell has found that confines it as it is to be, and nobody doubts since.
+fn known(context: &Context, name: &str, world: &World) -> Option<Found> {
+    let (_, lot) = world.template.as_ref()?;
+    context.pools.confinement.of(name, lot)
+}
+
+/// Has a cell confined as it is to be; what comes then, if it is not yet or cannot be.
+async fn confine(
+    context: &Context,
+    cell: &Meta,
+    of: &OfPool,
+    world: &World,
+    envelope: &Envelope,
+) -> Result<Option<Action>> {
+    let name = cell.name_any();
+    let begun = context.pools.confinement.begin(&name);
+    let there = dereference::cell(context, &name).await?;
+    if !there.foreign_policies.is_empty() {
+        tracing::warn!(
+            cell = name,
+            "a foreign NetworkPolicy stands in a cell that nobody has: it is removed"
+        );
+        cells::remove_free(&context.client, cell).await?;
+        return Ok(Some(Action::await_change()));
+    }
+    match make::seal(context, &name, &there, envelope).await? {
+        Sealed::Whole(_) => {}
+        Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
+        Sealed::Uncounted(_) => {
+            context.pools.set(&of.uid, &name, State::Making, None);
+            return Ok(Some(Action::requeue(QUOTA)));
+        }
+    }
+    if let Some(broken) = unsealed(&name, &there, envelope, &context.settings.house) {
+        tracing::warn!(
+            cell = name,
+            broken,
+            "what confines a cell that nobody has was changed: it is removed"
+        );
+        cells::remove_free(&context.client, cell).await?;
+        return Ok(Some(Action::await_change()));
+    }
+    remember(context, &name, world, &there, begun);
+    Ok(None)
+}
+
+/// What the network policy of a cell that is confined as it is to be is known by, or what of it does not confine its pod.
+async fn confined(
+    context: &Context,
+    name: &str,
+    world: &World,
+    begun: Begun,
+) -> Result<std::result::Result<String, &'static str>> {
+    if let Some(found) = known(context, name, world) {
+        return Ok(Ok(found.seal));
+    }
+    let there = dereference::cell(context, name).await?;
+    if let Some(broken) = opened(context, name, &there, world) {
+        return Ok(Err(broken));
+    }
+    remember(context, name, world, &there, begun);
+    Ok(there
+        .network_policy
+        .as_ref()
+        .map(seal_identity)
+        .ok_or("a part of it is missing"))
+}
+
+/// Spares the next look the reads, if all of it was there.
+fn remember(context: &Context, name: &str, world: &World, there: &Cell, begun: Begun) {
+    if let (true, Some((_, lot)), Some(policy), Some(quota)) = (
+        there.is_whole(),
+        &world.template,
+        &there.network_policy,
+        &there.quota,
+    ) {
+        let found = Found {
+            lot: lot.clone(),
+            seal: seal_identity(policy),
+            quota: confinement::allows(quota),
+        };
+        context.pools.confinement.found(name, begun, found);
+    }
+}
+
 /// What of a cell does not confine its pod as it should.
 fn opened(context: &Context, name: &str, there: &Cell, world: &World) -> Option<&'static str> {
     if !there.is_whole() {
@@ -461,9 +534,9 @@ async fn prove(
     of: &OfPool,
     world: &World,
     verdict: &Verdict,
-    there: &Cell,
-) -> Result<Option<Warm>> {
-    let Some(pod) = &world.pod else { return Ok(None) };
+    seal: String,
+) -> Option<Warm> {
+    let pod = world.pod.as_ref()?;
     let addresses: Vec<_> = verdict
         .targets
         .iter()
@@ -473,7 +546,7 @@ async fn prove(
         Ok(outside) => outside,
         Err(error) => {
             tracing::warn!(cell = name, error, "the unconfined prober did not answer");
-            return Ok(None);
+            return None;
         }
     };
     let targets = evidence(verdict, &outside);
@@ -486,17 +559,15 @@ async fn prove(
             target = down.name,
             "a target was silent, but it was not up either"
         );
-        return Ok(None);
+        return None;
     }
-    let (Some(policy), Some((template, lot))) = (&there.network_policy, &world.template) else {
-        return Ok(None);
-    };
+    let (template, lot) = world.template.as_ref()?;
     let view = observe::view(pod, &names::nonce(name, &world.record.epoch));
     let port = world
         .envelope
         .as_ref()
         .map_or(0, |envelope| i32::from(envelope.port));
-    Ok(Some(Warm {
+    Some(Warm {
         cell: name.to_owned(),
         pool: of.clone(),
         kind: super::kind_of(template, lot),
@@ -507,7 +578,7 @@ async fn prove(
             nonce: Some(names::nonce(name, &world.record.epoch)),
         },
         node: view.node.clone(),
-        seal: seal_identity(policy),
+        seal,
         isolation: IsolationEvidence {
             proven_at: Time(Timestamp::now()),
             pod_uid: view.uid,
@@ -516,7 +587,7 @@ async fn prove(
             targets,
         },
         since: Instant::now(),
-    }))
+    })
 }
 
 /// Says why a pod that waited is ended; its node gets no other where that is the reason.

@@ -1,7 +1,8 @@
-//! Pools: cells whose pod runs and is proven before anybody asks. `decide` is pure, `table` is what this process knows; `cell` looks after
-//! one cell, `keep` after how many a pool has and what its status says; `controller` wires them.
+//! Pools: cells whose pod runs and is proven before anybody asks. `decide` is pure, `table` and `confinement` are what this process
+//! knows; `cell` looks after one cell, `keep` after how many a pool has and what its status says; `controller` wires them.
 
 pub mod cell;
+pub mod confinement;
 pub mod controller;
 pub mod decide;
 pub mod keep;

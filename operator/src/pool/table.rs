@@ -14,6 +14,8 @@ use vitrine_crds::{
 };
 use vitrine_policies::{cell::record::OfPool, names};
 
+use super::confinement::{Begun, Confinement};
+
 /// How a pool's cell is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
@@ -184,6 +186,15 @@ impl Bucket {
     }
 }
 
+/// What of a cell may be other than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// What confines it.
+    Confinement,
+    /// What is in it: its pod.
+    Content,
+}
+
 /// Whether one may be made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -201,6 +212,8 @@ pub struct Table {
     pools: Mutex<BTreeMap<String, Pool>>,
     /// Pools and cells that were there when this process began to work, and that it has still to look at.
     unseen: Mutex<HashSet<String>>,
+    /// Which cells were found confined as they must be.
+    pub confinement: Confinement,
 }
 
 impl Table {
@@ -277,6 +290,20 @@ impl Table {
         pools.entry(pool.to_owned()).or_default().set(cell, state, warm)
     }
 
+    /// A cell is ready as a look has found it, unless what confines it is doubted since that began; whether it is.
+    pub fn ready(&self, pool: &str, begun: Begun, warm: Warm) -> bool {
+        let cell = warm.cell.clone();
+        self.unseen().remove(&cell);
+        let mut pools = self.pools();
+        // Asked under this lock: who doubts, does so there first and comes here then.
+        let holds = self.confinement.holds(&cell, begun);
+        if holds {
+            let pool = pools.entry(pool.to_owned()).or_default();
+            pool.set(&cell, State::Ready, Some(warm));
+        }
+        holds
+    }
+
     /// What was made in a pool did not come to be ready.
     pub fn failed(&self, pool: &str, message: &str, now: Instant) {
         let mut pools = self.pools();
@@ -324,9 +351,12 @@ impl Table {
         known.map(|known| known.surplus = true).is_some()
     }
 
-    /// What confines a cell may be other than it was when it was found ready: until it is looked at, no preview gets it, and the one that
+    /// A cell may be other than it was when it was found ready: until it is looked at, no preview gets it, and the one that
     /// may just have got it is to be looked at. Whether that is one's business.
-    pub fn doubt(&self, cell: &str) -> bool {
+    pub fn doubt(&self, cell: &str, of: Doubt) -> bool {
+        if of == Doubt::Confinement {
+            self.confinement.doubt(cell);
+        }
         let mut pools = self.pools();
         let Some(pool) = pools.values_mut().find(|pool| pool.cells.contains_key(cell)) else {
             return false;
@@ -339,6 +369,18 @@ impl Table {
             Some(known) if known.warm.is_some() => pool.set(cell, State::Warming, None),
             _ => false,
         }
+    }
+
+    /// Nobody knows what has changed: everything is doubted. The cells whose business that is.
+    pub fn doubt_all(&self) -> Vec<String> {
+        let pools = self.pools();
+        let cells: Vec<_> = pools
+            .values()
+            .flat_map(|pool| pool.cells.keys().cloned())
+            .collect();
+        drop(pools);
+        let doubted = |cell: &String| self.doubt(cell, Doubt::Confinement);
+        cells.into_iter().filter(doubted).collect()
     }
 
     /// Whether a claimed cell was doubted since this was asked last.
@@ -374,6 +416,7 @@ impl Table {
     /// A cell is gone.
     pub fn forget(&self, pool: &str, cell: &str) {
         self.unseen().remove(cell);
+        self.confinement.forget(cell);
         let mut pools = self.pools();
         if let Some(known) = pools.get_mut(pool) {
             known.remove(cell);
@@ -392,6 +435,7 @@ impl Table {
                 .filter(|(name, cell)| !cell.is_untold(now) && !there(name));
             let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
             for cell in gone {
+                self.confinement.forget(&cell);
                 known.remove(&cell);
             }
         }
@@ -749,11 +793,11 @@ mod tests {
             !table.was_just_taken("pool", "a", "n", now + BEHIND * 2),
             "in vain"
         );
-        assert!(table.doubt("a"));
+        assert!(table.doubt("a", Doubt::Confinement));
         table.set("pool", "a", State::Going, None);
         table.set("pool", "a", State::Claimed, None);
         assert!(table.was_doubted("pool", "a") && !table.was_doubted("pool", "a"));
-        assert!(table.doubt("a"));
+        assert!(table.doubt("a", Doubt::Confinement));
         table.set("pool", "a", State::Ready, Some(ready));
         table.take("t");
         assert!(
@@ -844,12 +888,20 @@ mod tests {
     fn a_cell_that_is_doubted_is_not_taken_and_one_that_is_gone_is_forgotten_with_its_pool() {
         let table = table(1, fast());
         table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
-        assert!(table.doubt("a") && !table.doubt("a") && !table.doubt("another"));
+        assert!(
+            table.doubt("a", Doubt::Confinement)
+                && !table.doubt("a", Doubt::Confinement)
+                && !table.doubt("another", Doubt::Confinement)
+        );
         assert!(table.take("t").is_none());
         assert_eq!(table.state("pool", "a"), Some(State::Warming));
         table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
         assert!(table.take("t").is_some() && !table.was_doubted("pool", "a"));
-        assert!(table.doubt("a") && table.was_doubted("pool", "a") && !table.was_doubted("pool", "a"));
+        assert!(
+            table.doubt("a", Doubt::Confinement)
+                && table.was_doubted("pool", "a")
+                && !table.was_doubted("pool", "a")
+        );
         table.rest("pool");
         table.set("pool", "new", State::Making, None);
         for cell in ["a", "new"] {

@@ -12,6 +12,7 @@ use kube::{
         events::{Event, EventType},
     },
 };
+use tokio::time::Instant;
 use vitrine_crds::{
     Amount, PreviewPolicy, PreviewSandbox, StatusReason,
     preview_sandbox::{EndResult, PodIdentity, Receipt},
@@ -202,8 +203,8 @@ async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Actio
             {
                 status::publish(context, preview, event);
             }
-            let api: Api<PreviewSandbox> = context.api(&world.tenant.namespace);
-            pods::release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER).await?;
+            pods::release_preview(context, preview).await?;
+            context.looks.released(&world.tenant.uid, Instant::now());
             Ok(Action::await_change())
         }
         Plan::Retire => retire(context, world).await,
@@ -426,7 +427,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
             let made = record::made(&tenant.cell, Some(tenant), cells::new_epoch(), lot, now);
             make::namespace(context, &made).await?;
         }
-        Some(namespace) if !cells::is_ours(namespace, tenant) => {
+        Some(namespace) if !cells::is_ours(&namespace.metadata, tenant) => {
             return Err(Error::Foreign {
                 kind: "Namespace",
                 name: tenant.cell.clone(),
@@ -571,8 +572,7 @@ async fn release_pod(context: &Context, mut world: World) -> Result<Next> {
     if receipt_of(&world.preview).is_some_and(|receipt| receipt.result == EndResult::ReportedGone) {
         pods::end(context, &pod, 0).await?;
     }
-    let api = context.api::<Pod>(&world.tenant.cell);
-    let released = pods::release(&api, "Pod", &pod, names::POD_FINALIZER).await?;
+    let released = pods::release_pod(context, &pod).await?;
     // A kubelet that has yet to clean up confirms the deletion when it has, and the watch tells.
     if released.is_some_and(|pod| !pods::is_gone(&pod)) {
         return Ok(Next::Wait(Action::requeue(TOLD)));

@@ -5,7 +5,10 @@
 //! writes.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -122,41 +125,34 @@ pub enum Closed {
 /// If the API server does not answer, or somebody else wrote the namespace meanwhile.
 pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Result<Closed> {
     let cell = &world.tenant.cell;
-    let had = world
-        .cell
-        .namespace
-        .as_ref()
-        .filter(|namespace| is_ours(namespace, &world.tenant));
-    let (epoch, closed);
-    if let Some(namespace) = had {
-        let now = Timestamp::now();
-        match Record::of(&namespace.metadata).filter(|record| is_sound(world, receipt, record, now)) {
-            Some(record) => {
-                let next = new_epoch();
-                let freed = record::freed(&record, next.clone(), now);
-                if annotate(context, namespace, freed).await?.is_none() {
-                    return Ok(Closed::NotYet);
-                }
-                (epoch, closed) = (Some(next), Closed::Free);
-            }
-            None => {
-                remove(&context.client, namespace).await?;
-                (epoch, closed) = (None, Closed::Going);
-            }
-        }
-    } else {
+    let seen = world.cell.namespace.as_ref().map(|seen| &seen.metadata);
+    let seen = seen.filter(|seen| is_ours(seen, &world.tenant));
+    let mut shut = match seen {
+        Some(seen) => shut_as_seen(context, world, receipt, seen).await?,
+        None => None,
+    };
+    if shut.is_none() {
         // Where no namespace is, or it is somebody else's by now, nobody goes on to a pod before looking at the preview again. Whose it
         // is, may have a pod in it already: of the epoch that it is in now, and of none that was ours.
         let namespaces: Api<Namespace> = Api::all(context.client.clone());
         let now =
             found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
-        let record = now.and_then(|now| Record::of(&now.metadata));
-        // A slower attempt has made it just now.
-        if record.as_ref().and_then(|record| record.tenant.as_ref()) == Some(&world.tenant.uid) {
-            return Ok(Closed::NotYet);
-        }
-        (epoch, closed) = (record.map(|record| record.epoch), Closed::Free);
+        shut = match now {
+            Some(now) if is_ours(&now.metadata, &world.tenant) => match seen {
+                // The watch was behind.
+                Some(_) => shut_as_seen(context, world, receipt, &now.metadata).await?,
+                // A slower attempt has made it just now.
+                None => None,
+            },
+            now => {
+                let record = now.and_then(|now| Record::of(&now.metadata));
+                Some((record.map(|record| record.epoch), Closed::Free))
+            }
+        };
     }
+    let Some((epoch, closed)) = shut else {
+        return Ok(Closed::NotYet);
+    };
     let pods: Api<Pod> = context.api(cell);
     let pod = found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", cell))?;
     let known = world
@@ -173,6 +169,31 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
     } else {
         Closed::NotYet
     })
+}
+
+/// Frees or removes the cell that a preview has, in the version that was seen; the epoch that it is in then, or `None` if it is another
+/// version by now, or gone.
+async fn shut_as_seen(
+    context: &Context,
+    world: &World,
+    receipt: &Receipt,
+    seen: &ObjectMeta,
+) -> Result<Option<(Option<String>, Closed)>> {
+    let now = Timestamp::now();
+    let namespace = PartialObjectMeta::<Namespace> {
+        metadata: seen.clone(),
+        ..PartialObjectMeta::default()
+    };
+    if let Some(record) = Record::of(seen).filter(|record| is_sound(world, receipt, record, now)) {
+        let next = new_epoch();
+        let freed = record::freed(&record, next.clone(), now);
+        let freed = annotate(context, &namespace, freed).await?;
+        return Ok(freed.map(|_| (Some(next), Closed::Free)));
+    }
+    match remove(&context.client, &namespace).await {
+        Err(error) if error.is_conflict() => Ok(None),
+        removed => removed.map(|()| Some((None, Closed::Going))),
+    }
 }
 
 /// Whether the next preview may have the cell of one that ended like this.
@@ -201,16 +222,16 @@ const fn is_harmless(cause: StatusReason) -> bool {
 }
 
 /// Whether a namespace is the cell of a preview.
-pub fn is_ours(namespace: &Namespace, tenant: &Tenant) -> bool {
-    Record::of(&namespace.metadata).is_some_and(|record| record.tenant.as_ref() == Some(&tenant.uid))
+pub fn is_ours(namespace: &ObjectMeta, tenant: &Tenant) -> bool {
+    Record::of(namespace).is_some_and(|record| record.tenant.as_ref() == Some(&tenant.uid))
 }
 
 /// Deletes a cell's namespace, as it was seen.
 ///
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody wrote it meanwhile.
-pub async fn remove(client: &Client, namespace: &Namespace) -> Result<()> {
-    if namespace.metadata.deletion_timestamp.is_some() {
+pub async fn remove<K: ResourceExt>(client: &Client, namespace: &K) -> Result<()> {
+    if namespace.meta().deletion_timestamp.is_some() {
         return Ok(());
     }
     remove_free(client, namespace).await

@@ -8,10 +8,13 @@ use std::{
 
 use futures::{Stream, StreamExt, channel::mpsc};
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
-    networking::v1::NetworkPolicy,
+use k8s_openapi::{
+    Resource as _,
+    api::{
+        coordination::v1::Lease,
+        core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
+        networking::v1::NetworkPolicy,
+    },
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -48,7 +51,7 @@ use crate::{
     lanes::Lane,
     pool::{
         controller::{Controllers, Sources, Wakes, Woken, controllers},
-        table::Table,
+        table::{Doubt, Table},
     },
 };
 
@@ -139,24 +142,29 @@ pub fn controller(
         .reconcile_on(woken.previews)
         .watches_stream(namespaces, move |namespace| of_cells.had(&namespace))
         .watches_stream(
-            changes(Api::<Pod>::all(client.clone()), in_cells(), &tenants),
+            changes(Api::<Pod>::all(client.clone()), in_cells(), &tenants, any),
             move |o| pods.concerned(&o),
         )
         .watches_stream(
-            changes(meta::<ResourceQuota>(client), in_cells(), &tenants),
+            changes(
+                Api::<ResourceQuota>::all(client.clone()),
+                in_cells(),
+                &tenants,
+                |quota, tenants| !tenants.told.pools.confinement.counts(quota),
+            ),
             move |o| quotas.live(&o),
         )
         .watches_stream(
-            changes(meta::<LimitRange>(client), in_cells(), &tenants),
+            changes(meta::<LimitRange>(client), in_cells(), &tenants, any),
             move |o| ranges.live(&o),
         )
         .watches_stream(
-            changes(meta::<ServiceAccount>(client), in_cells(), &tenants),
+            changes(meta::<ServiceAccount>(client), in_cells(), &tenants, any),
             move |o| accounts.live(&o),
         )
         // Every policy, also those without our label: a foreign one in a cell must be seen.
         .watches_stream(
-            changes(meta::<NetworkPolicy>(client), all(), &tenants),
+            changes(meta::<NetworkPolicy>(client), all(), &tenants, any),
             move |o| policies.live(&o),
         )
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
@@ -282,12 +290,18 @@ where
     (store, news)
 }
 
-/// The objects of a kind, and what happens to them: of that, those who live in their cells have to be looked at as a whole. If the
-/// watch is lost everybody has, since it would have told of changes.
+/// Every change is news.
+const fn any<K>(_: &K, _: &Tenants) -> bool {
+    true
+}
+
+/// The objects of a kind, and what happens to them, as far as it is news: of that, those who live in their cells have to be looked at as
+/// a whole. If the watch is lost everybody has, since it would have told of changes.
 fn changes<K>(
     api: Api<K>,
     config: watcher::Config,
     tenants: &Tenants,
+    is_news: fn(&K, &Tenants) -> bool,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
@@ -295,6 +309,7 @@ where
     let tenants = tenants.clone();
     watcher(api, config).backoff(api::Again).filter_map(move |event| {
         let told = match event {
+            Ok(Event::Apply(object)) if !is_news(&object, &tenants) => None,
             Ok(Event::Apply(object) | Event::Delete(object)) => {
                 tenants.touch(&object);
                 Some(Ok(object))
@@ -302,6 +317,8 @@ where
             Ok(Event::InitApply(object)) => Some(Ok(object)),
             Ok(Event::InitDone) => {
                 tenants.told.looks.all_again();
+                // Also those of which the new list says nothing: what is gone is in none.
+                tenants.told.wakes.cells(tenants.told.pools.doubt_all());
                 None
             }
             Ok(Event::Init) => None,
@@ -391,7 +408,7 @@ impl Tenants {
     }
 
     /// The preview in whose cell something has changed is to be looked at as a whole, also one that is about to be live.
-    fn touch<K: ResourceExt>(&self, object: &K) {
+    fn touch<K: Resource<DynamicType = ()>>(&self, object: &K) {
         for preview in self.live(object) {
             self.told.looks.touch(&preview);
         }
@@ -423,9 +440,14 @@ impl Tenants {
 
     /// What confines a preview matters while it lives. At its end all of that goes as well, one after the other, and none of it is
     /// news. What confines a pod that waits for a preview matters as well.
-    fn live<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
+    fn live<K: Resource<DynamicType = ()>>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
         let cell = object.namespace().unwrap_or_default();
-        if self.told.pools.doubt(&cell) {
+        let doubt = if K::kind(&()) == Pod::KIND {
+            Doubt::Content
+        } else {
+            Doubt::Confinement
+        };
+        if self.told.pools.doubt(&cell, doubt) {
             self.told.wakes.cells([cell]);
         }
         let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();

@@ -206,10 +206,12 @@ where
 /// Reads what still matters of a cell whose preview is over: also what confines it, as long as its pod was not asked to end, if that
 /// was broken.
 async fn remains(context: &Context, name: &str, preview: &PreviewSandbox) -> Result<Cell> {
-    let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let pods: Api<Pod> = context.api(name);
-    let (namespace, pod) =
-        tokio::try_join!(get(&namespaces, "Namespace", name), get(&pods, "Pod", names::POD))?;
+    let pod = get(&pods, "Pod", names::POD).await?;
+    let namespace = match as_watched(context, name, preview, pod.as_ref()) {
+        Some(known) => Some(known),
+        None => get(&Api::all(context.client.clone()), "Namespace", name).await?,
+    };
     let runs = pod.as_ref().is_some_and(|pod| observe::end(pod) == End::NotAsked);
     if runs && decide::cause(preview) == Some(StatusReason::SealBroken) {
         return cell(context, name).await;
@@ -218,6 +220,24 @@ async fn remains(context: &Context, name: &str, preview: &PreviewSandbox) -> Res
         namespace,
         pod,
         ..Cell::default()
+    })
+}
+
+/// The namespace of a preview's cell as the watch has it, where that is enough: it is the preview's own, and what is in it is of the time
+/// when it was. Whoever writes it names this version, and is refused if there is a newer one.
+fn as_watched(
+    context: &Context,
+    name: &str,
+    preview: &PreviewSandbox,
+    pod: Option<&Pod>,
+) -> Option<Namespace> {
+    let cell = context.watched.cells.get(&ObjectRef::new(name))?;
+    let record = Record::of(&cell.metadata)?;
+    let own = record.tenant.is_some() && record.tenant == preview.uid();
+    let of_then = |pod: &Pod| pod.annotations().get(names::EPOCH_ANNOTATION) == Some(&record.epoch);
+    (own && pod.is_none_or(of_then)).then(|| Namespace {
+        metadata: cell.metadata.clone(),
+        ..Namespace::default()
     })
 }
 

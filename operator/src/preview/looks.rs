@@ -44,6 +44,8 @@ struct Inner {
     touched: HashSet<String>,
     /// Those that are ready, by their uid, and since when; until the watch has told so.
     opened: HashMap<String, (String, Instant)>,
+    /// Those that this process has let go of, by their uid, and since when: as long as the watch may not have told of it.
+    released: HashMap<String, Instant>,
     /// How often all were to be looked at again.
     times: u64,
     /// When the next of which nothing is known is due.
@@ -60,6 +62,7 @@ impl Default for Looks {
             due: HashMap::new(),
             touched: HashSet::new(),
             opened: HashMap::new(),
+            released: HashMap::new(),
             times: 0,
             next: Instant::now(),
         }))
@@ -108,6 +111,20 @@ impl Looks {
         self.done(namespace, name, begun);
         let opened = (uid.to_owned(), Instant::now());
         self.inner().opened.insert(key(namespace, name), opened);
+    }
+
+    /// Nothing is to be done for it any more.
+    pub fn released(&self, uid: &str, now: Instant) {
+        let mut inner = self.inner();
+        let young = |at: &Instant| now.saturating_duration_since(*at) < BEHIND;
+        inner.released.retain(|_, at| young(at));
+        inner.released.insert(uid.to_owned(), now);
+    }
+
+    /// Whether it was let go of, and the watch may not have told so yet.
+    fn is_released(&self, uid: &str, now: Instant) -> bool {
+        let at = self.inner().released.get(uid).copied();
+        at.is_some_and(|at| now.saturating_duration_since(at) < BEHIND)
     }
 
     /// Whether it is ready, and the watch has not told so yet.
@@ -159,6 +176,9 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
     if preview.phase() != Phase::Ready {
         let uid = preview.metadata.uid.as_ref();
+        if uid.is_some_and(|uid| context.looks.is_released(uid, Instant::now())) {
+            return Some(BEHIND);
+        }
         if is_waiting(preview) && context.looks.is_behind(&namespace, &name, uid, Instant::now()) {
             return Some(BEHIND);
         }
@@ -240,6 +260,15 @@ mod tests {
         assert!(!looks.is_behind("shop", "new", Some(&uid), now + BEHIND));
         looks.caught_up("shop", "new");
         assert!(!looks.is_behind("shop", "new", Some(&uid), now));
+        looks.released("uid", now);
+        assert!(looks.is_released("uid", now) && !looks.is_released("another", now));
+        assert!(!looks.is_released("uid", now + BEHIND));
+        looks.released("another", now + BEHIND);
+        assert_eq!(
+            looks.inner().released.len(),
+            1,
+            "what is told long since is forgotten"
+        );
         looks.all_again();
         looks.done("shop", "a", begun);
         let left = looks.left("shop", "a", now);

@@ -6,6 +6,9 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use vitrine_crds::PreviewSandbox;
+use vitrine_policies::names;
 
 use super::Context;
 use crate::error::{Error, Result, found};
@@ -29,24 +32,46 @@ pub async fn end(context: &Context, pod: &Pod, grace_seconds: i64) -> Result<()>
     Ok(())
 }
 
-/// Takes one finalizer off an object, and leaves the others.
+/// Takes our finalizer off a preview in the version that was seen, and leaves others.
 ///
-/// Answers with the object as it is then, or with `None` if it was gone before.
+/// Answers with the preview as it is then, or with `None` if it was gone before.
 ///
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody wrote meanwhile.
-pub async fn release<K>(api: &Api<K>, kind: &'static str, object: &K, finalizer: &str) -> Result<Option<K>>
+pub async fn release_preview(context: &Context, preview: &PreviewSandbox) -> Result<Option<PreviewSandbox>> {
+    let seen = json!({"resourceVersion": preview.resource_version()});
+    let api = context.api(&preview.namespace().unwrap_or_default());
+    release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER, seen).await
+}
+
+/// Takes our finalizer off a pod whose end is known, this very one in whatever version, and leaves others: what is known of an end does
+/// not change any more, and its kubelet writes the pod in the same moment.
+///
+/// Answers with the pod as it is then, or with `None` if it was gone before.
+///
+/// # Errors
+/// If the API server refuses; also by conflict, when it is another pod by now.
+pub async fn release_pod(context: &Context, pod: &Pod) -> Result<Option<Pod>> {
+    let api = context.api(&pod.namespace().unwrap_or_default());
+    release(&api, "Pod", pod, names::POD_FINALIZER, json!({"uid": pod.uid()})).await
+}
+
+async fn release<K>(
+    api: &Api<K>,
+    kind: &'static str,
+    object: &K,
+    finalizer: &str,
+    mut metadata: Value,
+) -> Result<Option<K>>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
 {
-    let finalizers: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
-    let patch = serde_json::json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let others: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
+    metadata["finalizers"] = json!(others);
     let name = object.name_any();
-    let patched = found(
-        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await,
-    );
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    let patched = found(api.patch(&name, &PatchParams::default(), &patch).await);
     patched.map_err(Error::kube(
         "let go of",
         kind,

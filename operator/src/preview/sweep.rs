@@ -347,7 +347,7 @@ async fn remove(context: &Context, namespace: &Namespace, record: &Record) -> Re
             End::NotAsked => pods::end(context, &pod, GRACE_SECONDS).await?,
             End::Pending => {}
             End::Verified | End::NeverStarted => {
-                pods::release(&api, "Pod", &pod, names::POD_FINALIZER).await?;
+                pods::release_pod(context, &pod).await?;
             }
         },
     }

@@ -16,10 +16,11 @@ const TURN: Duration = Duration::from_secs(5);
 /// A write is held up for this long at least, and so much longer at most: from a hiccup to longer than a preview of a test lives.
 const SHORTEST_MS: u64 = 100;
 const SPREAD_MS: usize = 4000;
-/// Which of its kind is hit, at most.
-const NTH: usize = 6;
+/// Which of its kind is hit, at most, where a test has few of each.
+pub const FEW: usize = 6;
 
-/// Kills one operator, or holds its writes up, at one of these kinds of write after the other. Returns how often it did which.
+/// Kills one operator, or holds its writes up, at one of these kinds of write after the other, and of each at one of the next `apart`.
+/// Returns how often it did which.
 ///
 /// # Panics
 /// If the operator does not start.
@@ -28,6 +29,7 @@ pub async fn trouble(
     name: &str,
     seed: u64,
     writes: &[&str],
+    apart: usize,
     mut stop: watch::Receiver<bool>,
 ) -> [usize; 2] {
     let mut dice = Dice::new(seed);
@@ -45,7 +47,7 @@ pub async fn trouble(
         };
         let fires = proxy.arm(Trap {
             label: writes[dice.roll(writes.len())].to_owned(),
-            nth: dice.roll(NTH),
+            nth: dice.roll(apart),
             moment: [Moment::Before, Moment::After][dice.roll(2)],
             keys: vec![],
             blow,

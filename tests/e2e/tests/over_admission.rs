@@ -19,7 +19,7 @@ use vitrine_e2e::{
     house::{House, LISTING, PATIENCE},
     operator::{Operator, Options},
     soak,
-    trouble::trouble,
+    trouble::{self, trouble},
 };
 use vitrine_kit::{audit::Write, objects};
 use vitrine_policies::{names, slots::Dimension};
@@ -142,7 +142,7 @@ async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
     let troubles = OPERATORS
         .iter()
         .zip(1..)
-        .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, stopped.clone()));
+        .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, trouble::FEW, stopped.clone()));
     let crowd: Vec<_> = (0..CROWD).map(|n| format!("crowd-{seed}-{n}")).collect();
     let visit = async {
         join_all(crowd.iter().map(async |name| {

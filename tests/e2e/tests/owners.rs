@@ -17,8 +17,8 @@ use vitrine_e2e::{
     history::History,
     house::{House, LISTING},
     operator::{Operator, Options},
-    soak,
-    trouble::trouble,
+    seeds, soak,
+    trouble::{self, trouble},
 };
 use vitrine_kit::objects;
 
@@ -45,6 +45,8 @@ struct Counts {
     rounds: u64,
     claims: usize,
     cells: usize,
+    /// One of so many writes of a kind is hit.
+    apart: usize,
     /// What a round may take: previews live for seconds, and operators are started anew all the time.
     patience: Duration,
 }
@@ -56,6 +58,8 @@ impl Counts {
                 rounds: 100,
                 claims: 1000,
                 cells: 500,
+                // As many are hit in a round as of few claims, and some more: an operator that is killed every second serves nobody.
+                apart: 100,
                 patience: Duration::from_secs(900),
             }
         } else {
@@ -63,6 +67,7 @@ impl Counts {
                 rounds: 2,
                 claims: 40,
                 cells: 20,
+                apart: trouble::FEW,
                 patience: Duration::from_secs(180),
             }
         }
@@ -77,7 +82,9 @@ async fn every_cell_has_one_owner_at_every_moment_and_every_claim_one_answer() {
     house
         .policy(json!({
             "limits": {"perSubject": 1, "perListing": most, "perSeller": most, "cluster": most},
-            "cells": {"mode": "Reuse", "maxUses": 10_000}, "pools": {"maxReplicas": counts.cells}, "retention": "24h"
+            "cells": {"mode": "Reuse", "maxUses": 10_000}, "pools": {"maxReplicas": counts.cells}, "retention": "24h",
+            // A thousand at once are built for longer than two minutes where operators are killed all the time.
+            "provisioningDeadline": "1h"
         }))
         .await;
     let pools: Api<PreviewPool> = Api::namespaced(house.client.clone(), &house.shop);
@@ -87,7 +94,7 @@ async fn every_cell_has_one_owner_at_every_moment_and_every_claim_one_answer() {
     });
     let pool = serde_json::from_value(pool).unwrap();
     pools.create(&PostParams::default(), &pool).await.unwrap();
-    for seed in 1..=counts.rounds {
+    for seed in seeds(counts.rounds) {
         round(&house, &pools, &counts, seed).await;
     }
     pools.delete("pool", &DeleteParams::default()).await.unwrap();
@@ -116,7 +123,7 @@ async fn round(house: &House, pools: &Api<PreviewPool>, counts: &Counts, seed: u
     let troubles = OPERATORS
         .iter()
         .zip(1..)
-        .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, stopped.clone()));
+        .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, counts.apart, stopped.clone()));
     let names: Vec<_> = (0..counts.claims).map(|n| format!("claim-{seed}-{n}")).collect();
     let visit = async {
         stream::iter(&names)

@@ -45,7 +45,7 @@ type Lane = (Vec<(usize, Result<Ran, Error>)>, Vec<String>);
 struct Lanes<'a> {
     plan: &'a [Planned<'a>],
     queue: Queue,
-    soak: bool,
+    soak: Option<&'a str>,
     logs: &'a Path,
 }
 
@@ -65,12 +65,12 @@ impl Lanes<'_> {
                 troubles.push(format!("before {}: {error}", binary.label));
             }
             let ran = clusters.ensure(levels).map(|mut env| {
-                if self.soak {
-                    env.push((SOAK.into(), "1".into()));
+                if let Some(soak) = self.soak {
+                    env.push((SOAK.into(), soak.into()));
                 }
                 let how = How {
                     env: &env,
-                    limit: if self.soak { SOAK_LIMIT } else { LIMIT },
+                    limit: if self.soak.is_some() { SOAK_LIMIT } else { LIMIT },
                     threads: Some(if *kind == Kind::Timed { 1 } else { THREADS }),
                 };
                 binary.run(selected, &how, self.logs, progress)
@@ -137,7 +137,7 @@ impl Run {
         let shared = Lanes {
             plan: &plan,
             queue: Queue::of(plan.iter().map(need).collect()),
-            soak: self.soak,
+            soak: self.soak.as_deref(),
             logs: &self.logs,
         };
         let lanes = shared.run_all(&self.progress);

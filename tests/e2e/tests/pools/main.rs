@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
 mod rolled_under_claims;
+mod widened;
 
 use std::{
     collections::BTreeSet,

@@ -1,0 +1,95 @@
+//! A cell of a pool whose quota somebody widens, while it waits and while it rests: no preview comes to live in it.
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use vitrine_e2e::{
+    eventually::eventually,
+    house::{House, PATIENCE},
+    operator::{Operator, Options},
+};
+use vitrine_policies::names;
+
+use crate::{GONE, change, is_full, offer, ready, retire, until, waiting};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_waits_in_a_cell_whose_quota_was_widened_while_it_waited_or_rested() {
+    let house = House::take("pools-widened", 1, "24h").await;
+    let _operator = Operator::ready(&house.post, &Options::alone("pools-widened"), None).await;
+    offer(&house, "pool", 1, json!({})).await;
+    until(&house, "pool", "it is full", is_full).await;
+
+    let (waits, ..) = waiting(&house).await.unwrap();
+    let uid = widen(&house, &waits).await;
+    gone(&house, &waits, &uid).await;
+
+    // Another is made, and the one that was had comes back.
+    let one = eventually("another waits", GONE, async || waiting(&house).await);
+    let (rests, ..) = one.await;
+    until(&house, "pool", "it is full again", is_full).await;
+    house.preview("first", "anna", None).await;
+    house.until("first", "it is ready", PATIENCE, ready).await;
+    eventually("another is made", PATIENCE, async || {
+        let cells = house.cells().await;
+        match cells.iter().filter(|(_, record)| record.tenant.is_none()).count() {
+            1 => Ok(()),
+            other => Err(format!("{other} wait")),
+        }
+    })
+    .await;
+    until(&house, "pool", "it is full again", is_full).await;
+    house.delete("first").await;
+    house.until_gone("first", GONE).await;
+    eventually("nothing is in the cell that was had", PATIENCE, async || {
+        let pods: Api<Pod> = Api::namespaced(house.client.clone(), &rests);
+        match pods.get_opt(names::POD).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let uid = widen(&house, &rests).await;
+    // More than there are: those that rest are filled first.
+    change(&house, "pool", json!({"replicas": 3})).await;
+    gone(&house, &rests, &uid).await;
+    until(&house, "pool", "it is full again", |s| s.ready == 3).await;
+
+    retire(&house, "pool").await;
+    house.until_empty(GONE).await;
+}
+
+/// Lets a cell have more pods than one; its uid.
+async fn widen(house: &House, cell: &str) -> Option<String> {
+    let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), cell);
+    let wide = Patch::Merge(json!({"spec": {"hard": {"count/pods": "9"}}}));
+    quotas
+        .patch(names::SEAL, &PatchParams::default(), &wide)
+        .await
+        .unwrap();
+    let namespaces: Api<Namespace> = Api::all(house.client.clone());
+    namespaces.get(cell).await.unwrap().metadata.uid
+}
+
+/// Waits until a cell is told to go.
+async fn gone(house: &House, cell: &str, uid: &Option<String>) {
+    let namespaces: Api<Namespace> = Api::all(house.client.clone());
+    eventually("the widened cell goes", GONE, async || {
+        let namespace = namespaces
+            .get_opt(cell)
+            .await
+            .map_err(|error| error.to_string())?;
+        // Its name is used again.
+        let stays = namespace.is_some_and(|namespace| {
+            namespace.metadata.uid == *uid && namespace.metadata.deletion_timestamp.is_none()
+        });
+        if stays {
+            Err(format!("{cell} is there"))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
