@@ -31,7 +31,7 @@ use vitrine_policies::{
 };
 
 use super::{
-    confinement::{self, Begun, Found},
+    confinement::{self, Begun, Doubt, Found},
     decide::{self, Plan, Why, World},
     table::{BEHIND, State, Turn, Warm},
 };
@@ -49,7 +49,7 @@ use crate::{
     },
 };
 
-/// When to look again whether a new quota is counted, beside being woken by it.
+/// When to look again whether a new quota is counted.
 const QUOTA: Duration = Duration::from_millis(200);
 /// When to look again for slots that were all taken.
 const FULL: Duration = Duration::from_secs(5);
@@ -231,7 +231,7 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
         Plan::Fill => fill(context, cell, of, world).await,
         Plan::Renew(why) => {
             set(State::Going, None);
-            tell(context, of, world, &why).await?;
+            tell(context, &name, of, world, &why).await?;
             renew(context, cell).await
         }
         Plan::EndPod => {
@@ -252,7 +252,7 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
         }
         Plan::Prove(verdict) => {
             let begun = context.pools.confinement.begin(&name);
-            let seal = match confined(context, &name, world, begun).await? {
+            let seal = match confined(context, cell, world, begun).await? {
                 Ok(seal) => seal,
                 Err(broken) => {
                     tracing::warn!(
@@ -390,7 +390,7 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     let Some(envelope) = &world.envelope else {
         return Ok(Action::requeue(decide::SAFETY));
     };
-    if known(context, &name, world).is_none()
+    if known(context, cell, world).is_none()
         && let Some(action) = confine(context, cell, of, world, envelope).await?
     {
         return Ok(action);
@@ -421,8 +421,14 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     {
         // What it says wakes this; that it says nothing is looked at when its time is over.
         Podded::There(_) => Ok(Action::requeue(envelope.provisioning_deadline.as_duration())),
-        Podded::Again => Ok(Action::requeue(Duration::ZERO)),
+        Podded::Again => {
+            // Its quota was made to count anew, perhaps, and the watch has not told.
+            context.pools.confinement.doubt(&name, Doubt::Confinement);
+            Ok(Action::requeue(Duration::ZERO))
+        }
         Podded::Refused(error) => {
+            // Because a part of it is missing, perhaps, of which no watch has told.
+            context.pools.confinement.doubt(&name, Doubt::Confinement);
             context.pools.failed(&of.uid, &error.to_string(), Instant::now());
             context.wakes.pool(of);
             Err(error)
@@ -431,9 +437,10 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
 }
 
 /// What a look at all of a cell has found that confines it as it is to be, and nobody doubts since.
-fn known(context: &Context, name: &str, world: &World) -> Option<Found> {
+fn known(context: &Context, cell: &Meta, world: &World) -> Option<Found> {
     let (_, lot) = world.template.as_ref()?;
-    context.pools.confinement.of(name, lot)
+    let confinement = &context.pools.confinement;
+    confinement.of(&cell.name_any(), cell.metadata.uid.as_ref(), lot, Instant::now())
 }
 
 /// Has a cell confined as it is to be; what comes then, if it is not yet or cannot be.
@@ -479,37 +486,38 @@ async fn confine(
 /// What the network policy of a cell that is confined as it is to be is known by, or what of it does not confine its pod.
 async fn confined(
     context: &Context,
-    name: &str,
+    cell: &Meta,
     world: &World,
     begun: Begun,
 ) -> Result<std::result::Result<String, &'static str>> {
-    if let Some(found) = known(context, name, world) {
+    if let Some(found) = known(context, cell, world) {
         return Ok(Ok(found.seal));
     }
-    let there = dereference::cell(context, name).await?;
-    if let Some(broken) = opened(context, name, &there, world) {
+    let name = cell.name_any();
+    let there = dereference::cell(context, &name).await?;
+    if let Some(broken) = opened(context, &name, &there, world) {
         return Ok(Err(broken));
     }
-    remember(context, name, world, &there, begun);
-    Ok(there
-        .network_policy
-        .as_ref()
-        .map(seal_identity)
-        .ok_or("a part of it is missing"))
+    remember(context, &name, world, &there, begun);
+    let policy = there.network_policy.as_ref();
+    Ok(policy.map(seal_identity).ok_or("the NetworkPolicy"))
 }
 
 /// Spares the next look the reads, if all of it was there.
 fn remember(context: &Context, name: &str, world: &World, there: &Cell, begun: Begun) {
-    if let (true, Some((_, lot)), Some(policy), Some(quota)) = (
+    if let (true, Some(namespace), Some((_, lot)), Some(policy), Some(quota)) = (
         there.is_whole(),
+        &there.namespace,
         &world.template,
         &there.network_policy,
         &there.quota,
     ) {
         let found = Found {
+            uid: namespace.uid(),
             lot: lot.clone(),
             seal: seal_identity(policy),
             quota: confinement::allows(quota),
+            at: Instant::now(),
         };
         context.pools.confinement.found(name, begun, found);
     }
@@ -591,7 +599,7 @@ async fn prove(
 }
 
 /// Says why a pod that waited is ended; its node gets no other where that is the reason.
-async fn tell(context: &Context, of: &OfPool, world: &World, why: &Why) -> Result<()> {
+async fn tell(context: &Context, name: &str, of: &OfPool, world: &World, why: &Why) -> Result<()> {
     let Why::Failed(reason, message) = why else {
         return Ok(());
     };
@@ -609,8 +617,19 @@ async fn tell(context: &Context, of: &OfPool, world: &World, why: &Why) -> Resul
         StatusReason::IsolationBroken => message.starts_with(observe::BREACH),
         _ => false,
     };
-    if let (true, Some(node)) = (breach, node) {
-        standing::quarantine(context, node, message).await?;
+    let (true, Some(node)) = (breach, node) else {
+        return Ok(());
+    };
+    // A node cannot enforce a policy that somebody has taken away.
+    let there = dereference::cell(context, name).await?;
+    if let Some(broken) = opened(context, name, &there, world) {
+        tracing::warn!(
+            cell = name,
+            broken,
+            node,
+            "the node is not blamed for a cell that was open"
+        );
+        return Ok(());
     }
-    Ok(())
+    standing::quarantine(context, node, message).await
 }

@@ -5,22 +5,40 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::ResourceExt;
 use serde_json::json;
+use tokio::time::Instant;
 use vitrine_policies::names;
+
+/// For how long what was found counts if no watch tells anything: what none tells is found after this (docs/adr/0013).
+const COUNTS: Duration = Duration::from_secs(600);
+
+/// What of a cell may be other than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// What confines it.
+    Confinement,
+    /// What is in it: its pod.
+    Content,
+}
 
 /// What a look at all of a cell has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
+    /// Of its namespace: another one may come to have its name.
+    pub uid: Option<String>,
     /// Which previews it confines as they must be (`record::lot`).
     pub lot: String,
     /// What its network policy is known by.
     pub seal: String,
     /// What its quota allows ([`allows`]).
     pub quota: String,
+    /// When.
+    pub at: Instant,
 }
 
 /// When a look began; it is worth nothing once a doubt came after that.
@@ -38,11 +56,25 @@ struct Inner {
     cells: HashMap<String, Seen>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
-    /// The number of the last doubt in it.
-    doubted: u64,
+    /// The number of the last doubt in what confines it.
+    confinement: u64,
+    /// The number of the last doubt in its content.
+    content: u64,
     found: Option<Found>,
+}
+
+impl Seen {
+    fn doubt(&mut self, of: Doubt, number: u64) {
+        match of {
+            Doubt::Confinement => {
+                self.confinement = number;
+                self.found = None;
+            }
+            Doubt::Content => self.content = number,
+        }
+    }
 }
 
 impl Confinement {
@@ -53,35 +85,39 @@ impl Confinement {
     /// A look at a cell begins.
     pub fn begin(&self, cell: &str) -> Begun {
         let mut inner = self.inner();
+        let doubts = inner.doubts;
         if !inner.cells.contains_key(cell) {
-            inner.cells.insert(cell.to_owned(), Seen::default());
+            let seen = Seen {
+                confinement: doubts,
+                content: doubts,
+                found: None,
+            };
+            inner.cells.insert(cell.to_owned(), seen);
         }
-        Begun(inner.doubts)
+        Begun(doubts)
     }
 
-    /// Whether nothing that the look has found is doubted since it began.
+    /// Whether nothing of a cell is doubted since a look at it began.
     pub fn holds(&self, cell: &str, begun: Begun) -> bool {
         let inner = self.inner();
-        inner.cells.get(cell).is_some_and(|seen| seen.doubted <= begun.0)
+        let seen = inner.cells.get(cell);
+        seen.is_some_and(|seen| seen.confinement.max(seen.content) <= begun.0)
     }
 
-    /// It has found this.
+    /// A look at what confines a cell has found this.
     pub fn found(&self, cell: &str, begun: Begun, found: Found) {
         let mut inner = self.inner();
-        if let Some(seen) = inner.cells.get_mut(cell).filter(|seen| seen.doubted <= begun.0) {
+        let seen = inner.cells.get_mut(cell);
+        if let Some(seen) = seen.filter(|seen| seen.confinement <= begun.0) {
             seen.found = Some(found);
         }
     }
 
-    /// What was found of a cell that confines such previews, if it is not doubted.
-    pub fn of(&self, cell: &str, lot: &str) -> Option<Found> {
-        let inner = self.inner();
-        inner
-            .cells
-            .get(cell)?
-            .found
-            .clone()
-            .filter(|found| found.lot == lot)
+    /// What was found of a cell, this very one, that confines such previews; if it is neither doubted nor too long ago.
+    pub fn of(&self, cell: &str, uid: Option<&String>, lot: &str, now: Instant) -> Option<Found> {
+        let found = self.inner().cells.get(cell)?.found.clone()?;
+        let young = now.saturating_duration_since(found.at) < COUNTS;
+        (young && found.lot == lot && uid.is_some() && found.uid.as_ref() == uid).then_some(found)
     }
 
     /// Whether a cell's quota is the one that was found, and differs at most in what it counts.
@@ -92,16 +128,23 @@ impl Confinement {
         found.is_some_and(|found| found.quota == allows(quota))
     }
 
-    /// Something that confines a cell may be other than it was.
-    pub fn doubt(&self, cell: &str) {
+    /// Something of a cell may be other than it was.
+    pub fn doubt(&self, cell: &str, of: Doubt) {
         let mut inner = self.inner();
-        let doubts = inner.doubts + 1;
+        let number = inner.doubts + 1;
         if let Some(seen) = inner.cells.get_mut(cell) {
-            *seen = Seen {
-                doubted: doubts,
-                found: None,
-            };
-            inner.doubts = doubts;
+            seen.doubt(of, number);
+            inner.doubts = number;
+        }
+    }
+
+    /// Something of any cell may be other than it was.
+    pub fn doubt_all(&self, of: Doubt) {
+        let mut inner = self.inner();
+        inner.doubts += 1;
+        let number = inner.doubts;
+        for seen in inner.cells.values_mut() {
+            seen.doubt(of, number);
         }
     }
 
@@ -111,7 +154,8 @@ impl Confinement {
     }
 }
 
-/// What a quota allows, in short: everything of it but what it counts. The controller-manager writes that whenever a pod comes or goes.
+/// What a quota allows, in short: everything of it but what it counts, which is written whenever a pod comes or goes. Admission goes by
+/// what its status says is allowed (k8s.io/apiserver, plugin/resourcequota).
 pub fn allows(quota: &ResourceQuota) -> String {
     let meta = &quota.metadata;
     let text = json!([
@@ -119,7 +163,8 @@ pub fn allows(quota: &ResourceQuota) -> String {
         meta.labels,
         meta.annotations,
         meta.deletion_timestamp,
-        quota.spec
+        quota.spec,
+        quota.status.as_ref().map(|status| &status.hard)
     ]);
     names::digest(&["quota", &text.to_string()])[..32].to_owned()
 }
@@ -131,57 +176,90 @@ mod tests {
     fn quota(pods: &str, used: &str) -> ResourceQuota {
         let quota = json!({
             "metadata": {"namespace": "cell", "name": "vitrine", "uid": "u"},
-            "spec": {"hard": {"count/pods": pods}}, "status": {"used": {"count/pods": used}}
+            "spec": {"hard": {"count/pods": pods}},
+            "status": {"hard": {"count/pods": pods}, "used": {"count/pods": used}}
         });
         serde_json::from_value(quota).unwrap()
     }
 
-    fn found() -> Found {
+    fn found(at: Instant) -> Found {
         Found {
+            uid: Some("cell's".to_owned()),
             lot: "lot".to_owned(),
             seal: "uid/1".to_owned(),
             quota: allows(&quota("1", "0")),
+            at,
         }
     }
 
+    /// What is known of the cell that was found.
+    fn known(all: &Confinement, now: Instant) -> Option<Found> {
+        all.of("cell", Some(&"cell's".to_owned()), "lot", now)
+    }
+
     #[test]
-    fn what_was_found_holds_for_its_lot_until_a_doubt_comes() {
-        let known = Confinement::default();
-        let begun = known.begin("cell");
-        known.found("cell", begun, found());
-        assert_eq!(known.of("cell", "lot"), Some(found()));
-        assert_eq!(known.of("cell", "another"), None);
-        known.doubt("beside");
-        assert!(known.holds("cell", begun));
-        known.doubt("cell");
-        assert_eq!(known.of("cell", "lot"), None);
-        assert!(!known.holds("cell", begun));
+    fn what_was_found_holds_for_its_lot_and_namespace_until_a_doubt_comes_or_it_is_old() {
+        let (all, now) = (Confinement::default(), Instant::now());
+        let begun = all.begin("cell");
+        all.found("cell", begun, found(now));
+        assert_eq!(known(&all, now), Some(found(now)));
+        let (own, another) = ("cell's".to_owned(), "another's".to_owned());
+        assert_eq!(all.of("cell", Some(&own), "another", now), None);
+        assert_eq!(all.of("cell", Some(&another), "lot", now), None);
+        assert_eq!(all.of("cell", None, "lot", now), None);
+        assert_eq!(known(&all, now + COUNTS), None);
+        all.doubt("beside", Doubt::Confinement);
+        assert!(all.holds("cell", begun));
+        all.doubt("cell", Doubt::Confinement);
+        assert_eq!(known(&all, now), None);
+        assert!(!all.holds("cell", begun));
     }
 
     #[test]
     fn a_doubt_that_comes_during_a_look_outlives_it() {
-        let known = Confinement::default();
-        let begun = known.begin("cell");
-        known.doubt("cell");
-        known.found("cell", begun, found());
-        assert_eq!(known.of("cell", "lot"), None);
-        let begun = known.begin("cell");
-        assert!(known.holds("cell", begun));
-        known.forget("cell");
-        known.found("cell", begun, found());
-        assert_eq!(known.of("cell", "lot"), None);
+        let (all, now) = (Confinement::default(), Instant::now());
+        for everything in [false, true] {
+            let begun = all.begin("cell");
+            if everything {
+                all.doubt_all(Doubt::Confinement);
+            } else {
+                all.doubt("cell", Doubt::Confinement);
+            }
+            all.found("cell", begun, found(now));
+            assert_eq!(known(&all, now), None);
+        }
+        let begun = all.begin("cell");
+        assert!(all.holds("cell", begun));
+        all.doubt("cell", Doubt::Confinement);
+        all.forget("cell");
+        all.begin("cell");
+        all.found("cell", begun, found(now));
+        assert_eq!(known(&all, now), None, "it was doubted before it was forgotten");
+    }
+
+    #[test]
+    fn what_happens_to_its_pod_is_no_doubt_in_what_confines_a_cell() {
+        let (all, now) = (Confinement::default(), Instant::now());
+        let begun = all.begin("cell");
+        all.found("cell", begun, found(now));
+        all.doubt("cell", Doubt::Content);
+        assert_eq!(known(&all, now), Some(found(now)));
+        assert!(!all.holds("cell", begun), "but in the look as a whole");
     }
 
     #[test]
     fn what_a_quota_counts_is_no_news_and_what_it_allows_is() {
-        let known = Confinement::default();
-        assert!(!known.counts(&quota("1", "0")), "nothing is known of it");
-        let begun = known.begin("cell");
-        known.found("cell", begun, found());
-        assert!(known.counts(&quota("1", "1")));
-        assert!(!known.counts(&quota("2", "1")));
+        let all = Confinement::default();
+        assert!(!all.counts(&quota("1", "0")), "nothing is known of it");
+        let begun = all.begin("cell");
+        all.found("cell", begun, found(Instant::now()));
+        assert!(all.counts(&quota("1", "1")));
+        assert!(!all.counts(&quota("2", "1")));
+        let mut wide = quota("1", "1");
+        wide.status = quota("2", "1").status;
+        assert!(!all.counts(&wide), "what admission goes by");
         let mut another = quota("1", "1");
         another.metadata.uid = Some("another".to_owned());
-        assert!(!known.counts(&another));
+        assert!(!all.counts(&another));
     }
 }

@@ -14,7 +14,7 @@ use vitrine_crds::{
 };
 use vitrine_policies::{cell::record::OfPool, names};
 
-use super::confinement::{Begun, Confinement};
+use super::confinement::{Begun, Confinement, Doubt};
 
 /// How a pool's cell is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,15 +186,6 @@ impl Bucket {
     }
 }
 
-/// What of a cell may be other than it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// What confines it.
-    Confinement,
-    /// What is in it: its pod.
-    Content,
-}
-
 /// Whether one may be made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -354,9 +345,7 @@ impl Table {
     /// A cell may be other than it was when it was found ready: until it is looked at, no preview gets it, and the one that
     /// may just have got it is to be looked at. Whether that is one's business.
     pub fn doubt(&self, cell: &str, of: Doubt) -> bool {
-        if of == Doubt::Confinement {
-            self.confinement.doubt(cell);
-        }
+        self.confinement.doubt(cell, of);
         let mut pools = self.pools();
         let Some(pool) = pools.values_mut().find(|pool| pool.cells.contains_key(cell)) else {
             return false;
@@ -371,16 +360,21 @@ impl Table {
         }
     }
 
-    /// Nobody knows what has changed: everything is doubted. The cells whose business that is.
-    pub fn doubt_all(&self) -> Vec<String> {
-        let pools = self.pools();
-        let cells: Vec<_> = pools
-            .values()
-            .flat_map(|pool| pool.cells.keys().cloned())
-            .collect();
-        drop(pools);
-        let doubted = |cell: &String| self.doubt(cell, Doubt::Confinement);
-        cells.into_iter().filter(doubted).collect()
+    /// A watch begins to tell only now, and what it would have told before, nobody knows: of every cell, what previews do not have, is to
+    /// be looked at, and no preview gets it before. The cells whose business that is.
+    pub fn doubt_all(&self, of: Doubt) -> Vec<String> {
+        self.confinement.doubt_all(of);
+        let mut pools = self.pools();
+        let mut doubted = vec![];
+        for pool in pools.values_mut() {
+            let waits = pool.cells.iter().filter(|(_, known)| known.warm.is_some());
+            let waits: Vec<_> = waits.map(|(name, _)| name.clone()).collect();
+            for cell in waits {
+                pool.set(&cell, State::Warming, None);
+                doubted.push(cell);
+            }
+        }
+        doubted
     }
 
     /// Whether a claimed cell was doubted since this was asked last.
@@ -910,5 +904,34 @@ mod tests {
         assert_eq!(table.cells("pool"), ["new"], "its watch has not told of it yet");
         table.is_not_there("new", Instant::now() + TOLD);
         assert!(table.totals().is_empty());
+    }
+
+    #[test]
+    fn a_cell_is_not_ready_if_it_was_doubted_while_it_was_looked_at() {
+        let (table, now) = (table(2, fast()), Instant::now());
+        for of in [Doubt::Confinement, Doubt::Content] {
+            table.set("pool", "a", State::Warming, None);
+            let begun = table.confinement.begin("a");
+            assert!(!table.doubt("a", of), "nobody could have it");
+            assert!(!table.ready("pool", begun, warm("a", now)));
+            assert_eq!(table.state("pool", "a"), Some(State::Warming));
+            let begun = table.confinement.begin("a");
+            assert!(table.ready("pool", begun, warm("a", now)));
+            assert_eq!(table.state("pool", "a"), Some(State::Ready));
+        }
+    }
+
+    #[test]
+    fn once_a_watch_was_lost_no_cell_that_waits_is_ready_and_what_previews_have_stays_theirs() {
+        let (table, now) = (table(3, fast()), Instant::now());
+        table.set("pool", "a", State::Ready, Some(warm("a", now)));
+        table.set("pool", "b", State::Claimed, None);
+        // A look at it is under way, and nothing else is known of it.
+        let begun = table.confinement.begin("c");
+        assert_eq!(table.doubt_all(Doubt::Confinement), ["a"]);
+        assert!(table.take("t").is_none());
+        assert!(!table.ready("pool", begun, warm("c", now)));
+        assert_eq!(table.state("pool", "b"), Some(State::Claimed));
+        assert!(!table.was_doubted("pool", "b"));
     }
 }

@@ -328,7 +328,7 @@ async fn admit_warm(
     let demands = own_demands(&policy.spec, preview);
     let owner = Owner::preview(preview);
     let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
-    // What confines the cell was looked at when it was proven, and is doubted since when a watch tells of it.
+    // What confines the cell was looked at before it was ready, and is doubted since when a watch tells of it.
     let begun = context.looks.begin(&namespace, &name);
     let Some(warm) = context.pools.take(kind) else {
         return Ok(None);

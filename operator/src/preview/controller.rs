@@ -50,8 +50,9 @@ use crate::{
     error::{Error, Result},
     lanes::Lane,
     pool::{
+        confinement::Doubt,
         controller::{Controllers, Sources, Wakes, Woken, controllers},
-        table::{Doubt, Table},
+        table::Table,
     },
 };
 
@@ -318,11 +319,18 @@ where
             Ok(Event::InitDone) => {
                 tenants.told.looks.all_again();
                 // Also those of which the new list says nothing: what is gone is in none.
-                tenants.told.wakes.cells(tenants.told.pools.doubt_all());
+                tenants
+                    .told
+                    .wakes
+                    .cells(tenants.told.pools.doubt_all(doubt::<K>()));
                 None
             }
             Ok(Event::Init) => None,
-            Err(error) => Some(Err(error)),
+            Err(error) => {
+                // What it does not tell from now on, it tells later, or it begins anew. Until then nothing is taken as read.
+                tenants.told.pools.confinement.doubt_all(doubt::<K>());
+                Some(Err(error))
+            }
         };
         std::future::ready(told)
     })
@@ -407,8 +415,13 @@ impl Tenants {
         woken
     }
 
-    /// The preview in whose cell something has changed is to be looked at as a whole, also one that is about to be live.
+    /// The preview in whose cell something has changed is to be looked at as a whole, also one that is about to be live. What confines a
+    /// pod that waits for a preview matters as well.
     fn touch<K: Resource<DynamicType = ()>>(&self, object: &K) {
+        let cell = object.namespace().unwrap_or_default();
+        if self.told.pools.doubt(&cell, doubt::<K>()) {
+            self.told.wakes.cells([cell]);
+        }
         for preview in self.live(object) {
             self.told.looks.touch(&preview);
         }
@@ -439,21 +452,21 @@ impl Tenants {
     }
 
     /// What confines a preview matters while it lives. At its end all of that goes as well, one after the other, and none of it is
-    /// news. What confines a pod that waits for a preview matters as well.
-    fn live<K: Resource<DynamicType = ()>>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
-        let cell = object.namespace().unwrap_or_default();
-        let doubt = if K::kind(&()) == Pod::KIND {
-            Doubt::Content
-        } else {
-            Doubt::Confinement
-        };
-        if self.told.pools.doubt(&cell, doubt) {
-            self.told.wakes.cells([cell]);
-        }
+    /// news.
+    fn live<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
         let over = |p: &PreviewSandbox| p.phase() == Phase::Ending || p.phase().is_terminal();
         let mut woken = self.of(object);
         woken.retain(|preview| !self.is(preview, over));
         woken
+    }
+}
+
+/// What of a cell is in doubt when an object of a kind is another than it was.
+fn doubt<K: Resource<DynamicType = ()>>() -> Doubt {
+    if K::kind(&()) == Pod::KIND {
+        Doubt::Content
+    } else {
+        Doubt::Confinement
     }
 }
 

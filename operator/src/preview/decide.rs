@@ -1141,7 +1141,15 @@ pub fn unsealed(
     ) {
         return Some("the NetworkPolicy");
     }
-    let same = |live: &ResourceQuota| seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec);
+    // Admission goes by what the status says is allowed (k8s.io/apiserver, plugin/resourcequota).
+    let allowed = |live: &ResourceQuota| {
+        let (spec, status) = (live.spec.as_ref(), live.status.as_ref());
+        let allowed = status.and_then(|status| status.hard.as_ref());
+        allowed.is_none() || allowed == spec.and_then(|spec| spec.hard.as_ref())
+    };
+    let same = |live: &ResourceQuota| {
+        seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec) && allowed(live)
+    };
     if spoiled(cell.quota.as_ref().map(same)) {
         return Some("the ResourceQuota");
     }

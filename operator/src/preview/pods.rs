@@ -44,16 +44,27 @@ pub async fn release_preview(context: &Context, preview: &PreviewSandbox) -> Res
     release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER, seen).await
 }
 
-/// Takes our finalizer off a pod whose end is known, this very one in whatever version, and leaves others: what is known of an end does
-/// not change any more, and its kubelet writes the pod in the same moment.
+/// Takes our finalizer off a pod whose end is known, this very one in whatever version: what is known of an end does not change any more,
+/// and its kubelet writes the pod in the same moment. Others stay: nothing that is being deleted can come to have one more.
 ///
 /// Answers with the pod as it is then, or with `None` if it was gone before.
 ///
 /// # Errors
-/// If the API server refuses; also by conflict, when it is another pod by now.
+/// If the API server refuses.
 pub async fn release_pod(context: &Context, pod: &Pod) -> Result<Option<Pod>> {
-    let api = context.api(&pod.namespace().unwrap_or_default());
-    release(&api, "Pod", pod, names::POD_FINALIZER, json!({"uid": pod.uid()})).await
+    let api: Api<Pod> = context.api(&pod.namespace().unwrap_or_default());
+    let seen = json!({"uid": pod.uid()});
+    let error = match release(&api, "Pod", pod, names::POD_FINALIZER, seen).await {
+        Ok(released) => return Ok(released),
+        Err(error) => error,
+    };
+    // To the API server another uid is an invalid one (k8s.io/apimachinery, `ValidateObjectMetaUpdate`).
+    let now = found(api.get_metadata(&pod.name_any()).await);
+    let now = now.map_err(Error::kube("get", "Pod", pod.name_any()))?;
+    if now.is_none_or(|now| now.uid() != pod.uid()) {
+        return Ok(None);
+    }
+    Err(error)
 }
 
 async fn release<K>(

@@ -189,9 +189,7 @@ impl Told {
         }
         let Some(cell) = &status.cell else { return };
         let tenant = self.tenants.entry(cell.clone()).or_default();
-        // That nothing ever started is said once its cell is closed to it: the next one may be told of first.
-        let never_started = status.phase == Phase::Ending && status.pod.is_none();
-        if status.receipt.is_some() || never_started {
+        if status.receipt.is_some() {
             if tenant == uid {
                 tenant.clear();
             }

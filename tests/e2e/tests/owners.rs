@@ -58,7 +58,7 @@ impl Counts {
                 rounds: 100,
                 claims: 1000,
                 cells: 500,
-                // As many are hit in a round as of few claims, and some more: an operator that is killed every second serves nobody.
+                // An operator that is killed every second serves nobody.
                 apart: 100,
                 patience: Duration::from_secs(900),
             }
@@ -186,6 +186,7 @@ async fn round(house: &House, pools: &Api<PreviewPool>, counts: &Counts, seed: u
             .fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]]),
     );
     assert_eq!(pods, counts.claims, "a pod each");
+    assert!(sums[0] + sums[1] > 0, "nobody was in trouble");
     println!(
         "  seed {seed}: {} claims in {cells} cells; {} kills, {} delays; {:.0} s",
         counts.claims,

@@ -1,5 +1,7 @@
 //! Benches on nodes that run nothing: brings up the cluster and runs `tests/e2e/examples/bench`, compiled for speed, against it.
 
+use std::process::Stdio;
+
 use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, cargo, progress};
 use vitrine_kit::{Result, images, program};
 
@@ -49,6 +51,8 @@ pub fn measure(arguments: &[&str], nodes: Nodes) -> Result<String> {
     bench
         .current_dir(images::workspace())
         .args(arguments)
+        // It may take an hour: how far it is, is told as it goes.
+        .stderr(Stdio::inherit())
         .env("VITRINE_E2E_SCALE", cluster.name());
     let report = program::run_with(&mut bench)?;
     cluster.down()?;

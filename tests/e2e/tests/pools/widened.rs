@@ -1,4 +1,4 @@
-//! A cell of a pool whose quota somebody widens, while it waits and while it rests: no preview comes to live in it.
+//! A cell of a pool whose quota somebody widens, while it waits and while it rests.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota};
 use kube::{
@@ -16,31 +16,31 @@ use vitrine_policies::names;
 use crate::{GONE, change, is_full, offer, ready, retire, until, waiting};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_pod_waits_in_a_cell_whose_quota_was_widened_while_it_waited_or_rested() {
+async fn a_cell_whose_quota_was_widened_is_removed_whether_it_waited_or_rested() {
     let house = House::take("pools-widened", 1, "24h").await;
     let _operator = Operator::ready(&house.post, &Options::alone("pools-widened"), None).await;
     offer(&house, "pool", 1, json!({})).await;
     until(&house, "pool", "it is full", is_full).await;
 
-    let (waits, ..) = waiting(&house).await.unwrap();
-    let uid = widen(&house, &waits).await;
-    gone(&house, &waits, &uid).await;
-
+    let (waits, before, _) = waiting(&house).await.unwrap();
+    let waited = widen(&house, &waits).await;
     // Another is made, and the one that was had comes back.
-    let one = eventually("another waits", GONE, async || waiting(&house).await);
-    let (rests, ..) = one.await;
+    let one = eventually("another pod waits", GONE, async || {
+        let (cell, epoch, _) = waiting(&house).await?;
+        if epoch == before {
+            Err(format!("{cell} waits"))
+        } else {
+            Ok(cell)
+        }
+    });
+    let rests = one.await;
     until(&house, "pool", "it is full again", is_full).await;
     house.preview("first", "anna", None).await;
     house.until("first", "it is ready", PATIENCE, ready).await;
-    eventually("another is made", PATIENCE, async || {
-        let cells = house.cells().await;
-        match cells.iter().filter(|(_, record)| record.tenant.is_none()).count() {
-            1 => Ok(()),
-            other => Err(format!("{other} wait")),
-        }
+    until(&house, "pool", "another is made", |s| {
+        s.claimed == 1 && s.ready == 1
     })
     .await;
-    until(&house, "pool", "it is full again", is_full).await;
     house.delete("first").await;
     house.until_gone("first", GONE).await;
     eventually("nothing is in the cell that was had", PATIENCE, async || {
@@ -51,11 +51,12 @@ async fn no_pod_waits_in_a_cell_whose_quota_was_widened_while_it_waited_or_reste
         }
     })
     .await;
-    let uid = widen(&house, &rests).await;
+    let rested = widen(&house, &rests).await;
     // More than there are: those that rest are filled first.
-    change(&house, "pool", json!({"replicas": 3})).await;
-    gone(&house, &rests, &uid).await;
-    until(&house, "pool", "it is full again", |s| s.ready == 3).await;
+    change(&house, "pool", json!({"replicas": 5})).await;
+    gone(&house, &waits, &waited).await;
+    gone(&house, &rests, &rested).await;
+    until(&house, "pool", "it is full again", |s| s.ready == 5).await;
 
     retire(&house, "pool").await;
     house.until_empty(GONE).await;
