@@ -70,9 +70,18 @@ pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
         Ok((_, _, of)) => of,
         Err(action) => return Ok(action),
     };
-    // Previews wait for what is not known yet, and for what has to give way.
-    let urgent = !context.pools.is_known() || context.pools.is_surplus(&of.uid, &name);
-    let lane = if urgent { Lane::Begins } else { Lane::Refill };
+    let pools = &context.pools;
+    let lane = if pools.is_surplus(&of.uid, &name) {
+        // Previews wait for what has to give way,
+        Lane::Begins
+    } else if pools.is_known() {
+        Lane::Refill
+    } else if pools.counts(&of.uid).ready == 0 {
+        // and for the first one that is ready after a start.
+        Lane::Begins
+    } else {
+        Lane::Lives
+    };
     let Some(_turn) = context.lanes.turn(lane).await else {
         return Ok(Action::await_change());
     };

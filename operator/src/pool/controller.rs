@@ -6,9 +6,9 @@ use futures::{
     StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
 };
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         Controller,
@@ -19,10 +19,7 @@ use kube::{
 };
 use tokio::time::Instant;
 use vitrine_crds::PreviewPool;
-use vitrine_policies::{
-    cell::record::{OfPool, Record},
-    names,
-};
+use vitrine_policies::cell::record::{OfPool, Record};
 
 use super::{cell, keep};
 use crate::{
@@ -30,7 +27,6 @@ use crate::{
     preview::{
         self, Context,
         controller::WAITING,
-        observe,
         queue::{GuardedListing, GuardedPolicy},
     },
 };
@@ -140,16 +136,9 @@ pub struct Sources {
 }
 
 /// Makes the controllers.
-pub fn controllers(client: &Client, sources: Sources) -> Controllers {
-    let in_cells = watcher::Config::default().labels(names::POOL_LABEL);
-    // A pod that is made, bound and started is looked at when its deadline comes, or its probe ends.
-    let of_cell = |pod: Pod| {
-        let cell = pod.namespace().filter(|_| observe::has_news(&pod));
-        cell.map(|cell| ObjectRef::new(&cell))
-    };
+pub fn controllers(sources: Sources) -> Controllers {
     let cells = Controller::for_stream(sources.cells, sources.known)
         .with_config(Config::default().concurrency(WAITING))
-        .watches(Api::<Pod>::all(client.clone()), in_cells, of_cell)
         .reconcile_on(sources.woken_cells);
     let store = sources.known_pools;
     let [pools, news] = sources.pools;

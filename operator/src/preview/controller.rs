@@ -72,17 +72,16 @@ pub fn controller(
     told: Told,
 ) -> (Controller<Guarded>, Controllers, Watched) {
     let mut reflectors = JoinSet::new();
-    let all = watcher::Config::default;
     let indexes = Indexes::default();
     let (store, [previews]) = stored(
         &mut reflectors,
         Api::all(client.clone()),
-        all(),
+        everything(),
         bare_preview,
         Some(&indexes.previews),
     );
     let controller = Controller::for_stream(previews, store.clone());
-    let of_slots = all().labels(slots::DIMENSION_LABEL);
+    let of_slots = everything().labels(slots::DIMENSION_LABEL);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
     let (cells, [namespaces, pools_cells]) = stored(
         &mut reflectors,
@@ -91,20 +90,42 @@ pub fn controller(
         bare,
         Some(&indexes.cells),
     );
-    let (listings, [of_listings, pools_listings]) =
-        stored(&mut reflectors, Api::all(client.clone()), all(), |_| {}, None);
-    let (policies, [of_policies, pools_policies]) =
-        stored(&mut reflectors, Api::all(client.clone()), all(), |_| {}, None);
-    let (nodes, []) = stored(&mut reflectors, Api::all(client.clone()), all(), bare_node, None);
+    let (listings, [of_listings, pools_listings]) = stored(
+        &mut reflectors,
+        Api::all(client.clone()),
+        everything(),
+        |_| {},
+        None,
+    );
+    let (policies, [of_policies, pools_policies]) = stored(
+        &mut reflectors,
+        Api::all(client.clone()),
+        everything(),
+        |_| {},
+        None,
+    );
+    let (nodes, []) = stored(
+        &mut reflectors,
+        Api::all(client.clone()),
+        everything(),
+        bare_node,
+        None,
+    );
     let (slots, [of_leases]) = stored(&mut reflectors, leases, of_slots, bare_slot, Some(&indexes.slots));
     let (receipts, []) = stored(
         &mut reflectors,
         Api::namespaced(client.clone(), receipts_namespace),
-        all().labels(vitrine_receipts::names::STATE_LABEL),
+        everything().labels(vitrine_receipts::names::STATE_LABEL),
         |_| {},
         None,
     );
-    let (pools, pools_pools) = stored(&mut reflectors, Api::all(client.clone()), all(), |_| {}, None);
+    let (pools, pools_pools) = stored(
+        &mut reflectors,
+        Api::all(client.clone()),
+        everything(),
+        |_| {},
+        None,
+    );
     let sources = Sources {
         known: cells.clone(),
         cells: pools_cells,
@@ -115,7 +136,7 @@ pub fn controller(
         woken_cells: woken.cells,
         woken_pools: woken.pools,
     };
-    let of_pools = controllers(client, sources);
+    let of_pools = controllers(sources);
     let watched = Watched {
         previews: store.clone(),
         listings,
@@ -165,7 +186,7 @@ pub fn controller(
         )
         // Every policy, also those without our label: a foreign one in a cell must be seen.
         .watches_stream(
-            changes(meta::<NetworkPolicy>(client), all(), &tenants, any),
+            changes(meta::<NetworkPolicy>(client), everything(), &tenants, any),
             move |o| policies.live(&o),
         )
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
@@ -207,6 +228,9 @@ fn bare_preview(guarded: &mut Guarded) {
     let Ok(preview) = &mut guarded.0 else { return };
     preview.metadata.managed_fields = None;
     let Some(status) = &mut preview.status else { return };
+    for condition in &mut status.conditions {
+        condition.message = String::new();
+    }
     status.url = None;
     status.isolation = None;
     if let Some(receipt) = status
@@ -361,8 +385,15 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
         .collect()
 }
 
+/// Objects in one answer to a list. A page of pods is a megabyte of JSON, and several kinds are listed at once.
+const PAGE: u32 = 100;
+
+fn everything() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
 fn in_cells() -> watcher::Config {
-    watcher::Config::default().labels(names::CELL_SELECTOR)
+    everything().labels(names::CELL_SELECTOR)
 }
 
 /// Who has which cell.
@@ -400,9 +431,13 @@ impl Tenants {
         there
     }
 
-    /// The preview whose pod has changed. That a pod was asked to end is no news to who has asked, where nothing has to be remembered of
+    /// The preview whose pod has changed; a pool's cell is woken as well. That a pod was asked to end is no news to who has asked, where nothing has to be remembered of
     /// its preview at once.
     fn concerned(&self, pod: &Pod) -> Vec<ObjectRef<Guarded>> {
+        // A pod that is made, bound and started for a pool is looked at when its deadline comes, or its probe ends.
+        if pod.labels().contains_key(names::POOL_LABEL) && observe::has_news(pod) {
+            self.told.wakes.cells(pod.namespace());
+        }
         let mut woken = self.of(pod);
         let held = pod.finalizers().iter().any(|f| f == names::POD_FINALIZER);
         if held && observe::end(pod) == End::Pending {

@@ -434,7 +434,7 @@ fn admission(world: &World, now: Timestamp) -> Plan {
             wait(world, policy, reason, &behind.words(), Some(behind), now)
         }
         // It may be ready at once.
-        _ if !world.pools_known => Plan::Idle(Some(POOLS)),
+        _ if !world.pools_known && world.warm.is_none() => Plan::Idle(Some(POOLS)),
         // Late or not: what is free is better given than refused.
         _ => Plan::Admit(Box::new(envelope), slots::demands(policy, listing, preview)),
     }

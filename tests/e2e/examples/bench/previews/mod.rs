@@ -9,7 +9,11 @@ mod side;
 
 use std::{sync::Arc, time::Duration};
 
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
 use serde_json::json;
 use tokio::time::Instant;
 use vitrine_e2e::house::House;
@@ -196,6 +200,27 @@ async fn policy(house: &House, mode: &str) {
     house.policy(spec).await;
 }
 
+/// Waits until no namespace is on its way out: of what was before, nothing is to be measured.
+async fn settled(house: &House) {
+    let namespaces: Api<Namespace> = Api::all(house.client.clone());
+    let begun = Instant::now();
+    loop {
+        let all = namespaces.list_metadata(&ListParams::default()).await.unwrap();
+        let going = all
+            .iter()
+            .filter(|ns| ns.metadata.deletion_timestamp.is_some())
+            .count();
+        if going == 0 {
+            return;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{going} namespaces are on their way out"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 impl Bench {
     async fn round(&mut self, system: System, round: usize) {
         let choice = self.choice.clone();
@@ -256,6 +281,7 @@ impl Bench {
         load: &Load,
     ) -> Measured {
         side.full(pool, PATIENCE).await;
+        settled(&self.house).await;
         let processes = Processes::of(&self.house.cluster, controller.pid);
         let watch = Arc::new(Watch::begin(side));
         let (stop, stopped) = tokio::sync::watch::channel(false);
