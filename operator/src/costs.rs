@@ -244,7 +244,7 @@ async fn ask(context: &Context, node: Arc<Node>, pods: &HashSet<String>, whole: 
 /// The nodes and pods of previews that have a pod and whose end is not recorded.
 fn living(context: &Context) -> (HashSet<String>, HashSet<String>) {
     let (mut nodes, mut pods) = (HashSet::new(), HashSet::new());
-    for guarded in context.watched.previews.state() {
+    for guarded in context.watched.previews.each() {
         let Ok(preview) = &guarded.0 else { continue };
         if let Some((node, pod)) = place(preview) {
             nodes.insert(node);

@@ -30,4 +30,6 @@ pub mod published;
 pub mod receipts;
 pub mod responder;
 pub mod run;
+pub mod shelf;
 pub mod targets;
+pub mod workqueue;

@@ -6,10 +6,7 @@ use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, CustomResourceExt,
-    runtime::{
-        Controller,
-        events::{Recorder, Reporter},
-    },
+    runtime::events::{Recorder, Reporter},
 };
 use tokio::{signal::unix, sync::watch};
 use vitrine_crds::{PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing};
@@ -33,8 +30,8 @@ use crate::{
         controller::{Controllers, Wakes},
     },
     preview::{
-        Context, Guarded, Settings,
-        controller::{self, Told},
+        Context, Settings,
+        controller::{self, Previews, Told},
         sweep,
     },
     prober::{CONTROL_PORT, Prober},
@@ -255,7 +252,7 @@ async fn work(
 async fn lead(
     arguments: &Arguments,
     context: Arc<Context>,
-    controller: Controller<Guarded>,
+    controller: Previews,
     pools: Controllers,
     readiness: &Readiness,
     stopped: watch::Receiver<bool>,
@@ -295,9 +292,7 @@ async fn lead(
 /// What runs beside the controller; never returns.
 async fn background(context: Arc<Context>, pools: Controllers) {
     // An orphan is one that the watch does not know: without its first list everything would be one.
-    if context.watched.previews.wait_until_ready().await.is_err() {
-        return std::future::pending().await;
-    }
+    context.watched.previews.wait_until_ready().await;
     let publishing = async {
         loop {
             tokio::time::sleep(PUBLISH).await;

@@ -1,17 +1,13 @@
 //! One cell of a pool: dereference → decide → apply. Reads and writes that cell, and its slots.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Namespace, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{
-    Api, ResourceExt,
-    core::PartialObjectMeta,
-    runtime::{controller::Action, reflector::ObjectRef},
-};
+use kube::{Api, ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
 use tokio::time::Instant;
 use vitrine_crds::{
     StatusReason,
@@ -47,6 +43,7 @@ use crate::{
         slots::Taken,
         standing, whose,
     },
+    workqueue::Action,
 };
 
 /// When to look again whether a new quota is counted.
@@ -64,14 +61,13 @@ type Meta = PartialObjectMeta<Namespace>;
 ///
 /// # Errors
 /// If the API server refuses or does not answer.
-pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
-    let name = cell.name_any();
-    let of = match waiting(context, &name) {
+pub async fn step(context: &Context, name: &str) -> Result<Action> {
+    let of = match waiting(context, name) {
         Ok((_, _, of)) => of,
         Err(action) => return Ok(action),
     };
     let pools = &context.pools;
-    let lane = if pools.is_surplus(&of.uid, &name) {
+    let lane = if pools.is_surplus(&of.uid, name) {
         // Previews wait for what has to give way,
         Lane::Begins
     } else if pools.is_known() {
@@ -86,7 +82,7 @@ pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
         return Ok(Action::await_change());
     };
     // What it needs, it gets only now.
-    let judge = Box::pin(judge(context, &name));
+    let judge = Box::pin(judge(context, name));
     let judged = tokio::time::timeout(PATIENCE, judge).await;
     judged.unwrap_or_else(|_| {
         Err(Error::Installation(format!(
@@ -97,13 +93,13 @@ pub async fn step(context: &Context, cell: &Meta) -> Result<Action> {
 }
 
 /// A pool's cell that no preview has, with what its record says.
-type Waits = (Arc<Meta>, Record, OfPool);
+type Waits = (Meta, Record, OfPool);
 
 /// A cell as the watch has it now, which may be newer than what woke this; if it is no pool's, or a preview has it, when it is to be looked
 /// at again.
 fn waiting(context: &Context, name: &str) -> std::result::Result<Waits, Action> {
     let nothing = Err(Action::await_change());
-    let Some(cell) = context.watched.cells.get(&ObjectRef::new(name)) else {
+    let Some(cell) = context.watched.cells.get(name) else {
         return nothing;
     };
     let Some(record) = Record::of(&cell.metadata) else {
@@ -170,11 +166,7 @@ async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Res
     });
     let pods: Api<Pod> = context.api(name);
     let pod = found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", name))?;
-    let uid = context
-        .watched
-        .cells
-        .get(&ObjectRef::new(name))
-        .and_then(|cell| cell.uid());
+    let uid = context.watched.cells.get(name).and_then(|cell| cell.uid());
     let held = uid.map_or_else(Vec::new, |uid| context.watched.held_by(&uid));
     let own = record.holds.as_ref().map_or(&[][..], |holds| &holds.slots);
     let holds_more = record.holds.is_some() && held.iter().any(|slot| !own.contains(slot));

@@ -25,10 +25,13 @@ use super::{cell, keep};
 use crate::{
     error::{Error, Result},
     preview::{
-        self, Context,
+        Context,
         controller::WAITING,
         queue::{GuardedListing, GuardedPolicy},
+        watches::Told,
     },
+    shelf::Shelved,
+    workqueue::{self, Workqueue},
 };
 
 /// A pool as it is watched: one that cannot be read does not stop the others.
@@ -47,17 +50,15 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Wakes previews, cells and pools.
 #[derive(Clone, Debug)]
 pub struct Wakes {
-    previews: UnboundedSender<ObjectRef<preview::Guarded>>,
-    cells: UnboundedSender<ObjectRef<Cell>>,
+    /// The previews that are to be looked at.
+    pub previews: Arc<Workqueue>,
+    /// The cells of pools, or that may be.
+    pub cells: Arc<Workqueue>,
     pools: UnboundedSender<ObjectRef<Guarded>>,
 }
 
 /// What wakes the controllers from elsewhere in this process.
 pub struct Woken {
-    /// Previews.
-    pub previews: UnboundedReceiver<ObjectRef<preview::Guarded>>,
-    /// Cells of pools, or that may be.
-    pub cells: UnboundedReceiver<ObjectRef<Cell>>,
     /// Pools.
     pub pools: UnboundedReceiver<ObjectRef<Guarded>>,
 }
@@ -65,39 +66,30 @@ pub struct Woken {
 impl Wakes {
     /// Both ends.
     pub fn new() -> (Self, Woken) {
-        let (previews, woken_previews) = unbounded();
-        let (cells, woken_cells) = unbounded();
-        let (pools, woken_pools) = unbounded();
-        let woken = Woken {
-            previews: woken_previews,
-            cells: woken_cells,
-            pools: woken_pools,
-        };
+        let (pools, woken) = unbounded();
         let wakes = Self {
-            previews,
-            cells,
+            previews: Arc::default(),
+            cells: Arc::default(),
             pools,
         };
-        (wakes, woken)
+        (wakes, Woken { pools: woken })
     }
 
     /// This preview is to be looked at.
     pub fn preview(&self, namespace: &str, name: &str) {
-        let _ = self
-            .previews
-            .unbounded_send(ObjectRef::new(name).within(namespace));
+        self.previews.add(&format!("{namespace}/{name}"));
     }
 
     /// These cells are to be looked at.
     pub fn cells(&self, names: impl IntoIterator<Item = String>) {
         for name in names {
-            // Without a controller nobody listens.
-            let _ = self.cells.unbounded_send(ObjectRef::new(&name));
+            self.cells.add(&name);
         }
     }
 
     /// This pool is to be looked at.
     pub fn pool(&self, of: &OfPool) {
+        // Without a controller nobody listens.
         let _ = self
             .pools
             .unbounded_send(ObjectRef::new(&of.name).within(&of.namespace));
@@ -106,7 +98,9 @@ impl Wakes {
 
 /// The controllers; `run` consumes them.
 pub struct Controllers {
-    cells: Controller<Cell>,
+    cells: Arc<Workqueue>,
+    /// What a watch tells of cells.
+    told: UnboundedReceiver<Told<Cell>>,
     pools: Controller<Guarded>,
     /// Pools, also those that are gone, which no controller looks at.
     news: News<Guarded>,
@@ -117,10 +111,10 @@ type News<K> = UnboundedReceiver<std::result::Result<K, watcher::Error>>;
 
 /// What the watches tell, each once the stores know it.
 pub struct Sources {
-    /// The cells that are known.
-    pub known: Store<Cell>,
     /// Cells.
-    pub cells: News<Cell>,
+    pub cells: UnboundedReceiver<Told<Cell>>,
+    /// Those that are to be looked at.
+    pub cells_queue: Arc<Workqueue>,
     /// Listings.
     pub listings: News<GuardedListing>,
     /// The policy.
@@ -129,17 +123,12 @@ pub struct Sources {
     pub known_pools: Store<Guarded>,
     /// Pools, for their controller and for whoever hears of those that are gone.
     pub pools: [News<Guarded>; 2],
-    /// Cells of which something was said in this process.
-    pub woken_cells: UnboundedReceiver<ObjectRef<Cell>>,
     /// Pools of which something was.
     pub woken_pools: UnboundedReceiver<ObjectRef<Guarded>>,
 }
 
 /// Makes the controllers.
 pub fn controllers(sources: Sources) -> Controllers {
-    let cells = Controller::for_stream(sources.cells, sources.known)
-        .with_config(Config::default().concurrency(WAITING))
-        .reconcile_on(sources.woken_cells);
     let store = sources.known_pools;
     let [pools, news] = sources.pools;
     let pools = Controller::for_stream(pools, store.clone());
@@ -155,7 +144,8 @@ pub fn controllers(sources: Sources) -> Controllers {
         .watches_stream(sources.policies, move |_| pools_that(&of_policy, |_| true))
         .reconcile_on(sources.woken_pools);
     Controllers {
-        cells,
+        cells: sources.cells_queue,
+        told: sources.cells,
         pools,
         news,
         known: store,
@@ -174,8 +164,8 @@ fn pools_that(store: &Store<Guarded>, wanted: impl Fn(&PreviewPool) -> bool) -> 
 /// Has previews wait until what is there already is known, for they could be ready in it at once.
 pub fn begin(context: &Context) {
     let pools = context.watched.pools.state();
-    let cells = context.watched.cells.state();
-    let waiting = cells.iter().filter(|cell| {
+    let cells = context.watched.cells.each();
+    let waiting = cells.filter(|cell| {
         Record::of(&cell.metadata)
             .is_some_and(|record| record.pool.is_some() && record.tenant.is_none() && !record.going)
     });
@@ -187,17 +177,19 @@ pub fn begin(context: &Context) {
 
 /// Runs until it is dropped.
 pub async fn run(controllers: Controllers, context: Arc<Context>) {
-    let cells = controllers
-        .cells
-        .run(look_after_cell, failed_cell, context.clone())
-        .for_each(|result| {
-            if let Err(ControllerError::ObjectNotFound(cell)) = &result {
-                context.pools.is_not_there(&cell.name, Instant::now());
-                keep::tell_totals(&context);
-            }
-            log(result);
-            std::future::ready(())
-        });
+    let looked = context.clone();
+    let cells = controllers.cells.clone().work(WAITING, move |name| {
+        let context = looked.clone();
+        async move { look_after_cell(&context, &name).await.after() }
+    });
+    let queue = controllers.cells;
+    let told = controllers.told.for_each(|told| {
+        match told {
+            Told::There(name) => queue.add(&name),
+            Told::Gone(cell) => queue.add(&cell.key()),
+        }
+        std::future::ready(())
+    });
     let pools = controllers
         .pools
         .run(look_after_pool, failed_pool, context.clone())
@@ -219,7 +211,7 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
             );
         }
     };
-    futures::join!(cells, pools, gone, settled);
+    futures::join!(cells, told, pools, gone, settled);
 }
 
 /// The cells of a pool that is gone are nobody's business but their own.
@@ -245,8 +237,16 @@ fn log<K: Resource>(
     }
 }
 
-async fn look_after_cell(cell: Arc<Cell>, context: Arc<Context>) -> Result<Action> {
-    cell::step(&context, &cell).await
+async fn look_after_cell(context: &Context, name: &str) -> workqueue::Action {
+    if !context.watched.cells.has(name) {
+        context.pools.is_not_there(name, Instant::now());
+        keep::tell_totals(context);
+        return workqueue::Action::await_change();
+    }
+    match cell::step(context, name).await {
+        Ok(action) => action,
+        Err(error) => workqueue::Action::requeue(failed(name, &error, context)),
+    }
 }
 
 async fn look_after_pool(pool: Arc<Guarded>, context: Arc<Context>) -> Result<Action> {
@@ -262,20 +262,17 @@ async fn look_after_pool(pool: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     }
 }
 
-fn failed_cell(cell: Arc<Cell>, error: &Error, context: Arc<Context>) -> Action {
-    failed(&cell.name_any(), error, &context)
-}
-
 fn failed_pool(pool: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    failed(&pool.name_any(), error, &context)
+    Action::requeue(failed(&pool.name_any(), error, &context))
 }
 
-fn failed(name: &str, error: &Error, context: &Context) -> Action {
+/// When to try again.
+fn failed(name: &str, error: &Error, context: &Context) -> Duration {
     if error.is_conflict() {
-        return Action::requeue(Duration::from_millis(20));
+        return Duration::from_millis(20);
     }
     let errors = &context.metrics.errors;
     errors.with_label_values(&[error.category()]).inc();
     tracing::warn!(name, %error, "failed to look after a pool");
-    Action::requeue(AGAIN)
+    AGAIN
 }

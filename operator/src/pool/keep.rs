@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{
-    Api, ResourceExt,
-    api::PostParams,
-    runtime::{controller::Action, reflector::ObjectRef},
-};
+use kube::{Api, ResourceExt, api::PostParams, runtime::controller::Action};
 use tokio::time::Instant;
 use vitrine_crds::{
     PreviewPolicy, PreviewPool, PreviewPoolStatus, SkuListing, conditions,
@@ -82,7 +78,7 @@ pub async fn step(context: &Context, pool: &PreviewPool) -> Result<Action> {
 
 /// Forgets what no watch knows: a deletion that was told while nobody listened.
 pub fn forget_gone(context: &Context) {
-    let there = |cell: &str| context.watched.cells.get(&ObjectRef::new(cell)).is_some();
+    let there = |cell: &str| context.watched.cells.has(cell);
     context.pools.forget_gone(there, Instant::now());
 }
 

@@ -7,10 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::{
-        controller::Action,
-        events::{Event, EventType},
-    },
+    runtime::events::{Event, EventType},
 };
 use tokio::time::Instant;
 use vitrine_crds::{
@@ -41,6 +38,7 @@ use crate::{
     link,
     pool::keep,
     receipts::spool::{Keep, Kept},
+    workqueue::Action,
 };
 
 /// Where nothing is known of when to look again, a watch will tell; this is only for the watch that was lost.

@@ -13,7 +13,6 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::PartialObjectMeta,
-    runtime::reflector::ObjectRef,
 };
 use serde_json::{Value, json};
 use vitrine_crds::{
@@ -62,7 +61,7 @@ pub async fn take(
         .cells_for(&tenant.uid, &lot, &policy.cells, Timestamp::now());
     for cell in candidates.into_iter().take(TRIES) {
         let name = cell.name_any();
-        let claimed = annotate(context, cell.as_ref(), record::claimed(&tenant, Timestamp::now())).await?;
+        let claimed = annotate(context, &cell, record::claimed(&tenant, Timestamp::now())).await?;
         if claimed.is_some() {
             return Ok(Some(name));
         }
@@ -80,7 +79,7 @@ pub async fn claim_warm(
     tenant: &Tenant,
     warm: &Warm,
 ) -> Result<Option<PartialObjectMeta<Namespace>>> {
-    let Some(cell) = context.watched.cells.get(&ObjectRef::new(&warm.cell)) else {
+    let Some(cell) = context.watched.cells.get(&warm.cell) else {
         return Ok(None);
     };
     let record = Record::of(&cell.metadata).filter(|record| record.tenant.is_none() && !record.going);
@@ -88,7 +87,7 @@ pub async fn claim_warm(
     if !record.as_ref().is_some_and(of_its_pod) {
         return Ok(None);
     }
-    annotate(context, cell.as_ref(), record::claimed(tenant, Timestamp::now())).await
+    annotate(context, &cell, record::claimed(tenant, Timestamp::now())).await
 }
 
 /// Gives back cells that a preview has taken and does not live in, each in the very version that is given; whether all were as they were

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, channel::mpsc};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use jiff::Timestamp;
 use k8s_openapi::{
     Resource as _,
     api::{
         coordination::v1::Lease,
-        core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
+        core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
         networking::v1::NetworkPolicy,
     },
 };
@@ -20,9 +20,8 @@ use kube::{
     Api, Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
-        Controller, WatchStreamExt,
-        controller::{Action, Config, Error as ControllerError},
-        reflector::{self, ObjectRef, Store, reflector},
+        WatchStreamExt,
+        reflector::ObjectRef,
         watcher::{self, Event, watcher},
     },
 };
@@ -39,10 +38,13 @@ use super::{
     apply::{self, Next},
     decide::{self, Plan},
     dereference,
-    index::Index,
     looks::{self, Looks},
     observe::{self, End},
-    queue::{GuardedListing, Indexes, Watched},
+    queue::{GuardedListing, GuardedPolicy, Indexes, Watched},
+    watches::{
+        self, bare, bare_node, bare_preview, bare_slot, everything, in_cells, meta, objects, shelved, stored,
+        well,
+    },
     whose,
 };
 use crate::{
@@ -54,14 +56,23 @@ use crate::{
         controller::{Controllers, Sources, Wakes, Woken, controllers},
         table::Table,
     },
+    shelf::{Shelf, Shelved},
+    workqueue::{Action, Workqueue},
 };
 
 /// Reconciliations that may wait for their turn. Each is small until then.
-pub const WAITING: u16 = 4096;
+pub const WAITING: usize = 4096;
 /// One reconciliation that takes longer is given up and tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Looks after previews; `run` consumes it.
+pub struct Previews {
+    queue: Arc<Workqueue>,
+    /// What the watches tell, as the previews that are to be looked at because of it.
+    feeds: Vec<BoxFuture<'static, ()>>,
+}
 
 /// The controller with its watches, and what they know; `run` consumes the first.
 pub fn controller(
@@ -70,135 +81,118 @@ pub fn controller(
     receipts_namespace: &str,
     woken: Woken,
     told: Told,
-) -> (Controller<Guarded>, Controllers, Watched) {
+) -> (Previews, Controllers, Watched) {
     let mut reflectors = JoinSet::new();
     let indexes = Indexes::default();
-    let (store, [previews]) = stored(
+    let (previews, [of_previews]) = shelved(
         &mut reflectors,
         Api::all(client.clone()),
         everything(),
         bare_preview,
-        Some(&indexes.previews),
+        &indexes.previews,
     );
-    let controller = Controller::for_stream(previews, store.clone());
     let of_slots = everything().labels(slots::DIMENSION_LABEL);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
-    let (cells, [namespaces, pools_cells]) = stored(
-        &mut reflectors,
-        meta(client),
-        in_cells(),
-        bare,
-        Some(&indexes.cells),
-    );
-    let (listings, [of_listings, pools_listings]) = stored(
-        &mut reflectors,
-        Api::all(client.clone()),
-        everything(),
-        |_| {},
-        None,
-    );
-    let (policies, [of_policies, pools_policies]) = stored(
-        &mut reflectors,
-        Api::all(client.clone()),
-        everything(),
-        |_| {},
-        None,
-    );
-    let (nodes, []) = stored(
-        &mut reflectors,
-        Api::all(client.clone()),
-        everything(),
-        bare_node,
-        None,
-    );
-    let (slots, [of_leases]) = stored(&mut reflectors, leases, of_slots, bare_slot, Some(&indexes.slots));
-    let (receipts, []) = stored(
-        &mut reflectors,
-        Api::namespaced(client.clone(), receipts_namespace),
-        everything().labels(vitrine_receipts::names::STATE_LABEL),
-        |_| {},
-        None,
-    );
-    let (pools, pools_pools) = stored(
-        &mut reflectors,
-        Api::all(client.clone()),
-        everything(),
-        |_| {},
-        None,
-    );
+    let (cells, [namespaces, pools_cells]) =
+        shelved(&mut reflectors, meta(client), in_cells(), bare, &indexes.cells);
+    let (slots, [of_leases]) = shelved(&mut reflectors, leases, of_slots, bare_slot, &indexes.slots);
+    let all = || Api::all(client.clone());
+    let (listings, [of_listings, pools_listings]) =
+        stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
+    let (policies, [of_policies, pools_policies]) =
+        stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
+    let (nodes, []) = stored(&mut reflectors, all(), everything(), bare_node);
+    let receipts = Api::namespaced(client.clone(), receipts_namespace);
+    let kept = everything().labels(vitrine_receipts::names::STATE_LABEL);
+    let (receipts, []) = stored(&mut reflectors, receipts, kept, |_| {});
+    let (pools, pools_pools) = stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
     let sources = Sources {
-        known: cells.clone(),
         cells: pools_cells,
         listings: pools_listings,
         policies: pools_policies,
         known_pools: pools.clone(),
         pools: pools_pools,
-        woken_cells: woken.cells,
+        cells_queue: told.wakes.cells.clone(),
         woken_pools: woken.pools,
     };
     let of_pools = controllers(sources);
     let watched = Watched {
-        previews: store.clone(),
+        previews: previews.clone(),
         listings,
         nodes,
         cells: cells.clone(),
         pools,
-        slots,
+        slots: slots.clone(),
         slots_namespace: slots_namespace.to_owned(),
         receipts,
         policies,
         indexes,
         reflectors: Arc::new(reflectors),
     };
-    let (of_listing, of_policy) = (store.clone(), store.clone());
+    let queue = told.wakes.previews.clone();
     let tenants = Tenants {
-        cells,
-        previews: store,
+        cells: cells.clone(),
+        previews: previews.clone(),
         indexes: watched.indexes.clone(),
         told,
     };
     let [of_cells, pods, quotas, ranges, accounts, policies] = std::array::from_fn(|_| tenants.clone());
-    let for_turns = watched.clone();
-    let controller = controller
-        .with_config(Config::default().concurrency(WAITING))
-        .reconcile_on(woken.previews)
-        .watches_stream(namespaces, move |namespace| of_cells.had(&namespace))
-        .watches_stream(
+    let (for_turns, of_listing, of_policy) = (watched.clone(), previews.clone(), previews);
+    let named = queue.clone();
+    let feeds = vec![
+        of_previews
+            .for_each(move |told| {
+                match told {
+                    watches::Told::There(name) => named.add(&name),
+                    watches::Told::Gone(preview) => named.add(&preview.key()),
+                }
+                std::future::ready(())
+            })
+            .boxed(),
+        feed(&queue, objects(&cells, namespaces), move |namespace| {
+            of_cells.had(&namespace)
+        }),
+        feed(
+            &queue,
             changes(Api::<Pod>::all(client.clone()), in_cells(), &tenants, any),
-            move |o| pods.concerned(&o),
-        )
-        .watches_stream(
+            move |pod| pods.concerned(&pod),
+        ),
+        feed(
+            &queue,
             changes(
                 Api::<ResourceQuota>::all(client.clone()),
                 in_cells(),
                 &tenants,
                 |quota, tenants| !tenants.told.pools.confinement.counts(quota),
             ),
-            move |o| quotas.live(&o),
-        )
-        .watches_stream(
+            move |quota| quotas.live(&quota),
+        ),
+        feed(
+            &queue,
             changes(meta::<LimitRange>(client), in_cells(), &tenants, any),
-            move |o| ranges.live(&o),
-        )
-        .watches_stream(
+            move |range| ranges.live(&range),
+        ),
+        feed(
+            &queue,
             changes(meta::<ServiceAccount>(client), in_cells(), &tenants, any),
-            move |o| accounts.live(&o),
-        )
+            move |account| accounts.live(&account),
+        ),
         // Every policy, also those without our label: a foreign one in a cell must be seen.
-        .watches_stream(
+        feed(
+            &queue,
             changes(meta::<NetworkPolicy>(client), everything(), &tenants, any),
-            move |o| policies.live(&o),
-        )
+            move |policy| policies.live(&policy),
+        ),
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         // Or taken for a preview that was admitted with others: that one is to give it back. Or deleted under a live one.
-        .watches_stream(of_leases, move |slot| {
+        feed(&queue, objects(&slots, of_leases), move |slot| {
             let mut woken = if for_turns.holder(&slot.name_any()).is_none() {
                 for_turns.turns()
             } else {
                 vec![]
             };
             woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
-                let holder = for_turns.previews.get(holder);
+                let holder = for_turns.previews.get(&named_by(holder));
                 holder.is_some_and(|guarded| {
                     guarded
                         .0
@@ -207,112 +201,44 @@ pub fn controller(
                 })
             }));
             woken
-        })
-        .watches_stream(of_listings, move |listing: GuardedListing| {
+        }),
+        feed(&queue, well(of_listings), move |listing: GuardedListing| {
             let name = listing.name_any();
             by(&of_listing, |p| {
                 Some(p.spec.listing_ref.name == name && p.namespace() == listing.namespace() && waits(p))
             })
+        }),
+        feed(&queue, well(of_policies), move |_: GuardedPolicy| {
+            by(&of_policy, |p| Some(waits(p)))
+        }),
+    ];
+    (Previews { queue, feeds }, of_pools, watched)
+}
+
+/// Has previews looked at because of what a watch tells.
+fn feed<K: Send + 'static>(
+    queue: &Arc<Workqueue>,
+    objects: impl Stream<Item = K> + Send + 'static,
+    mut wakes: impl FnMut(K) -> Vec<ObjectRef<Guarded>> + Send + 'static,
+) -> BoxFuture<'static, ()> {
+    let queue = queue.clone();
+    objects
+        .for_each(move |object| {
+            for preview in wakes(object) {
+                queue.add(&named_by(&preview));
+            }
+            std::future::ready(())
         })
-        .watches_stream(of_policies, move |_| by(&of_policy, |p| Some(waits(p))));
-    (controller, of_pools, watched)
+        .boxed()
 }
 
-/// Without what is large and only the API server's own.
-fn bare(cell: &mut PartialObjectMeta<Namespace>) {
-    cell.metadata.managed_fields = None;
-}
-
-/// A preview without what is only the API server's own, and without what only who looks at it needs: he reads it anew.
-fn bare_preview(guarded: &mut Guarded) {
-    let Ok(preview) = &mut guarded.0 else { return };
-    preview.metadata.managed_fields = None;
-    let Some(status) = &mut preview.status else { return };
-    for condition in &mut status.conditions {
-        condition.message = String::new();
-    }
-    status.url = None;
-    status.isolation = None;
-    if let Some(receipt) = status
-        .receipt
-        .as_mut()
-        .filter(|receipt| receipt.delivered_at.is_some())
-    {
-        receipt.signed = None;
-    }
-}
-
-/// A slot without what its key and its holder do not say.
-fn bare_slot(slot: &mut PartialObjectMeta<Lease>) {
-    slot.metadata.managed_fields = None;
-    if let Some(annotations) = &mut slot.metadata.annotations {
-        annotations.remove(slots::KEY_ANNOTATION);
-    }
-}
-
-/// A node without what is large and not needed to know its room.
-fn bare_node(node: &mut Node) {
-    node.metadata.managed_fields = None;
-    node.metadata.annotations = None;
-    if let Some(status) = &mut node.status {
-        status.images = None;
-    }
-}
-
-/// News of one kind, once its store has them: what happened before is looked at then, and what happens after finds it there.
-type News<K> = mpsc::UnboundedReceiver<Result<K, watcher::Error>>;
-
-/// A store that a watch of its own keeps, and its news for so many who want them.
-fn stored<K, const N: usize>(
-    reflectors: &mut JoinSet<()>,
-    api: Api<K>,
-    config: watcher::Config,
-    prune: fn(&mut K),
-    index: Option<&Arc<Index<K>>>,
-) -> (Store<K>, [News<K>; N])
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-{
-    let (store, writer) = reflector::store();
-    let mut told = vec![];
-    let news = std::array::from_fn(|_| {
-        let (tell, hear) = mpsc::unbounded();
-        told.push(tell);
-        hear
-    });
-    let (known, index) = (store.clone(), index.cloned());
-    let events = reflector(writer, watcher(api, config).backoff(api::Again).modify(prune));
-    reflectors.spawn(events.for_each(move |event| {
-        match (&index, &event) {
-            (Some(index), Ok(Event::Apply(object))) => index.apply(object),
-            (Some(index), Ok(Event::Delete(object))) => index.delete(object),
-            (Some(index), Ok(Event::InitDone)) => index.replace(known.state().iter().map(AsRef::as_ref)),
-            _ => {}
-        }
-        let touched = match event {
-            Ok(_) if told.is_empty() => vec![],
-            Ok(Event::Apply(object) | Event::Delete(object)) => vec![object],
-            // Only now does the store have what was listed.
-            Ok(Event::InitDone) => known
-                .state()
-                .iter()
-                .map(|object| object.as_ref().clone())
-                .collect(),
-            Ok(Event::Init | Event::InitApply(_)) => vec![],
-            Err(error) => {
-                tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
-                vec![]
-            }
-        };
-        for object in touched {
-            for tell in &told {
-                // Without a controller nobody listens.
-                let _ = tell.unbounded_send(Ok(object.clone()));
-            }
-        }
-        std::future::ready(())
-    }));
-    (store, news)
+/// `namespace/name`.
+fn named_by(preview: &ObjectRef<Guarded>) -> String {
+    format!(
+        "{}/{}",
+        preview.namespace.as_deref().unwrap_or_default(),
+        preview.name
+    )
 }
 
 /// Every change is news.
@@ -327,7 +253,7 @@ fn changes<K>(
     config: watcher::Config,
     tenants: &Tenants,
     is_news: fn(&K, &Tenants) -> bool,
-) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
+) -> impl Stream<Item = K> + Send + 'static
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -337,9 +263,9 @@ where
             Ok(Event::Apply(object)) if !is_news(&object, &tenants) => None,
             Ok(Event::Apply(object) | Event::Delete(object)) => {
                 tenants.touch(&object);
-                Some(Ok(object))
+                Some(object)
             }
-            Ok(Event::InitApply(object)) => Some(Ok(object)),
+            Ok(Event::InitApply(object)) => Some(object),
             Ok(Event::InitDone) => {
                 tenants.told.looks.all_again();
                 // Also those of which the new list says nothing: what is gone is in none.
@@ -353,18 +279,12 @@ where
             Err(error) => {
                 // What it does not tell from now on, it tells later, or it begins anew. Until then nothing is taken as read.
                 tenants.told.pools.confinement.doubt_all(doubt::<K>());
-                Some(Err(error))
+                tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
+                None
             }
         };
         std::future::ready(told)
     })
-}
-
-fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
-where
-    K: Resource<DynamicType = ()>,
-{
-    Api::all(client.clone())
 }
 
 /// Whether a slot is none of those with which a preview was admitted.
@@ -385,22 +305,11 @@ fn by_annotation<K: ResourceExt>(object: &K) -> Vec<ObjectRef<Guarded>> {
         .collect()
 }
 
-/// Objects in one answer to a list. A page of pods is a megabyte of JSON, and several kinds are listed at once.
-const PAGE: u32 = 100;
-
-fn everything() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
-}
-
-fn in_cells() -> watcher::Config {
-    everything().labels(names::CELL_SELECTOR)
-}
-
 /// Who has which cell.
 #[derive(Clone)]
 struct Tenants {
-    cells: Store<PartialObjectMeta<Namespace>>,
-    previews: Store<Guarded>,
+    cells: Arc<Shelf<PartialObjectMeta<Namespace>>>,
+    previews: Arc<Shelf<Guarded>>,
     indexes: Indexes,
     told: Told,
 }
@@ -420,8 +329,8 @@ impl Tenants {
     /// The preview that has the cell in which something is.
     fn of<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
         let cell = object.namespace().unwrap_or_default();
-        let namespace = self.cells.get(&ObjectRef::new(&cell));
-        let mut there = namespace.map_or_else(Vec::new, |namespace| by_annotation(namespace.as_ref()));
+        let namespace = self.cells.get(&cell);
+        let mut there = namespace.map_or_else(Vec::new, |namespace| by_annotation(&namespace));
         // Also where somebody took the annotation off.
         for preview in self.indexes.in_cell(&cell) {
             if !there.contains(&preview) {
@@ -464,7 +373,7 @@ impl Tenants {
 
     /// Whether a preview is known and so.
     fn is(&self, preview: &ObjectRef<Guarded>, so: impl Fn(&PreviewSandbox) -> bool) -> bool {
-        let known = self.previews.get(preview);
+        let known = self.previews.get(&named_by(preview));
         known.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(so))
     }
 
@@ -505,45 +414,52 @@ fn doubt<K: Resource<DynamicType = ()>>() -> Doubt {
     }
 }
 
-fn by(store: &Store<Guarded>, wanted: impl Fn(&PreviewSandbox) -> Option<bool>) -> Vec<ObjectRef<Guarded>> {
-    store
-        .state()
-        .iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok().filter(|p| wanted(p) == Some(true)))
+fn by(shelf: &Shelf<Guarded>, wanted: impl Fn(&PreviewSandbox) -> Option<bool>) -> Vec<ObjectRef<Guarded>> {
+    let readable = shelf.each().filter_map(|guarded| guarded.0.ok());
+    readable
+        .filter(|preview| wanted(preview) == Some(true))
         .map(|p| ObjectRef::new(&p.name_any()).within(&p.namespace().unwrap_or_default()))
         .collect()
 }
 
 /// Runs until `stop`, and then until what was begun is done.
 pub async fn run(
-    controller: Controller<Guarded>,
+    previews: Previews,
     context: Arc<Context>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    let Previews { queue, feeds } = previews;
     let backoff = Arc::new(Backoff::default());
-    let (for_reconcile, for_errors) = (backoff.clone(), backoff);
-    let lanes = context.clone();
-    let stop = async move {
+    let looked = context.clone();
+    let work = queue.clone().work(WAITING, move |name| {
+        let (context, backoff) = (looked.clone(), backoff.clone());
+        async move { look(&name, &context, &backoff).await.after() }
+    });
+    let stop = async {
         stop.await;
-        lanes.lanes.close();
+        context.lanes.close();
+        queue.close();
+        std::future::pending::<()>().await;
     };
-    controller
-        .graceful_shutdown_on(stop)
-        .run(
-            move |guarded, context| reconcile(guarded, context, for_reconcile.clone()),
-            move |guarded, error, context| failed(&guarded, error, &context, &for_errors),
-            context,
-        )
-        .for_each(|result| async move {
-            match result {
-                // Expected after deletes (kube#1167).
-                Ok(_)
-                | Err(ControllerError::ObjectNotFound(_))
-                | Err(ControllerError::ReconcilerFailed(..)) => {}
-                Err(error) => tracing::warn!(%error, "the controller's stream reported an error"),
-            }
-        })
-        .await;
+    tokio::select! {
+        () = work => {}
+        _ = futures::future::join_all(feeds) => {}
+        () = stop => {}
+    }
+}
+
+/// Looks at a preview; when it is to be looked at again.
+async fn look(name: &str, context: &Context, backoff: &Backoff) -> Action {
+    let Some(guarded) = context.watched.previews.get(name) else {
+        let (namespace, own) = name.split_once('/').unwrap_or_default();
+        context.looks.forget(namespace, own);
+        backoff.reset(name);
+        return Action::await_change();
+    };
+    match reconcile(&guarded, context, backoff).await {
+        Ok(action) => action,
+        Err(error) => failed(&guarded, &error, context, backoff),
+    }
 }
 
 /// The lane of a preview as the watch has it.
@@ -554,7 +470,7 @@ fn lane(preview: &PreviewSandbox) -> Lane {
     }
 }
 
-async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Backoff>) -> Result<Action> {
+async fn reconcile(guarded: &Guarded, context: &Context, backoff: &Backoff) -> Result<Action> {
     let name = format!(
         "{}/{}",
         guarded.meta().namespace.as_deref().unwrap_or_default(),
@@ -570,7 +486,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Ba
             });
         }
     };
-    if let Some(left) = looks::quiet(&context, preview, Timestamp::now()) {
+    if let Some(left) = looks::quiet(context, preview, Timestamp::now()) {
         context.metrics.reconciles.with_label_values(&["ok"]).inc();
         backoff.reset(&name);
         return Ok(Action::requeue(left));
@@ -579,7 +495,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>, backoff: Arc<Ba
         return Ok(Action::await_change());
     };
     // What it needs, it gets only now.
-    let step = Box::pin(step(&guarded, &context));
+    let step = Box::pin(step(guarded, context));
     let outcome = tokio::time::timeout(PATIENCE, step).await;
     let result = outcome.unwrap_or_else(|_| {
         Err(Error::Installation(format!(

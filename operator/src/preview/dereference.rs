@@ -231,7 +231,7 @@ fn as_watched(
     preview: &PreviewSandbox,
     pod: Option<&Pod>,
 ) -> Option<Namespace> {
-    let cell = context.watched.cells.get(&ObjectRef::new(name))?;
+    let cell = context.watched.cells.get(name)?;
     let record = Record::of(&cell.metadata)?;
     let own = record.tenant.is_some() && record.tenant == preview.uid();
     let of_then = |pod: &Pod| pod.annotations().get(names::EPOCH_ANNOTATION) == Some(&record.epoch);

@@ -8,9 +8,11 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 use tokio::sync::watch;
 use vitrine_policies::capacity::Resources;
+
+use crate::shelf::key;
 
 /// What an object is found by, and what it takes of the nodes.
 #[derive(Clone, Debug, Default)]
@@ -80,24 +82,21 @@ impl<K: Resource> Index<K> {
     pub fn apply(&self, object: &K) {
         let facts = (self.read)(object);
         let keys = facts.keys.iter().map(|key| self.key(key)).collect();
-        self.known_mut().put(name(object).into(), keys, facts.takes);
+        self.known_mut().put(key(object.meta()).into(), keys, facts.takes);
     }
 
     /// An object is gone.
     pub fn delete(&self, object: &K) {
-        self.known_mut().remove(&name(object));
+        self.known_mut().remove(&key(object.meta()));
     }
 
     /// These are all there are.
-    pub fn replace<'a>(&self, all: impl Iterator<Item = &'a K>)
-    where
-        K: 'a,
-    {
+    pub fn replace(&self, all: impl Iterator<Item = K>) {
         let mut known = Known::default();
         for object in all {
-            let facts = (self.read)(object);
+            let facts = (self.read)(&object);
             let keys = facts.keys.iter().map(|key| self.key(key)).collect();
-            known.put(name(object).into(), keys, facts.takes);
+            known.put(key(object.meta()).into(), keys, facts.takes);
         }
         *self.known_mut() = known;
         self.ready.send_replace(true);
@@ -174,14 +173,6 @@ impl Known {
     }
 }
 
-fn name<K: Resource>(object: &K) -> String {
-    let name = object.name_any();
-    match object.meta().namespace.as_deref() {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => name,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
@@ -228,7 +219,7 @@ mod tests {
             (index.count("y"), index.taken().cpu.to_string()),
             (0, "4".to_owned())
         );
-        index.replace([map("c", &["z"], 8)].iter());
+        index.replace([map("c", &["z"], 8)].into_iter());
         assert_eq!(found(&index, "z"), ["shop/c"]);
         assert_eq!(index.taken().cpu.to_string(), "8");
     }

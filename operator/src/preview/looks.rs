@@ -199,7 +199,7 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     }
     let watched = &context.watched;
     // The cell that it lives in is still its own, and stays.
-    let cell = watched.cells.get(&ObjectRef::new(status.cell.as_deref()?))?;
+    let cell = watched.cells.get(status.cell.as_deref()?)?;
     let live = Namespace {
         metadata: cell.metadata.clone(),
         ..Namespace::default()

@@ -1,6 +1,6 @@
 //! The controller of `PreviewSandbox`: looks → dereference → decide → apply. Only dereference and apply may touch the cluster.
 //!
-//! `observe`, `decide` and `report` are pure; `queue` reads what the watches have stored, `index` finds it, and `looks` judges by it;
+//! `observe`, `decide` and `report` are pure; `watches` keeps what is told, `queue` reads that, `index` finds it, and `looks` judges by it;
 //! all others hold a client: `dereference`, `slots`, `cells`, `make`, `pods`, `apply`, `status`, `standing`, and beside the
 //! reconciler `sweep`. `controller` wires them.
 
@@ -20,6 +20,7 @@ pub mod slots;
 pub mod standing;
 pub mod status;
 pub mod sweep;
+pub mod watches;
 
 #[cfg(test)]
 mod decide_tests;

@@ -34,7 +34,7 @@ use super::{
     index::{Facts, Index},
     is_waiting,
 };
-use crate::pool::controller::Guarded as PoolGuarded;
+use crate::{pool::controller::Guarded as PoolGuarded, shelf::Shelf};
 
 /// Over what previews of one network are counted.
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -49,13 +49,13 @@ pub type GuardedListing = DeserializeGuard<SkuListing>;
 #[derive(Clone)]
 pub struct Watched {
     /// All previews.
-    pub previews: Store<Guarded>,
+    pub previews: Arc<Shelf<Guarded>>,
     /// All listings.
     pub listings: Store<GuardedListing>,
     /// All cells, by their namespaces.
-    pub cells: Store<PartialObjectMeta<Namespace>>,
+    pub cells: Arc<Shelf<PartialObjectMeta<Namespace>>>,
     /// All slots.
-    pub slots: Store<PartialObjectMeta<Lease>>,
+    pub slots: Arc<Shelf<PartialObjectMeta<Lease>>>,
     /// Their namespace.
     pub slots_namespace: String,
     /// Receipts without a preview.
@@ -97,6 +97,10 @@ mod keys {
 
     pub fn tenant(uid: &str) -> String {
         format!("tenant {uid}")
+    }
+
+    pub fn free(lot: &str) -> String {
+        format!("free {lot}")
     }
 
     pub fn network(network: &str) -> String {
@@ -176,12 +180,18 @@ fn facts_of_cell(cell: &PartialObjectMeta<Namespace>) -> Facts {
         return Facts::default();
     };
     let held = record.holds.as_ref();
+    // Of a pool's, those that are ready are taken (`pool::table`), and no others.
+    let free = record
+        .lot
+        .as_deref()
+        .filter(|_| record.tenant.is_none() && record.pool.is_none());
     let slots = held.into_iter().flat_map(|holds| &holds.slots);
     Facts {
         keys: record
             .tenant
             .iter()
             .map(|uid| keys::tenant(uid))
+            .chain(free.map(keys::free))
             .chain(slots.map(|name| keys::slot(name)))
             .collect(),
         takes: held.and_then(|holds| capacity::needs(&holds.size)),
@@ -240,7 +250,7 @@ impl Watched {
 
     /// The name of the listing of a preview that waits, as far as the watch knows.
     pub fn waits_for(&self, namespace: &str, name: &str) -> Option<String> {
-        let known = self.previews.get(&ObjectRef::new(name).within(namespace))?;
+        let known = self.previews.get(&format!("{namespace}/{name}"))?;
         let preview = known.0.as_ref().ok()?;
         is_waiting(preview).then(|| preview.spec.listing_ref.name.clone())
     }
@@ -256,8 +266,7 @@ impl Watched {
         let since = Timestamp::now().checked_sub(HOUR).ok()?;
         let all = self.indexes.previews.objects(&keys::network(network));
         let recent = all.iter().filter(|name| {
-            let (namespace, name) = name.split_once('/').unwrap_or_default();
-            let preview = self.previews.get(&ObjectRef::new(name).within(namespace));
+            let preview = self.previews.get(name);
             let made = preview.and_then(|preview| preview.meta().creation_timestamp.clone());
             made.is_some_and(|made| made.0 > since)
         });
@@ -266,9 +275,7 @@ impl Watched {
 
     /// The uid of the preview that holds a slot.
     pub fn holder(&self, slot: &str) -> Option<String> {
-        let slot = self
-            .slots
-            .get(&ObjectRef::new(slot).within(&self.slots_namespace))?;
+        let slot = self.slots.get(&format!("{}/{slot}", self.slots_namespace))?;
         slot.labels().get(slots::HOLDER_LABEL).cloned()
     }
 
@@ -299,8 +306,7 @@ impl Watched {
     pub fn cells_beside(&self, uid: &str, own: Option<&str>) -> Vec<PartialObjectMeta<Namespace>> {
         let names = self.indexes.cells.objects(&keys::tenant(uid));
         let others = names.iter().filter(|name| own != Some(name));
-        let cells = others.filter_map(|name| self.cells.get(&ObjectRef::new(name)));
-        cells.map(Arc::unwrap_or_clone).collect()
+        others.filter_map(|name| self.cells.get(name)).collect()
     }
 
     /// The cells that a preview may take: first those that it has already, then the free ones, in an order of its own, so that two
@@ -311,10 +317,11 @@ impl Watched {
         lot: &str,
         rules: &Cells,
         now: Timestamp,
-    ) -> Vec<Arc<PartialObjectMeta<Namespace>>> {
+    ) -> Vec<PartialObjectMeta<Namespace>> {
         let (mut own, mut free) = (vec![], vec![]);
-        for cell in self.cells.state() {
-            // Of a pool's, those that are ready are taken (`pool::table`), and no others.
+        let mut names = self.indexes.cells.objects(&keys::tenant(uid));
+        names.extend(self.indexes.cells.objects(&keys::free(lot)));
+        for cell in names.iter().filter_map(|name| self.cells.get(name)) {
             let Some(record) = Record::of(&cell.metadata).filter(|record| record.pool.is_none()) else {
                 continue;
             };
@@ -470,8 +477,7 @@ impl Watched {
             );
             (name, listing)
         });
-        let cells = self.cells.state();
-        let held = cells.iter().filter_map(|cell| {
+        let held = self.cells.each().filter_map(|cell| {
             let record = Record::of(&cell.metadata)?;
             let (pool, name) = (record.pool?, cell.name_any());
             Some(Held {
@@ -486,7 +492,11 @@ impl Watched {
         let mut held: Vec<_> = held.collect();
         held.sort_by(|a, b| (b.first, &a.name).cmp(&(a.first, &b.name)));
         Seen {
-            previews: self.previews.state(),
+            previews: self
+                .previews
+                .each()
+                .filter_map(|guarded| guarded.0.ok())
+                .collect(),
             listings: listings.collect(),
             held,
         }
@@ -495,7 +505,7 @@ impl Watched {
 
 /// The stores at one moment.
 struct Seen {
-    previews: Vec<Arc<Guarded>>,
+    previews: Vec<PreviewSandbox>,
     listings: HashMap<(String, String), Arc<GuardedListing>>,
     held: Vec<Held>,
 }
@@ -513,7 +523,7 @@ struct Held {
 
 impl Seen {
     fn previews(&self) -> impl Iterator<Item = &PreviewSandbox> {
-        self.previews.iter().filter_map(|guarded| guarded.0.as_ref().ok())
+        self.previews.iter()
     }
 
     /// Every preview that holds slots or waits for some.

@@ -4,7 +4,7 @@
 //! Also counts previews by phase and lowers the ceilings of slots, since it looks at all of them anyway.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Pod},
 };
-use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta, runtime::reflector::ObjectRef};
+use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
 use tokio::time::Instant;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
@@ -80,33 +80,32 @@ pub async fn run(context: Arc<Context>) {
 }
 
 fn count(context: &Context) {
-    let previews = context.watched.previews.state();
-    let readable = || previews.iter().filter_map(|guarded| guarded.0.as_ref().ok());
-    for phase in Phase::ALL {
-        let count = readable().filter(|p| p.phase() == phase).count();
-        context
-            .metrics
-            .previews
-            .with_label_values(&[phase.as_str()])
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    let (mut counts, mut longest, now) = (HashMap::new(), 0, Timestamp::now());
+    for preview in context
+        .watched
+        .previews
+        .each()
+        .filter_map(|guarded| guarded.0.ok())
+    {
+        *counts.entry(preview.phase()).or_insert(0_i64) += 1;
+        longest = longest.max(ending_for(&preview, now));
     }
-    let longest = longest_end(readable(), Timestamp::now());
+    for phase in Phase::ALL {
+        let gauge = context.metrics.previews.with_label_values(&[phase.as_str()]);
+        gauge.set(counts.get(&phase).copied().unwrap_or_default());
+    }
     context.metrics.longest_end_seconds.set(longest);
 }
 
-/// For how many seconds the preview that has been ending for the longest has been; 0 if none is.
-fn longest_end<'a>(previews: impl Iterator<Item = &'a PreviewSandbox>, now: Timestamp) -> i64 {
-    previews
-        .filter(|preview| preview.phase() == Phase::Ending)
-        .filter_map(|preview| {
-            let said = conditions::find(&preview.status.as_ref()?.conditions, types::EXPIRED);
-            let since = said.map(|expired| &expired.last_transition_time);
-            since.or(preview.metadata.deletion_timestamp.as_ref())
-        })
-        .map(|since| now.duration_since(since.0).as_secs())
-        .max()
-        .unwrap_or_default()
-        .max(0)
+/// For how many seconds a preview has been ending; 0 if it is not.
+fn ending_for(preview: &PreviewSandbox, now: Timestamp) -> i64 {
+    let conditions = preview.status.as_ref().map(|status| &status.conditions);
+    let said = conditions.and_then(|conditions| conditions::find(conditions, types::EXPIRED));
+    let since = said.map(|expired| &expired.last_transition_time);
+    since
+        .or(preview.metadata.deletion_timestamp.as_ref())
+        .filter(|_| preview.phase() == Phase::Ending)
+        .map_or(0, |since| now.duration_since(since.0).as_secs().max(0))
 }
 
 /// Since when the policy has been as it is, as far as this process knows.
@@ -144,12 +143,12 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         .as_ref()
         .map(|policy| policy.spec.cells.clone())
         .unwrap_or_default();
-    let cells = context.watched.cells.state();
-    for cell in cells.iter().filter(|cell| is_doubtful(context, cell, &rules)) {
+    let cells = context.watched.cells.each();
+    for cell in cells.filter(|cell| is_doubtful(context, cell, &rules)) {
         clean &= sweep_cell(context, &cell.name_any(), &rules).await?;
     }
-    let slots = context.watched.slots.state();
-    let orphans: Vec<_> = slots.iter().filter(|slot| is_orphan(context, slot)).collect();
+    let slots = context.watched.slots.each();
+    let orphans: Vec<_> = slots.filter(|slot| is_orphan(context, slot)).collect();
     if !orphans.is_empty() {
         // As they are now: what lives in a cell keeps its slots, whatever the watch knows of it.
         let cells: Api<Namespace> = Api::all(context.client.clone());
@@ -195,7 +194,7 @@ fn is_orphan(context: &Context, slot: &PartialObjectMeta<Lease>) -> bool {
     };
     match slot.annotations().get(names::CELL_ANNOTATION) {
         Some(cell) => {
-            let cell = context.watched.cells.get(&ObjectRef::new(cell));
+            let cell = context.watched.cells.get(cell);
             cell.and_then(|cell| cell.uid()).as_ref() != Some(uid)
         }
         None => !lives(context, slot.annotations(), uid),
@@ -207,10 +206,7 @@ fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -
     let Some((namespace, name)) = whose(annotations) else {
         return false;
     };
-    let known = context
-        .watched
-        .previews
-        .get(&ObjectRef::new(name).within(namespace));
+    let known = context.watched.previews.get(&format!("{namespace}/{name}"));
     known.is_some_and(|guarded| match &guarded.0 {
         Ok(preview) => preview.uid().as_deref() == Some(uid) && !preview.phase().is_terminal(),
         // It is not ours to judge.
@@ -361,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_end_is_that_of_a_preview_that_ends_still() {
+    fn only_a_preview_that_ends_still_has_been_ending_for_any_time() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let preview = |phase: &str, since: i64| -> PreviewSandbox {
             serde_json::from_value(json!({
@@ -372,10 +368,9 @@ mod tests {
             }))
             .unwrap()
         };
-        let all = [preview("Ended", 10), preview("Ending", 60), preview("Ending", 90)];
-        assert_eq!(longest_end(all.iter(), at(100)), 40);
+        assert_eq!(ending_for(&preview("Ending", 60), at(100)), 40);
         // A clock that is behind makes no negative time.
-        assert_eq!(longest_end(all.iter(), at(50)), 0);
-        assert_eq!(longest_end(all[..1].iter(), at(100)), 0);
+        assert_eq!(ending_for(&preview("Ending", 60), at(50)), 0);
+        assert_eq!(ending_for(&preview("Ended", 10), at(100)), 0);
     }
 }

@@ -162,9 +162,8 @@ fn all_waiting(context: &Context) -> Items {
     if context.receipts.office.sink.is_none() {
         return Items::new();
     }
-    let previews = context.watched.previews.state();
+    let previews = context.watched.previews.each();
     let mut waiting: Items = previews
-        .iter()
         .filter_map(|guarded| undelivered(guarded.0.as_ref().ok()?))
         .collect();
     for entry in context.receipts.spool.entries().into_iter().filter(is_pending) {
@@ -177,8 +176,8 @@ fn all_waiting(context: &Context) -> Items {
 
 /// The previews that are about to go, by uid.
 fn ending(context: &Context) -> HashSet<String> {
-    let previews = context.watched.previews.state();
-    let ending = previews.iter().filter_map(|guarded| {
+    let previews = context.watched.previews.each();
+    let ending = previews.filter_map(|guarded| {
         let preview = guarded.0.as_ref().ok()?;
         preview.metadata.deletion_timestamp.as_ref()?;
         preview.uid()

@@ -1,0 +1,226 @@
+//! The watches: what of each kind is kept, and who is told. Reads the cluster.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, channel::mpsc};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Namespace, Node},
+};
+use kube::{
+    Api, Resource,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, Store, reflector},
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use vitrine_policies::{names, slots};
+
+use super::{Guarded, index::Index};
+use crate::{
+    api,
+    shelf::{Shelf, Shelved},
+};
+
+/// Objects in one answer to a list. A page of pods is a megabyte of JSON, and several kinds are listed at once.
+const PAGE: u32 = 100;
+
+/// All objects of a kind.
+pub fn everything() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
+/// Those in cells, and cells themselves.
+pub fn in_cells() -> watcher::Config {
+    everything().labels(names::CELL_SELECTOR)
+}
+
+/// All objects of a kind, by their metadata alone.
+pub fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = ()>,
+{
+    Api::all(client.clone())
+}
+
+/// Without what is large and only the API server's own.
+pub fn bare(cell: &mut PartialObjectMeta<Namespace>) {
+    cell.metadata.managed_fields = None;
+}
+
+/// A preview without what is only the API server's own, and without what only who looks at it needs: he reads it anew.
+pub fn bare_preview(guarded: &mut Guarded) {
+    let Ok(preview) = &mut guarded.0 else { return };
+    preview.metadata.managed_fields = None;
+    let Some(status) = &mut preview.status else { return };
+    for condition in &mut status.conditions {
+        condition.message = String::new();
+    }
+    status.url = None;
+    status.isolation = None;
+    if let Some(receipt) = status
+        .receipt
+        .as_mut()
+        .filter(|receipt| receipt.delivered_at.is_some())
+    {
+        receipt.signed = None;
+    }
+}
+
+/// A slot without what its key and its holder do not say.
+pub fn bare_slot(slot: &mut PartialObjectMeta<Lease>) {
+    slot.metadata.managed_fields = None;
+    if let Some(annotations) = &mut slot.metadata.annotations {
+        annotations.remove(slots::KEY_ANNOTATION);
+    }
+}
+
+/// A node without what is large and not needed to know its room.
+pub fn bare_node(node: &mut Node) {
+    node.metadata.managed_fields = None;
+    node.metadata.annotations = None;
+    if let Some(status) = &mut node.status {
+        status.images = None;
+    }
+}
+
+/// What is told of one kind, once its store has it: what happened before is looked at then, and what happens after finds it there.
+pub type News<K> = mpsc::UnboundedReceiver<Result<K, watcher::Error>>;
+
+/// A store that a watch of its own keeps, and its news for so many who want them.
+pub fn stored<K, const N: usize>(
+    reflectors: &mut JoinSet<()>,
+    api: Api<K>,
+    config: watcher::Config,
+    prune: fn(&mut K),
+) -> (Store<K>, [News<K>; N])
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let (told, news) = channels();
+    let known = store.clone();
+    let events = reflector(writer, watcher(api, config).backoff(api::Again).modify(prune));
+    reflectors.spawn(events.for_each(move |event| {
+        let touched = match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => vec![object],
+            // Only now does the store have what was listed.
+            Ok(Event::InitDone) => {
+                let all = known.state();
+                all.iter().map(|object| object.as_ref().clone()).collect()
+            }
+            Ok(Event::Init | Event::InitApply(_)) => vec![],
+            Err(error) => interrupted::<K>(&error),
+        };
+        for object in touched {
+            tell(&told, || Ok(object.clone()));
+        }
+        std::future::ready(())
+    }));
+    (store, news)
+}
+
+/// The objects of news without what went wrong, which was told.
+pub fn well<K>(news: News<K>) -> impl Stream<Item = K> {
+    news.filter_map(|object| std::future::ready(object.ok()))
+}
+
+/// One of many objects that a watch has told of.
+pub enum Told<K> {
+    /// It is there, by this name.
+    There(Arc<str>),
+    /// It is gone; as it was at last.
+    Gone(Box<K>),
+}
+
+/// A shelf that a watch of its own keeps, with an index, and its news for so many who want them.
+pub fn shelved<K, const N: usize>(
+    reflectors: &mut JoinSet<()>,
+    api: Api<K>,
+    config: watcher::Config,
+    prune: fn(&mut K),
+    index: &Arc<Index<K>>,
+) -> (Arc<Shelf<K>>, [mpsc::UnboundedReceiver<Told<K>>; N])
+where
+    K: Resource<DynamicType = ()>
+        + Shelved
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let shelf = Arc::new(Shelf::default());
+    let (told, news) = channels();
+    let (known, index) = (shelf.clone(), index.clone());
+    let events = watcher(api, config).backoff(api::Again).modify(prune);
+    reflectors.spawn(events.for_each(move |event| {
+        match event {
+            Ok(event) => {
+                known.handle(&event);
+                match event {
+                    Event::Apply(object) => {
+                        index.apply(&object);
+                        let name: Arc<str> = object.key().into();
+                        tell(&told, || Told::There(name.clone()));
+                    }
+                    Event::Delete(object) => {
+                        index.delete(&object);
+                        tell(&told, || Told::Gone(Box::new(object.clone())));
+                    }
+                    Event::InitDone => {
+                        index.replace(known.each());
+                        for name in known.names() {
+                            tell(&told, || Told::There(name.clone()));
+                        }
+                    }
+                    Event::Init | Event::InitApply(_) => {}
+                }
+            }
+            Err(error) => drop(interrupted::<K>(&error)),
+        }
+        std::future::ready(())
+    }));
+    (shelf, news)
+}
+
+/// The objects themselves, as they are when somebody comes to look at them.
+pub fn objects<K: Shelved + Send + 'static>(
+    shelf: &Arc<Shelf<K>>,
+    news: mpsc::UnboundedReceiver<Told<K>>,
+) -> impl Stream<Item = K> + Send + 'static {
+    let shelf = shelf.clone();
+    news.filter_map(move |told| {
+        std::future::ready(match told {
+            Told::There(name) => shelf.get(&name),
+            Told::Gone(object) => Some(*object),
+        })
+    })
+}
+
+fn channels<T, const N: usize>() -> (Vec<mpsc::UnboundedSender<T>>, [mpsc::UnboundedReceiver<T>; N]) {
+    let mut told = vec![];
+    let news = std::array::from_fn(|_| {
+        let (tell, hear) = mpsc::unbounded();
+        told.push(tell);
+        hear
+    });
+    (told, news)
+}
+
+fn tell<T>(all: &[mpsc::UnboundedSender<T>], what: impl Fn() -> T) {
+    for one in all {
+        // Without a controller nobody listens.
+        let _ = one.unbounded_send(what());
+    }
+}
+
+fn interrupted<K: Resource<DynamicType = ()>>(error: &watcher::Error) -> Vec<K> {
+    tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
+    vec![]
+}

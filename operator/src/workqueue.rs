@@ -1,0 +1,388 @@
+//! What is to be looked at, and when: each thing once, however often it was asked for, and never twice at the same time. In memory.
+//!
+//! As client-go's workqueue. kube's scheduler and its store keep more than a kilobyte for each object that waits, and ten thousand
+//! previews wait for their time to be over.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+/// When something is to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action(Option<Duration>);
+
+impl Action {
+    /// When it has changed.
+    pub const fn await_change() -> Self {
+        Self(None)
+    }
+
+    /// After a time, if it has not changed before.
+    pub const fn requeue(after: Duration) -> Self {
+        Self(Some(after))
+    }
+
+    /// After what time, if that is known.
+    pub const fn after(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+/// Of things that have a name.
+#[derive(Debug, Default)]
+pub struct Workqueue {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<Arc<str>, Entry>,
+    /// Those that wait, the next one first.
+    due: BTreeSet<(Instant, Arc<str>)>,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// When it is to be looked at.
+    due: Option<Instant>,
+    /// It is being looked at.
+    running: bool,
+}
+
+/// What is next.
+enum Next {
+    Now(Arc<str>),
+    At(Instant),
+    Nothing,
+    Closed,
+}
+
+impl Workqueue {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is to be looked at now, or, if it is being looked at, once more after that.
+    pub fn add(&self, name: &str) {
+        self.add_at(name, Instant::now());
+    }
+
+    /// Something is to be looked at after a time, if it is not to be sooner.
+    pub fn add_after(&self, name: &str, after: Duration) {
+        self.add_at(name, Instant::now() + after);
+    }
+
+    fn add_at(&self, name: &str, at: Instant) {
+        let mut inner = self.inner();
+        if inner.add(name, at) {
+            drop(inner);
+            self.changed.notify_one();
+        }
+    }
+
+    /// What is gone waits for nothing. If it is being looked at, that goes on.
+    pub fn forget(&self, name: &str) {
+        self.inner().forget(name);
+    }
+
+    /// Nothing is given out from now on.
+    pub fn close(&self) {
+        self.inner().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.inner().due.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next one, once its time has come; `None` after the queue was closed. For one who asks.
+    async fn next(&self) -> Option<Arc<str>> {
+        loop {
+            let changed = self.changed.notified();
+            let next = self.inner().next(Instant::now());
+            match next {
+                Next::Now(name) => return Some(name),
+                Next::Closed => return None,
+                Next::Nothing => changed.await,
+                Next::At(at) => tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(at) => {}
+                },
+            }
+        }
+    }
+
+    fn done(&self, name: &str) {
+        if self.inner().done(name) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has things looked at, at most so many at once, until the queue is closed and what was begun is done. A look says after what time
+    /// the next one is due, if it knows.
+    pub async fn work<F>(self: Arc<Self>, most: usize, look: impl Fn(Arc<str>) -> F)
+    where
+        F: Future<Output = Option<Duration>> + Send + 'static,
+    {
+        let mut under_way = JoinSet::new();
+        loop {
+            tokio::select! {
+                next = self.next(), if under_way.len() < most => {
+                    let Some(name) = next else { break };
+                    let (queue, look) = (self.clone(), look(name.clone()));
+                    under_way.spawn(async move {
+                        // Also if the look panics: what nobody looks at any more would be lost.
+                        let running = Running { queue, name };
+                        if let Some(after) = look.await {
+                            running.queue.add_after(&running.name, after);
+                        }
+                    });
+                }
+                Some(_) = under_way.join_next(), if !under_way.is_empty() => {}
+            }
+        }
+        while under_way.join_next().await.is_some() {}
+    }
+}
+
+/// Ends a look when it is dropped.
+struct Running {
+    queue: Arc<Workqueue>,
+    name: Arc<str>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.queue.done(&self.name);
+    }
+}
+
+impl Inner {
+    /// Whether who waits for the next one has to look again.
+    fn add(&mut self, name: &str, at: Instant) -> bool {
+        let name = match self.entries.get_key_value(name) {
+            Some((name, _)) => name.clone(),
+            None => Arc::from(name),
+        };
+        let entry = self.entries.entry(name.clone()).or_default();
+        if entry.due.is_some_and(|due| due <= at) {
+            return false;
+        }
+        let before = entry.due.replace(at);
+        if entry.running {
+            return false;
+        }
+        if let Some(before) = before {
+            self.due.remove(&(before, name.clone()));
+        }
+        let first = self.due.first().is_none_or(|(first, _)| at < *first);
+        self.due.insert((at, name));
+        first
+    }
+
+    fn forget(&mut self, name: &str) {
+        let Some((name, entry)) = self
+            .entries
+            .get_key_value(name)
+            .map(|(name, e)| (name.clone(), *e))
+        else {
+            return;
+        };
+        if let Some(due) = entry.due {
+            self.due.remove(&(due, name.clone()));
+        }
+        if entry.running {
+            self.entries.insert(
+                name,
+                Entry {
+                    due: None,
+                    running: true,
+                },
+            );
+        } else {
+            self.entries.remove(&name);
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
+        if self.closed {
+            return Next::Closed;
+        }
+        let Some((at, _)) = self.due.first() else {
+            return Next::Nothing;
+        };
+        if *at > now {
+            return Next::At(*at);
+        }
+        let Some((_, name)) = self.due.pop_first() else {
+            return Next::Nothing;
+        };
+        self.entries.insert(
+            name.clone(),
+            Entry {
+                due: None,
+                running: true,
+            },
+        );
+        Next::Now(name)
+    }
+
+    /// Whether it was asked for meanwhile.
+    fn done(&mut self, name: &str) -> bool {
+        let Some((name, entry)) = self
+            .entries
+            .get_key_value(name)
+            .map(|(name, e)| (name.clone(), *e))
+        else {
+            return false;
+        };
+        let Some(due) = entry.due else {
+            self.entries.remove(&name);
+            return false;
+        };
+        self.entries.insert(
+            name.clone(),
+            Entry {
+                due: Some(due),
+                running: false,
+            },
+        );
+        self.due.insert((due, name));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    /// What is given out at a time.
+    fn given(inner: &mut Inner, now: Instant) -> Option<String> {
+        match inner.next(now) {
+            Next::Now(name) => Some(name.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_twice_is_given_out_once_and_at_the_earlier_time() {
+        let (mut inner, now) = (Inner::default(), Instant::now());
+        let later = now + Duration::from_secs(5);
+        assert!(inner.add("a", later));
+        assert!(
+            !inner.add("a", later + Duration::from_secs(1)),
+            "it is sooner already"
+        );
+        assert!(
+            !inner.add("b", later + Duration::from_secs(2)),
+            "another is first"
+        );
+        assert_eq!(given(&mut inner, now), None);
+        assert!(inner.add("a", now));
+        assert_eq!(given(&mut inner, now), Some("a".to_owned()));
+        assert_eq!(given(&mut inner, later), None, "once");
+        assert_eq!(
+            given(&mut inner, later + Duration::from_secs(2)),
+            Some("b".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_while_it_is_looked_at_comes_after_that() {
+        let (mut inner, now) = (Inner::default(), Instant::now());
+        inner.add("a", now);
+        assert_eq!(given(&mut inner, now), Some("a".to_owned()));
+        inner.add("a", now);
+        assert_eq!(given(&mut inner, now), None, "it is being looked at");
+        assert!(inner.done("a"));
+        assert_eq!(given(&mut inner, now), Some("a".to_owned()));
+        assert!(!inner.done("a"));
+        assert!(
+            inner.entries.is_empty() && inner.due.is_empty(),
+            "nothing is kept of it"
+        );
+    }
+
+    #[test]
+    fn what_is_forgotten_does_not_come_also_if_it_is_being_looked_at() {
+        let (mut inner, now) = (Inner::default(), Instant::now());
+        inner.add("a", now);
+        inner.forget("a");
+        assert_eq!(given(&mut inner, now), None);
+        inner.add("a", now);
+        assert_eq!(given(&mut inner, now), Some("a".to_owned()));
+        inner.add("a", now);
+        inner.forget("a");
+        assert!(!inner.done("a"));
+        assert!(inner.entries.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_is_done_at_the_end_and_nothing_else_is_begun() {
+        let queue = Arc::new(Workqueue::default());
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let (go, gone) = watch::channel(false);
+        let work = tokio::spawn(queue.clone().work(2, move |name| {
+            let (begun, mut gone) = (begun.clone(), gone.clone());
+            async move {
+                begun.send(name.to_string()).unwrap();
+                gone.wait_for(|gone| *gone).await.unwrap();
+                Some(Duration::ZERO)
+            }
+        }));
+        for name in ["a", "a", "b", "c"] {
+            queue.add(name);
+        }
+        let first = [begins.recv().await.unwrap(), begins.recv().await.unwrap()];
+        assert_eq!(first, ["a", "b"], "two at once, each once");
+        queue.add("a");
+        queue.close();
+        go.send_replace(true);
+        work.await.unwrap();
+        assert_eq!(begins.recv().await, None, "neither c nor a once more");
+    }
+
+    #[tokio::test]
+    async fn a_look_says_when_the_next_one_is_due() {
+        let queue = Arc::new(Workqueue::default());
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let work = tokio::spawn(queue.clone().work(1, move |name| {
+            let begun = begun.clone();
+            async move {
+                begun.send(name.to_string()).unwrap();
+                Some(if &*name == "soon" {
+                    Duration::ZERO
+                } else {
+                    Duration::from_secs(3600)
+                })
+            }
+        }));
+        queue.add("later");
+        queue.add("soon");
+        let seen: Vec<_> = [begins.recv().await, begins.recv().await, begins.recv().await]
+            .into_iter()
+            .flatten()
+            .collect();
+        assert_eq!(seen, ["later", "soon", "soon"]);
+        queue.close();
+        work.await.unwrap();
+    }
+}
