@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -203,6 +206,8 @@ pub struct Table {
     pools: Mutex<BTreeMap<String, Pool>>,
     /// Pools and cells that were there when this process began to work, and that it has still to look at.
     unseen: Mutex<HashSet<String>>,
+    /// Whether nothing is waited for any more.
+    begun: AtomicBool,
     /// Which cells were found confined as they must be.
     pub confinement: Confinement,
 }
@@ -228,6 +233,7 @@ impl Table {
 
     /// What was not looked at until now is waited for no longer; how much that is.
     pub fn give_up_waiting(&self) -> usize {
+        self.begun.store(true, Ordering::Relaxed);
         std::mem::take(&mut *self.unseen()).len()
     }
 
@@ -373,6 +379,11 @@ impl Table {
                 pool.set(&cell, State::Warming, None);
                 doubted.push(cell);
             }
+        }
+        drop(pools);
+        // At the start every watch begins to tell, one after the other: previews wait for what was ready before.
+        if !self.begun.load(Ordering::Relaxed) {
+            self.begin(doubted.iter().cloned());
         }
         doubted
     }
@@ -930,6 +941,12 @@ mod tests {
         let begun = table.confinement.begin("c");
         assert_eq!(table.doubt_all(Doubt::Confinement), ["a"]);
         assert!(table.take("t").is_none());
+        assert!(!table.is_known(), "a is waited for, as at the start");
+        table.set("pool", "a", State::Ready, Some(warm("a", now)));
+        assert!(table.is_known());
+        assert_eq!(table.give_up_waiting(), 0);
+        assert_eq!(table.doubt_all(Doubt::Confinement), ["a"]);
+        assert!(table.is_known(), "later nobody waits for what may never come");
         assert!(!table.ready("pool", begun, warm("c", now)));
         assert_eq!(table.state("pool", "b"), Some(State::Claimed));
         assert!(!table.was_doubted("pool", "b"));
