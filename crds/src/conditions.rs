@@ -29,6 +29,15 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// By what a status says, if there is one, and whether the preview is being deleted: then it ends, whatever was said before.
+    pub fn of(said: Option<Self>, deleted: bool) -> Self {
+        let said = said.unwrap_or(Self::Queued);
+        if deleted && !said.is_terminal() {
+            return Self::Ending;
+        }
+        said
+    }
+
     /// Whether nothing of the preview is left and nothing will change any more.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Ended | Self::Failed)

@@ -105,11 +105,8 @@ impl PreviewSandbox {
     /// How far it is: one that nobody has looked at yet waits, and one that was deleted and is not over yet is ending, whatever its
     /// status still says.
     pub fn phase(&self) -> Phase {
-        let said = self.status.as_ref().map_or(Phase::Queued, |status| status.phase);
-        if self.metadata.deletion_timestamp.is_some() && !said.is_terminal() {
-            return Phase::Ending;
-        }
-        said
+        let said = self.status.as_ref().map(|status| status.phase);
+        Phase::of(said, self.metadata.deletion_timestamp.is_some())
     }
 }
 

@@ -4,7 +4,7 @@
 //! anew while the network dropped packets. A watch on such a connection hears nothing for the five minutes of kube's idle
 //! time-out, and the operator saw no new preview meanwhile. client-go keeps its connections alive, and so does this.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
@@ -12,10 +12,12 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use kube::{
-    Client, Config,
+    Api, Client, Config,
+    api::{ListParams, PartialObjectMeta},
     client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
     runtime::utils::Backoff,
 };
+use serde::de::DeserializeOwned;
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
 use crate::error::{Error, Result};
@@ -33,9 +35,43 @@ const ASKED: u32 = 3;
 /// `TCP_USER_TIMEOUT`): with 20 s, a gateway did not know of a ready preview half a minute after an API server had come back.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
+/// Bytes that are read from a connection at once: a TLS record has no more (RFC 8446, 5.1). hyper's own limit is 400 KiB, each connection on
+/// which a page of a list has come keeps as much as that took, and a start with three thousand previews kept 15 MB of it.
+const BUFFER: usize = 16 * 1024;
+/// Connections that are kept while nobody asks for anything, each some 60 KiB here and as much at the API server. For ever, as far as hyper is
+/// concerned.
+const IDLE: usize = 64;
+
 /// A watch that broke is begun again after one to two times this: a handful of watches, and not all at once. kube's own pause grows to
 /// half a minute, for which a gateway knows no new preview after the API server is back.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Objects in one answer to a list. A page of pods is a megabyte of JSON, and several kinds are listed at once.
+pub const PAGE: u32 = 100;
+
+/// Shows the metadata of every object with these labels, as they are now and a page at a time: ten thousand at once would be as large as all
+/// that an operator keeps.
+///
+/// # Errors
+/// If the API server refuses, or has forgotten what it began to list.
+pub async fn each_in<K>(
+    api: &Api<K>,
+    labels: &str,
+    mut show: impl FnMut(&PartialObjectMeta<K>),
+) -> kube::Result<()>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut page = ListParams::default().labels(labels).limit(PAGE);
+    loop {
+        let list = api.list_metadata(&page).await?;
+        list.items.iter().for_each(&mut show);
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
 
 /// When a watch that broke is begun again.
 #[derive(Debug)]
@@ -88,7 +124,10 @@ pub fn connect(config: Config) -> Result<Client> {
         .map_err(unusable)?;
     let mut bounded = TimeoutConnector::new(https);
     bounded.set_connect_timeout(Some(CONNECT));
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(bounded);
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+        .http1_max_buf_size(BUFFER)
+        .pool_max_idle_per_host(IDLE)
+        .build(bounded);
     // The layers, and their order, of kube's own client (`ClientBuilder::try_from`).
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

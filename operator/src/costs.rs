@@ -11,8 +11,9 @@ use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
+use serde::{Deserialize, de::IgnoredAny};
 use tokio::time::Instant;
-use vitrine_crds::{Amount, PreviewSandbox, preview_sandbox::Cost};
+use vitrine_crds::{Amount, preview_sandbox::Cost};
 use vitrine_policies::names;
 
 use crate::{
@@ -244,9 +245,8 @@ async fn ask(context: &Context, node: Arc<Node>, pods: &HashSet<String>, whole: 
 /// The nodes and pods of previews that have a pod and whose end is not recorded.
 fn living(context: &Context) -> (HashSet<String>, HashSet<String>) {
     let (mut nodes, mut pods) = (HashSet::new(), HashSet::new());
-    for guarded in context.watched.previews.each() {
-        let Ok(preview) = &guarded.0 else { continue };
-        if let Some((node, pod)) = place(preview) {
+    for preview in context.watched.previews.skim::<Placed>() {
+        if let Some((node, pod)) = preview.place() {
             nodes.insert(node);
             pods.insert(pod);
         }
@@ -254,12 +254,29 @@ fn living(context: &Context) -> (HashSet<String>, HashSet<String>) {
     (nodes, pods)
 }
 
-fn place(preview: &PreviewSandbox) -> Option<(String, String)> {
-    let status = preview
-        .status
-        .as_ref()
-        .filter(|status| status.receipt.is_none())?;
-    Some((status.node.clone()?, status.pod.as_ref()?.uid.clone()))
+/// What of a preview says where its pod is.
+#[derive(Deserialize)]
+struct Placed {
+    status: Option<PlacedStatus>,
+}
+
+#[derive(Deserialize)]
+struct PlacedStatus {
+    receipt: Option<IgnoredAny>,
+    node: Option<String>,
+    pod: Option<PlacedPod>,
+}
+
+#[derive(Deserialize)]
+struct PlacedPod {
+    uid: String,
+}
+
+impl Placed {
+    fn place(self) -> Option<(String, String)> {
+        let status = self.status.filter(|status| status.receipt.is_none())?;
+        Some((status.node?, status.pod?.uid))
+    }
 }
 
 #[cfg(test)]

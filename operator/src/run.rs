@@ -4,10 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{
-    Api, Client, CustomResourceExt,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Api, Client, CustomResourceExt, runtime::events::Reporter};
 use tokio::{signal::unix, sync::watch};
 use vitrine_crds::{PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing};
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
@@ -208,7 +205,7 @@ async fn work(
             instance: Some(arguments.identity.clone()),
         };
         let context = Arc::new(Context {
-            herald: Herald::new(&Recorder::new(client.clone(), reporter)),
+            herald: Herald::new(&client, &reporter),
             watched,
             client: client.clone(),
             metrics: metrics.clone(),

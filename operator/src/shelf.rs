@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     fmt,
     marker::PhantomData,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -26,8 +29,8 @@ const RICHER: usize = 2;
 /// Of one kind, by `namespace/name`, or `name` alone.
 pub struct Shelf<K> {
     known: RwLock<HashMap<Arc<str>, Packed>>,
-    /// What a list that is under way has told so far.
-    listed: Mutex<HashMap<Arc<str>, Packed>>,
+    /// How many lists were begun.
+    lists: AtomicU32,
     /// What objects are compressed against.
     sample: RwLock<Arc<[u8]>>,
     ready: watch::Sender<bool>,
@@ -38,6 +41,8 @@ pub struct Shelf<K> {
 struct Packed {
     sample: Arc<[u8]>,
     bytes: Box<[u8]>,
+    /// Which list it was in, or came after.
+    list: u32,
 }
 
 impl<K> fmt::Debug for Shelf<K> {
@@ -52,7 +57,7 @@ impl<K> Default for Shelf<K> {
     fn default() -> Self {
         Self {
             known: RwLock::default(),
-            listed: Mutex::default(),
+            lists: AtomicU32::new(0),
             sample: RwLock::new(Arc::from([])),
             ready: watch::Sender::new(false),
             kind: PhantomData,
@@ -84,6 +89,20 @@ impl<K> Shelf<K> {
     pub fn has(&self, name: &str) -> bool {
         self.known().contains_key(name)
     }
+}
+
+/// What an event has changed on a shelf.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This one was put there.
+    Put(Arc<str>),
+    /// A list is whole.
+    Listed {
+        /// What is not in it.
+        gone: Vec<Arc<str>>,
+    },
+    /// Nothing that was not known before, or something was removed.
+    None,
 }
 
 /// What a shelf can hold.
@@ -160,30 +179,44 @@ pub fn key(meta: &ObjectMeta) -> String {
 }
 
 impl<K: Shelved> Shelf<K> {
-    /// A watch tells something.
-    pub fn handle(&self, event: &Event<K>) {
-        let listed = || self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A watch tells something; what is there or not because of it.
+    pub fn handle(&self, event: &Event<K>) -> Change {
         match event {
-            Event::Apply(object) => {
-                if let Some(packed) = self.pack(object) {
-                    self.known_mut().insert(object.key().into(), packed);
-                }
-            }
+            Event::Apply(object) | Event::InitApply(object) => match self.put(object) {
+                Some(name) => Change::Put(name),
+                None => Change::None,
+            },
             Event::Delete(object) => {
                 self.known_mut().remove(object.key().as_str());
+                Change::None
             }
-            Event::Init => *listed() = HashMap::new(),
-            Event::InitApply(object) => {
-                if let Some(packed) = self.pack(object) {
-                    listed().insert(object.key().into(), packed);
-                }
+            // What was known stays until the list is whole: two of everything would be twice as large.
+            Event::Init => {
+                self.lists.fetch_add(1, Ordering::Relaxed);
+                Change::None
             }
             Event::InitDone => {
-                let all = std::mem::take(&mut *listed());
-                *self.known_mut() = all;
+                let (list, mut gone) = (self.lists.load(Ordering::Relaxed), vec![]);
+                self.known_mut().retain(|name, packed| {
+                    if packed.list != list {
+                        gone.push(name.clone());
+                    }
+                    packed.list == list
+                });
                 self.ready.send_replace(true);
+                Change::Listed { gone }
             }
         }
+    }
+
+    fn put(&self, object: &K) -> Option<Arc<str>> {
+        let packed = self.pack(object)?;
+        let (mut known, name) = (self.known_mut(), object.key());
+        // The name that is kept, which others keep as well.
+        let kept = known.get_key_value(name.as_str()).map(|(name, _)| name.clone());
+        let name = kept.unwrap_or_else(|| name.into());
+        known.insert(name.clone(), packed);
+        Some(name)
     }
 
     /// An object, as the watch has it.
@@ -211,14 +244,33 @@ impl<K: Shelved> Shelf<K> {
             *self.sample.write().unwrap_or_else(PoisonError::into_inner) = sample.clone();
         }
         let bytes = compress_prepend_size_with_dict(&json, &sample).into_boxed_slice();
-        Some(Packed { sample, bytes })
+        let list = self.lists.load(Ordering::Relaxed);
+        Some(Packed { sample, bytes, list })
+    }
+}
+
+impl<K> Shelf<DeserializeGuard<K>> {
+    /// Of each object that can be read what `T` wants of it. The rest is not read, which is most of the work where all are looked at.
+    pub fn skim<T: DeserializeOwned>(&self) -> impl Iterator<Item = T> {
+        let all = self.names().into_iter().filter_map(|name| {
+            let packed = self.known().get(&name).cloned()?;
+            unpack_as(&packed, |json| serde_json::from_slice(json))
+        });
+        all.filter_map(|read| match read {
+            Read::Whole(part) => Some(part),
+            Read::Invalid { .. } => None,
+        })
     }
 }
 
 fn unpack<K: Shelved>(packed: &Packed) -> Option<K> {
+    unpack_as(packed, K::from_json)
+}
+
+fn unpack_as<T>(packed: &Packed, read: impl FnOnce(&[u8]) -> serde_json::Result<T>) -> Option<T> {
     let json = decompress_size_prepended_with_dict(&packed.bytes, &packed.sample);
-    let read = json.map_err(|error| error.to_string());
-    let read = read.and_then(|json| K::from_json(&json).map_err(|error| error.to_string()));
+    let json = json.map_err(|error| error.to_string());
+    let read = json.and_then(|json| read(&json).map_err(|error| error.to_string()));
     // What was packed here can be read here.
     read.inspect_err(|error| tracing::error!(error, "an object that was kept cannot be read"))
         .ok()
@@ -270,14 +322,45 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_what_was_there_once_it_is_whole() {
+    fn what_is_not_in_a_list_goes_once_the_list_is_whole() {
         let shelf = Shelf::default();
         shelf.handle(&Event::Apply(cell("gone", "1")));
         shelf.handle(&Event::Init);
+        shelf.handle(&Event::InitApply(cell("gone", "1")));
+        // That list was broken off, and another begins.
+        shelf.handle(&Event::Init);
         shelf.handle(&Event::InitApply(cell("a", "2")));
-        assert_eq!(all(&shelf), ["gone"]);
-        shelf.handle(&Event::InitDone);
+        assert_eq!(all(&shelf), ["a", "gone"]);
+        let gone = vec!["gone".into()];
+        assert_eq!(shelf.handle(&Event::InitDone), Change::Listed { gone });
         assert_eq!(all(&shelf), ["a"]);
+        // What comes after a list is as good as what was in it.
+        shelf.handle(&Event::Apply(cell("b", "3")));
+        shelf.handle(&Event::Init);
+        for name in ["a", "b"] {
+            shelf.handle(&Event::InitApply(cell(name, "4")));
+        }
+        assert_eq!(shelf.handle(&Event::InitDone), Change::Listed { gone: vec![] });
+    }
+
+    #[test]
+    fn what_is_skimmed_is_a_part_of_each_that_can_be_read() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Named {
+            metadata: ObjectMeta,
+        }
+        let shelf = Shelf::default();
+        let read: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["x"]}}))
+                .unwrap();
+        let metadata = read.metadata.clone();
+        shelf.handle(&Event::Apply(DeserializeGuard(Ok(read))));
+        let invalid = InvalidObject {
+            error: "no".into(),
+            metadata: cell("b", "1").metadata,
+        };
+        shelf.handle(&Event::Apply(DeserializeGuard::<Namespace>(Err(invalid))));
+        assert_eq!(shelf.skim::<Named>().collect::<Vec<_>>(), [Named { metadata }]);
     }
 
     #[test]

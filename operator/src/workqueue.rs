@@ -73,16 +73,16 @@ impl Workqueue {
     }
 
     /// Something is to be looked at now, or, if it is being looked at, once more after that.
-    pub fn add(&self, name: &str) {
+    pub fn add(&self, name: impl AsRef<str> + Into<Arc<str>>) {
         self.add_at(name, Instant::now());
     }
 
     /// Something is to be looked at after a time, if it is not to be sooner.
-    pub fn add_after(&self, name: &str, after: Duration) {
+    pub fn add_after(&self, name: impl AsRef<str> + Into<Arc<str>>, after: Duration) {
         self.add_at(name, Instant::now() + after);
     }
 
-    fn add_at(&self, name: &str, at: Instant) {
+    fn add_at(&self, name: impl AsRef<str> + Into<Arc<str>>, at: Instant) {
         let mut inner = self.inner();
         if inner.add(name, at) {
             drop(inner);
@@ -150,7 +150,7 @@ impl Workqueue {
                         // Also if the look panics: what nobody looks at any more would be lost.
                         let running = Running { queue, name };
                         if let Some(after) = look.await {
-                            running.queue.add_after(&running.name, after);
+                            running.queue.add_after(running.name.clone(), after);
                         }
                     });
                 }
@@ -175,10 +175,10 @@ impl Drop for Running {
 
 impl Inner {
     /// Whether who waits for the next one has to look again.
-    fn add(&mut self, name: &str, at: Instant) -> bool {
-        let name = match self.entries.get_key_value(name) {
+    fn add(&mut self, name: impl AsRef<str> + Into<Arc<str>>, at: Instant) -> bool {
+        let name = match self.entries.get_key_value(name.as_ref()) {
             Some((name, _)) => name.clone(),
-            None => Arc::from(name),
+            None => name.into(),
         };
         let entry = self.entries.entry(name.clone()).or_default();
         if entry.due.is_some_and(|due| due <= at) {

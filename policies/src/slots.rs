@@ -3,7 +3,7 @@
 //! A slot's name is dimension + full SHA-256 of its key + index. The key itself is stored beside and compared, so that a
 //! collision is refused rather than shared. No ownerReferences: they would be collected across namespaces (attacks, 18).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::{ResourceExt, api::ObjectMeta};
@@ -96,16 +96,35 @@ impl Dimension {
 /// What the slots of the cluster are named after: there is one cluster.
 pub const WHOLE_CLUSTER: &str = "cluster";
 
+/// Whom a preview is for, as far as there are limits for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visitor<'a> {
+    /// The subject.
+    pub subject: &'a str,
+    /// The network, if it is known.
+    pub network: Option<&'a str>,
+}
+
+impl<'a> From<&'a PreviewSandbox> for Visitor<'a> {
+    fn from(preview: &'a PreviewSandbox) -> Self {
+        Self {
+            subject: &preview.spec.subject,
+            network: preview.spec.network.as_deref(),
+        }
+    }
+}
+
 /// What a preview is limited by: one text a dimension, and none where the dimension does not apply to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Keys<'a>([Option<&'a str>; 5]);
 
 impl<'a> Keys<'a> {
     /// Of a preview of this listing (by uid) and seller.
-    pub fn new(preview: &'a PreviewSandbox, listing_uid: &'a str, seller: &'a str) -> Self {
+    pub fn new(visitor: impl Into<Visitor<'a>>, listing_uid: &'a str, seller: &'a str) -> Self {
+        let Visitor { subject, network } = visitor.into();
         Self([
-            Some(&preview.spec.subject),
-            preview.spec.network.as_deref(),
+            Some(subject),
+            network,
             Some(listing_uid),
             Some(seller),
             Some(WHOLE_CLUSTER),
@@ -118,14 +137,9 @@ impl<'a> Keys<'a> {
     }
 
     /// Of a preview in a cell that holds what its listing's previews have in common.
-    pub fn of_visitor(preview: &'a PreviewSandbox) -> Self {
-        Self([
-            Some(&preview.spec.subject),
-            preview.spec.network.as_deref(),
-            None,
-            None,
-            None,
-        ])
+    pub fn of_visitor(visitor: impl Into<Visitor<'a>>) -> Self {
+        let Visitor { subject, network } = visitor.into();
+        Self([Some(subject), network, None, None, None])
     }
 
     /// A slot in each dimension that applies, of as many as there are in that dimension.
@@ -211,6 +225,44 @@ pub fn indices(limit: i32, above: i32, owner_uid: &str) -> Vec<i32> {
         (sum.wrapping_mul(31) + i32::from(byte)) & 0xffff
     });
     (0..room).map(|index| (index + first) % room).collect()
+}
+
+/// A slot's name in parts: half as long as its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// What it limits.
+    pub dimension: Dimension,
+    /// SHA-256 of its key.
+    digest: [u8; 32],
+    /// Which of those of its key.
+    pub index: i32,
+}
+
+impl Name {
+    /// Of a text that [`name`] has made, and of no other.
+    pub fn read(text: &str) -> Option<Self> {
+        let (dimension, index) = parse(text)?;
+        let digest = text.strip_prefix(dimension.as_str())?.strip_prefix('-')?;
+        let mut name = Self {
+            dimension,
+            digest: [0; 32],
+            index,
+        };
+        hex::decode_to_slice(digest.rsplit_once('-')?.0, &mut name.digest).ok()?;
+        (name.to_string() == text).then_some(name)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}-{}-{}",
+            self.dimension.as_str(),
+            hex::encode(self.digest),
+            self.index
+        )
+    }
 }
 
 /// The dimension and the index that are in a slot's name.
@@ -324,6 +376,25 @@ pub fn holder(lease: &Lease, key: &str, owner_uid: &str) -> Holder {
 mod tests {
     use super::*;
     use crate::cell::fixtures::{listing, policy, preview};
+
+    #[test]
+    fn a_name_in_parts_is_the_same_name_and_another_text_is_none() {
+        let text = name(Dimension::Network, "198.51.100.0/24", 12);
+        assert_eq!(Name::read(&text).unwrap().to_string(), text);
+        assert_ne!(
+            Name::read(&text),
+            Name::read(&name(Dimension::Network, "198.51.100.0/24", 2))
+        );
+        for other in [
+            "network-12".to_owned(),
+            text.to_uppercase(),
+            text.replace("-12", "-012"),
+            format!("{text}-"),
+            format!("x{text}"),
+        ] {
+            assert_eq!(Name::read(&other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_slot_names_its_key_in_full_and_its_holder() {

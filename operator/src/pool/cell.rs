@@ -167,7 +167,7 @@ async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Res
     let pods: Api<Pod> = context.api(name);
     let pod = found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", name))?;
     let uid = context.watched.cells.get(name).and_then(|cell| cell.uid());
-    let held = uid.map_or_else(Vec::new, |uid| context.watched.held_by(&uid));
+    let held = uid.map_or_else(Vec::new, |uid| context.watched.slots.held_by(&uid));
     let own = record.holds.as_ref().map_or(&[][..], |holds| &holds.slots);
     let holds_more = record.holds.is_some() && held.iter().any(|slot| !own.contains(slot));
     let table = &context.pools;
@@ -492,7 +492,7 @@ async fn confined(
     begun: Begun,
 ) -> Result<std::result::Result<String, &'static str>> {
     if let Some(found) = known(context, cell, world) {
-        return Ok(Ok(found.seal));
+        return Ok(Ok(found.seal.into()));
     }
     let name = cell.name_any();
     let there = dereference::cell(context, &name).await?;
@@ -506,17 +506,16 @@ async fn confined(
 
 /// Spares the next look the reads, if all of it was there.
 fn remember(context: &Context, name: &str, world: &World, there: &Cell, begun: Begun) {
-    if let (true, Some(namespace), Some((_, lot)), Some(policy), Some(quota)) = (
+    if let (true, Some(uid), Some((_, lot)), Some(policy), Some(quota)) = (
         there.is_whole(),
-        &there.namespace,
+        there.namespace.as_ref().and_then(ResourceExt::uid),
         &world.template,
         &there.network_policy,
         &there.quota,
     ) {
         let found = Found {
-            uid: namespace.uid(),
-            lot: lot.clone(),
-            seal: seal_identity(policy),
+            which: confinement::which(&uid, lot),
+            seal: seal_identity(policy).into(),
             quota: confinement::allows(quota),
             at: Instant::now(),
         };

@@ -26,17 +26,18 @@ pub enum Doubt {
     Content,
 }
 
+/// The first half of a SHA-256: what is only compared takes no more room.
+pub type Digest = [u8; 16];
+
 /// What a look at all of a cell has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Of its namespace: another one may come to have its name.
-    pub uid: Option<String>,
-    /// Which previews it confines as they must be (`record::lot`).
-    pub lot: String,
+    /// Which namespace, and which previews it confines as they must be ([`which`]).
+    pub which: Digest,
     /// What its network policy is known by.
-    pub seal: String,
+    pub seal: Box<str>,
     /// What its quota allows ([`allows`]).
-    pub quota: String,
+    pub quota: Digest,
     /// When.
     pub at: Instant,
 }
@@ -117,7 +118,7 @@ impl Confinement {
     pub fn of(&self, cell: &str, uid: Option<&String>, lot: &str, now: Instant) -> Option<Found> {
         let found = self.inner().cells.get(cell)?.found.clone()?;
         let young = now.saturating_duration_since(found.at) < COUNTS;
-        (young && found.lot == lot && uid.is_some() && found.uid.as_ref() == uid).then_some(found)
+        (young && found.which == which(uid?, lot)).then_some(found)
     }
 
     /// Whether a cell's quota is the one that was found, and differs at most in what it counts.
@@ -156,7 +157,7 @@ impl Confinement {
 
 /// What a quota allows, in short: everything of it but what it counts, which is written whenever a pod comes or goes. Admission goes by
 /// what its status says is allowed (k8s.io/apiserver, plugin/resourcequota).
-pub fn allows(quota: &ResourceQuota) -> String {
+pub fn allows(quota: &ResourceQuota) -> Digest {
     let meta = &quota.metadata;
     let text = json!([
         meta.uid,
@@ -166,7 +167,19 @@ pub fn allows(quota: &ResourceQuota) -> String {
         quota.spec,
         quota.status.as_ref().map(|status| &status.hard)
     ]);
-    names::digest(&["quota", &text.to_string()])[..32].to_owned()
+    digest(&["quota", &text.to_string()])
+}
+
+/// A namespace by its uid, since another one may come to have its name, and a lot (`record::lot`), in short.
+pub fn which(uid: &str, lot: &str) -> Digest {
+    digest(&["which", uid, lot])
+}
+
+fn digest(parts: &[&str]) -> Digest {
+    let mut short = Digest::default();
+    // As many digits as it has room for.
+    let _ = hex::decode_to_slice(&names::digest(parts)[..2 * short.len()], &mut short);
+    short
 }
 
 #[cfg(test)]
@@ -184,9 +197,8 @@ mod tests {
 
     fn found(at: Instant) -> Found {
         Found {
-            uid: Some("cell's".to_owned()),
-            lot: "lot".to_owned(),
-            seal: "uid/1".to_owned(),
+            which: which("cell's", "lot"),
+            seal: "uid/1".into(),
             quota: allows(&quota("1", "0")),
             at,
         }

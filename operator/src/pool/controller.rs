@@ -77,13 +77,13 @@ impl Wakes {
 
     /// This preview is to be looked at.
     pub fn preview(&self, namespace: &str, name: &str) {
-        self.previews.add(&format!("{namespace}/{name}"));
+        self.previews.add(format!("{namespace}/{name}"));
     }
 
     /// These cells are to be looked at.
     pub fn cells(&self, names: impl IntoIterator<Item = String>) {
         for name in names {
-            self.cells.add(&name);
+            self.cells.add(name);
         }
     }
 
@@ -185,8 +185,8 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
     let queue = controllers.cells;
     let told = controllers.told.for_each(|told| {
         match told {
-            Told::There(name) => queue.add(&name),
-            Told::Gone(cell) => queue.add(&cell.key()),
+            Told::There(name) => queue.add(name),
+            Told::Gone(cell) => queue.add(cell.key()),
         }
         std::future::ready(())
     });

@@ -94,11 +94,11 @@ pub fn tell_totals(context: &Context) {
 
 /// Has cells that nobody has give way to previews that wait for what they hold.
 pub fn make_way(context: &Context) {
-    let already = |of: &OfPool, cell: &str| context.pools.is_surplus(&of.uid, cell);
-    for (of, cell) in context.watched.giving_way(BATCH, already) {
-        if context.pools.gives_way(&of.uid, &cell) {
-            tracing::info!(cell, pool = of.name, "gives way to previews that wait");
-            context.wakes.cells([cell]);
+    let already = |pool: &str, cell: &str| context.pools.is_surplus(pool, cell);
+    for (pool, cell) in context.watched.giving_way(BATCH, already) {
+        if context.pools.gives_way(&pool, &cell) {
+            tracing::info!(cell = &*cell, pool_uid = pool, "gives way to previews that wait");
+            context.wakes.cells([cell.to_string()]);
         }
     }
 }

@@ -84,13 +84,14 @@ pub struct Warm {
 #[derive(Debug)]
 struct Known {
     state: State,
-    warm: Option<Warm>,
+    /// Of most cells there is none: in a box, it takes no room there.
+    warm: Option<Box<Warm>>,
     /// It is one too many.
     surplus: bool,
     /// What confines it may have changed since it was found ready.
     doubted: bool,
     /// Whom its pod proved itself to, and when it was taken for a preview: until the watch tells of that, it is known here alone.
-    taken: Option<(Option<String>, Instant)>,
+    taken: Option<Box<(Option<String>, Instant)>>,
     /// Since when it is in this state.
     since: Instant,
 }
@@ -399,7 +400,7 @@ impl Table {
     pub fn was_just_taken(&self, pool: &str, cell: &str, nonce: &str, now: Instant) -> bool {
         let pools = self.pools();
         let known = pools.get(pool).and_then(|pool| pool.cells.get(cell));
-        let taken = known.and_then(|known| known.taken.as_ref());
+        let taken = known.and_then(|known| known.taken.as_deref());
         taken.is_some_and(|(of, at)| {
             of.as_deref() == Some(nonce) && now.saturating_duration_since(*at) < BEHIND
         })
@@ -453,7 +454,7 @@ impl Table {
 
     /// The cell as it was ready when it was last looked at.
     pub fn warm(&self, pool: &str, cell: &str) -> Option<Warm> {
-        self.pools().get(pool)?.cells.get(cell)?.warm.clone()
+        self.pools().get(pool)?.cells.get(cell)?.warm.as_deref().cloned()
     }
 
     /// Whether a cell is one too many.
@@ -617,10 +618,10 @@ impl Table {
         let (pool, name) = pools
             .values_mut()
             .find_map(|pool| pool.oldest(kind).map(|name| (pool, name)))?;
-        let warm = pool.cells.get(&name)?.warm.clone();
+        let warm = pool.cells.get(&name)?.warm.as_deref().cloned();
         pool.set(&name, State::Claimed, None);
         if let (Some(known), Some(warm)) = (pool.cells.get_mut(&name), &warm) {
-            known.taken = Some((warm.pod.nonce.clone(), Instant::now()));
+            known.taken = Some(Box::new((warm.pod.nonce.clone(), Instant::now())));
         }
         warm
     }
@@ -685,7 +686,7 @@ impl Pool {
             doubted: warm.is_none() && self.cells.get(cell).is_some_and(|known| known.doubted),
             taken: None,
             state,
-            warm,
+            warm: warm.map(Box::new),
             surplus,
         };
         self.cells.insert(cell.to_owned(), known);

@@ -30,20 +30,19 @@ use tokio::task::JoinSet;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_policies::{
     cell::{Tenant, record, seal},
-    names, slots,
+    names,
 };
 
 use super::{
     Context, Guarded,
     apply::{self, Next},
     decide::{self, Plan},
-    dereference,
+    dereference, held,
     looks::{self, Looks},
     observe::{self, End},
-    queue::{GuardedListing, GuardedPolicy, Indexes, Watched},
+    queue::{GuardedListing, GuardedPolicy, Indexes, Watched, reference},
     watches::{
-        self, bare, bare_node, bare_preview, bare_slot, everything, in_cells, meta, objects, shelved, stored,
-        well,
+        self, bare, bare_node, bare_preview, everything, in_cells, meta, objects, shelved, stored, well,
     },
     whose,
 };
@@ -91,11 +90,10 @@ pub fn controller(
         bare_preview,
         &indexes.previews,
     );
-    let of_slots = everything().labels(slots::DIMENSION_LABEL);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
     let (cells, [namespaces, pools_cells]) =
         shelved(&mut reflectors, meta(client), in_cells(), bare, &indexes.cells);
-    let (slots, [of_leases]) = shelved(&mut reflectors, leases, of_slots, bare_slot, &indexes.slots);
+    let (slots, of_slots) = watches::held(&mut reflectors, leases);
     let all = || Api::all(client.clone());
     let (listings, [of_listings, pools_listings]) =
         stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
@@ -122,8 +120,7 @@ pub fn controller(
         nodes,
         cells: cells.clone(),
         pools,
-        slots: slots.clone(),
-        slots_namespace: slots_namespace.to_owned(),
+        slots,
         receipts,
         policies,
         indexes,
@@ -143,8 +140,8 @@ pub fn controller(
         of_previews
             .for_each(move |told| {
                 match told {
-                    watches::Told::There(name) => named.add(&name),
-                    watches::Told::Gone(preview) => named.add(&preview.key()),
+                    watches::Told::There(name) => named.add(name),
+                    watches::Told::Gone(preview) => named.add(preview.key()),
                 }
                 std::future::ready(())
             })
@@ -185,20 +182,26 @@ pub fn controller(
         ),
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         // Or taken for a preview that was admitted with others: that one is to give it back. Or deleted under a live one.
-        feed(&queue, objects(&slots, of_leases), move |slot| {
-            let mut woken = if for_turns.holder(&slot.name_any()).is_none() {
-                for_turns.turns()
-            } else {
-                vec![]
+        feed(&queue, of_slots, move |told| {
+            let (slot, holder) = match told {
+                // Which were freed or taken meanwhile nobody tells.
+                held::Told::All => {
+                    let mut woken = for_turns.turns();
+                    woken.extend(for_turns.admitted());
+                    return woken;
+                }
+                held::Told::Of(slot, holder) => (slot.to_string(), holder),
             };
-            woken.extend(by_annotation(&slot).into_iter().filter(|holder| {
-                let holder = for_turns.previews.get(&named_by(holder));
-                holder.is_some_and(|guarded| {
-                    guarded
-                        .0
-                        .as_ref()
-                        .is_ok_and(|p| is_beside(&slot, p) || p.phase() == Phase::Ready)
-                })
+            let mut woken = if for_turns.slots.is_held(&slot) {
+                vec![]
+            } else {
+                for_turns.turns()
+            };
+            woken.extend(holder.and_then(|uid| for_turns.living(&uid)).and_then(|name| {
+                let holder = for_turns.previews.get(&name)?;
+                let holder = holder.0.as_ref().ok()?;
+                let concerned = is_beside(&slot, holder) || holder.phase() == Phase::Ready;
+                concerned.then(|| reference(&name)).flatten()
             }));
             woken
         }),
@@ -225,7 +228,7 @@ fn feed<K: Send + 'static>(
     objects
         .for_each(move |object| {
             for preview in wakes(object) {
-                queue.add(&named_by(&preview));
+                queue.add(named_by(&preview));
             }
             std::future::ready(())
         })
@@ -288,9 +291,9 @@ where
 }
 
 /// Whether a slot is none of those with which a preview was admitted.
-fn is_beside(slot: &PartialObjectMeta<Lease>, preview: &PreviewSandbox) -> bool {
+fn is_beside(slot: &str, preview: &PreviewSandbox) -> bool {
     let status = preview.status.as_ref();
-    status.is_some_and(|s| !s.slots.is_empty() && !s.slots.contains(&slot.name_any()))
+    status.is_some_and(|s| !s.slots.is_empty() && !s.slots.iter().any(|own| own == slot))
 }
 
 /// Whether a change of policy or listing can mean something to a preview.

@@ -119,7 +119,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
             world.place = Some(place);
         }
         // After the preview itself: who gives slots back writes that very version first.
-        if context.watched.holds(&world.tenant.uid) {
+        if context.watched.slots.holds(&world.tenant.uid) {
             world.held_slots = slots::held_by(context, &world.tenant.uid).await?;
         }
         world.other_cells = context.watched.cells_beside(&world.tenant.uid, None);

@@ -208,7 +208,7 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     if cell.metadata.deletion_timestamp.is_some() || !seal::holds(&record::had_by(&tenant), &live) {
         return None;
     }
-    let own = |slot: &String| watched.holder(slot).as_deref() == Some(&uid);
+    let own = |slot: &String| watched.slots.is_held_by(slot, &uid);
     if !status.slots.iter().all(own)
         || watched.holds_beside(&uid, &status.slots)
         || !watched.cells_beside(&uid, status.cell.as_deref()).is_empty()

@@ -9,6 +9,8 @@ pub mod cells;
 pub mod controller;
 pub mod decide;
 pub mod dereference;
+pub mod entries;
+pub mod held;
 pub mod index;
 pub mod looks;
 pub mod make;

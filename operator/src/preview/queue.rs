@@ -1,12 +1,13 @@
 //! What the watches know of all previews, as the queue needs it. Reads stores in memory, calls nobody.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, Namespace, Node},
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node};
 use kube::{
     Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -15,15 +16,13 @@ use kube::{
 use tokio::task::JoinSet;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewPool, PreviewSandbox, SkuListing,
-    StatusReason,
-    conditions::{self, types},
     preview_policy::{AbuseRules, Admission, Cells},
     preview_sandbox::TrustLevel,
 };
 use vitrine_policies::{
     Envelope,
     capacity::{self, Resources, Room},
-    cell::record::{Holds, OfPool, Record},
+    cell::record::{OfPool, Record},
     envelope, names,
     queue::{self, Entry, Place, Stage},
     slots::{self, Dimension, Keys},
@@ -31,6 +30,8 @@ use vitrine_policies::{
 
 use super::{
     Guarded,
+    entries::{OfCell, OfListing, OfPreview, in_queue, is_admitted, needs, since, waits},
+    held::Held,
     index::{Facts, Index},
     is_waiting,
 };
@@ -55,9 +56,7 @@ pub struct Watched {
     /// All cells, by their namespaces.
     pub cells: Arc<Shelf<PartialObjectMeta<Namespace>>>,
     /// All slots.
-    pub slots: Arc<Shelf<PartialObjectMeta<Lease>>>,
-    /// Their namespace.
-    pub slots_namespace: String,
+    pub slots: Arc<Held>,
     /// Receipts without a preview.
     pub receipts: Store<PartialObjectMeta<ConfigMap>>,
     /// All nodes, with no more than is needed to know their room.
@@ -72,15 +71,14 @@ pub struct Watched {
     pub reflectors: Arc<JoinSet<()>>,
 }
 
-/// By what else than their names previews, cells and slots are found.
+/// By what else than their names previews and cells are found.
 #[derive(Clone, Debug)]
 pub struct Indexes {
-    /// Previews: by the slots they live with, by who waits, and by their networks. What those take that live without a pool's cell.
-    pub previews: Arc<Index<Guarded>>,
-    /// Cells: by the preview that has them, and by the slots that pools' cells hold. What those take.
-    pub cells: Arc<Index<PartialObjectMeta<Namespace>>>,
-    /// Slots: by who holds them.
-    pub slots: Arc<Index<PartialObjectMeta<Lease>>>,
+    /// Previews: by their uid while they are not over, by the slots they live with, by who waits, and by their networks. What those take
+    /// that live without a pool's cell.
+    pub previews: Arc<Index<Guarded, OfPreview>>,
+    /// Cells: by their uid, by the preview that has them, and by the slots that pools' cells hold. What those take.
+    pub cells: Arc<Index<PartialObjectMeta<Namespace>, OfCell>>,
 }
 
 /// Keys of the indexes.
@@ -99,6 +97,14 @@ mod keys {
         format!("tenant {uid}")
     }
 
+    pub fn is(uid: &str) -> String {
+        format!("is {uid}")
+    }
+
+    pub fn lives(uid: &str) -> String {
+        format!("lives {uid}")
+    }
+
     pub fn free(lot: &str) -> String {
         format!("free {lot}")
     }
@@ -112,14 +118,17 @@ mod keys {
     }
 }
 
+/// A preview by its name as the watches have it, `namespace/name`.
+pub fn reference(name: &str) -> Option<ObjectRef<Guarded>> {
+    let (namespace, name) = name.split_once('/')?;
+    Some(ObjectRef::new(name).within(namespace))
+}
+
 impl Indexes {
     /// The live previews that say that they live in a cell.
     pub fn in_cell(&self, cell: &str) -> Vec<ObjectRef<Guarded>> {
         let found = self.previews.objects(&keys::cell(cell));
-        let named = found.iter().filter_map(|name| name.split_once('/'));
-        named
-            .map(|(namespace, name)| ObjectRef::new(name).within(namespace))
-            .collect()
+        found.iter().filter_map(|name| reference(name)).collect()
     }
 }
 
@@ -129,63 +138,54 @@ impl Default for Indexes {
         Self {
             previews: Arc::new(Index::new(facts_of_preview)),
             cells: Arc::new(Index::new(facts_of_cell)),
-            slots: Arc::new(Index::new(|slot| Facts {
-                keys: slot
-                    .labels()
-                    .get(slots::HOLDER_LABEL)
-                    .into_iter()
-                    .cloned()
-                    .collect(),
-                takes: None,
-            })),
         }
     }
 }
 
-fn facts_of_preview(guarded: &Guarded) -> Facts {
+fn facts_of_preview(guarded: &Guarded) -> Facts<OfPreview> {
+    let uid = guarded.meta().uid.as_deref();
     let Ok(preview) = &guarded.0 else {
-        return Facts::default();
+        return Facts {
+            keys: uid.map(keys::lives).into_iter().collect(),
+            entry: None,
+        };
     };
-    let mut facts = Facts::default();
-    facts
-        .keys
-        .extend(preview.spec.network.as_deref().map(keys::network));
+    let mut keys = vec![];
+    keys.extend(preview.spec.network.as_deref().map(keys::network));
+    keys.extend(uid.filter(|_| !preview.phase().is_terminal()).map(keys::lives));
     let status = preview.status.as_ref();
     if is_admitted(preview) {
         if let Some(status) = status.filter(|status| status.receipt.is_none()) {
-            facts
-                .keys
-                .extend(status.slots.iter().map(|name| keys::slot(name)));
-            facts.keys.extend(status.cell.as_deref().map(keys::cell));
-            let envelope = status.envelope.as_ref();
-            let whole = status.slots.iter().any(|name| is_of_listing(name));
-            facts.takes = envelope
-                .filter(|_| whole)
-                .and_then(|envelope| capacity::needs(&envelope.size));
+            keys.extend(status.slots.iter().map(|name| keys::slot(name)));
+            keys.extend(status.cell.as_deref().map(keys::cell));
         }
     } else if in_queue(preview) {
         if status.is_some_and(|status| status.phase == Phase::Queued) {
-            facts.keys.push(keys::QUEUED.to_owned());
+            keys.push(keys::QUEUED.to_owned());
         }
         let own = Keys::of_visitor(preview);
-        facts
-            .keys
-            .extend(own.each().map(|(of, key)| keys::waits_for(&slots::stem(of, key))));
+        keys.extend(own.each().map(|(of, key)| keys::waits_for(&slots::stem(of, key))));
     }
-    facts
+    Facts {
+        keys,
+        entry: OfPreview::of(preview),
+    }
 }
 
-fn facts_of_cell(cell: &PartialObjectMeta<Namespace>) -> Facts {
+fn facts_of_cell(cell: &PartialObjectMeta<Namespace>) -> Facts<OfCell> {
+    let own = cell.metadata.uid.as_deref().map(keys::is);
     let Some(record) = Record::of(&cell.metadata) else {
-        return Facts::default();
+        return Facts {
+            keys: own.into_iter().collect(),
+            entry: None,
+        };
     };
-    let held = record.holds.as_ref();
     // Of a pool's, those that are ready are taken (`pool::table`), and no others.
     let free = record
         .lot
         .as_deref()
         .filter(|_| record.tenant.is_none() && record.pool.is_none());
-    let slots = held.into_iter().flat_map(|holds| &holds.slots);
+    let slots = record.holds.iter().flat_map(|holds| &holds.slots);
     Facts {
         keys: record
             .tenant
@@ -193,13 +193,10 @@ fn facts_of_cell(cell: &PartialObjectMeta<Namespace>) -> Facts {
             .map(|uid| keys::tenant(uid))
             .chain(free.map(keys::free))
             .chain(slots.map(|name| keys::slot(name)))
+            .chain(own)
             .collect(),
-        takes: held.and_then(|holds| capacity::needs(&holds.size)),
+        entry: OfCell::of(cell),
     }
-}
-
-fn is_of_listing(slot: &str) -> bool {
-    slots::parse(slot).is_some_and(|(of, _)| of == Dimension::Listing)
 }
 
 impl Watched {
@@ -207,7 +204,7 @@ impl Watched {
     pub async fn known(&self) {
         self.indexes.previews.wait_until_ready().await;
         self.indexes.cells.wait_until_ready().await;
-        self.indexes.slots.wait_until_ready().await;
+        self.slots.wait_until_ready().await;
         // An error means that the watch is gone with the runtime.
         let _ = self.listings.wait_until_ready().await;
         let _ = self.nodes.wait_until_ready().await;
@@ -273,40 +270,38 @@ impl Watched {
         u64::try_from(recent.count()).ok()
     }
 
-    /// The uid of the preview that holds a slot.
-    pub fn holder(&self, slot: &str) -> Option<String> {
-        let slot = self.slots.get(&format!("{}/{slot}", self.slots_namespace))?;
-        slot.labels().get(slots::HOLDER_LABEL).cloned()
-    }
-
     /// Whether a live preview was admitted with a slot, or a pool's cell holds it, whether or not it is still there.
     pub fn is_lived_with(&self, slot: &str) -> bool {
         let key = keys::slot(slot);
-        self.indexes.previews.count(&key) + self.indexes.cells.count(&key) > 0
-    }
-
-    /// The names of the slots that somebody holds.
-    pub fn held_by(&self, uid: &str) -> Vec<String> {
-        let held = self.indexes.slots.objects(uid);
-        let name = |full: &Arc<str>| Some(full.split_once('/')?.1.to_owned());
-        held.iter().filter_map(name).collect()
-    }
-
-    /// Whether a preview holds any slot.
-    pub fn holds(&self, uid: &str) -> bool {
-        self.indexes.slots.count(uid) > 0
+        self.indexes.previews.has(&key) || self.indexes.cells.has(&key)
     }
 
     /// Whether a preview holds another slot than these.
     pub fn holds_beside(&self, uid: &str, known: &[String]) -> bool {
-        self.held_by(uid).iter().any(|slot| !known.contains(slot))
+        self.slots.held_by(uid).iter().any(|slot| !known.contains(slot))
+    }
+
+    /// The preview with this uid, `namespace/name`, if it is not over; or if it cannot be read, and is not ours to judge.
+    pub fn living(&self, uid: &str) -> Option<Arc<str>> {
+        self.indexes.previews.objects(&keys::lives(uid)).pop()
+    }
+
+    /// Whether there is a cell with this uid.
+    pub fn is_cell(&self, uid: &str) -> bool {
+        self.indexes.cells.has(&keys::is(uid))
     }
 
     /// The cells that a preview has beside the one that it lives in.
     pub fn cells_beside(&self, uid: &str, own: Option<&str>) -> Vec<PartialObjectMeta<Namespace>> {
         let names = self.indexes.cells.objects(&keys::tenant(uid));
         let others = names.iter().filter(|name| own != Some(name));
-        others.filter_map(|name| self.cells.get(name)).collect()
+        let cells = others.filter_map(|name| self.cells.get(name));
+        // What is found by a hash, or while the watch goes on, may be another's: and what is beside is given back.
+        cells
+            .filter(|cell| {
+                Record::of(&cell.metadata).is_some_and(|record| record.tenant.as_deref() == Some(uid))
+            })
+            .collect()
     }
 
     /// The cells that a preview may take: first those that it has already, then the free ones, in an order of its own, so that two
@@ -367,7 +362,7 @@ impl Watched {
             uid: &uid,
             keys,
             needs,
-            stage: waits(preview, policy),
+            stage: waits(preview.spec.trust_level, since(preview), policy),
         });
         queue::place(&entries, room.as_ref(), &uid, own)
     }
@@ -382,7 +377,7 @@ impl Watched {
             let waiting = self.indexes.previews.count(&keys::waits_for(&stem)).max(1);
             let held = |index: &i32| {
                 let name = format!("{stem}-{index}");
-                self.holder(&name).is_some() || self.is_lived_with(&name)
+                self.slots.is_held(&name) || self.is_lived_with(&name)
             };
             // Also those above the limit, which others may have who are known better.
             let ceiling = demand.dimension.ceiling(&ceilings).max(demand.limit);
@@ -395,7 +390,7 @@ impl Watched {
     pub fn place_of_cell(&self, uid: &str, envelope: &Envelope, policy: &PreviewPolicy) -> Place {
         let room = self.room(policy);
         let needs = capacity::needs(&envelope.resolved().size).unwrap_or(Resources::NONE);
-        if self.indexes.previews.count(keys::QUEUED) == 0 {
+        if !self.indexes.previews.has(keys::QUEUED) {
             let taken = self.indexes.previews.taken().plus(self.indexes.cells.taken());
             let fits = |room: &Room| taken.plus(needs).fits(&room.resources);
             if room.as_ref().is_none_or(fits) {
@@ -420,23 +415,21 @@ impl Watched {
         queue::place(&entries, room.as_ref(), uid, Duration::ZERO)
     }
 
-    /// The pools' cells, with their pools, that are to let go of what they hold for previews that wait; at most so many. Those that do
-    /// so already come first.
-    pub fn giving_way(&self, most: usize, already: impl Fn(&OfPool, &str) -> bool) -> Vec<(OfPool, String)> {
-        let seen = self.seen(already);
+    /// The pools' cells, with the uids of their pools, that are to let go of what they hold for previews that wait; at most so many.
+    /// Those that do so already come first.
+    pub fn giving_way(&self, most: usize, already: impl Fn(&str, &str) -> bool) -> Vec<(String, Arc<str>)> {
         let Some(policy) = self.policy() else {
             return vec![];
         };
-        if seen.held.iter().all(|held| held.tenant.is_some()) {
+        let seen = self.seen(already);
+        if seen.cells.iter().all(|(_, cell)| cell.tenant.is_some()) {
             return vec![];
         }
         let entries: Vec<_> = seen.entries(&policy.spec).collect();
         let giving = queue::giving_way(&entries, self.room(&policy).as_ref(), most);
-        let held = seen
-            .held
-            .iter()
-            .filter(|held| giving.contains(&held.uid.as_str()));
-        held.map(|held| (held.pool.clone(), held.name.clone())).collect()
+        let held = seen.cells.iter().filter(|(_, cell)| giving.contains(&&*cell.uid));
+        held.map(|(name, cell)| (cell.pool().to_owned(), name.clone()))
+            .collect()
     }
 
     fn room(&self, policy: &PreviewPolicy) -> Option<Room> {
@@ -450,7 +443,7 @@ impl Watched {
     /// The previews whose turn it is now.
     pub fn turns(&self) -> Vec<ObjectRef<Guarded>> {
         // Every slot that is freed asks this, and mostly nobody waits. Who was not looked at yet, is looked at anyway.
-        if self.indexes.previews.count(keys::QUEUED) == 0 {
+        if !self.indexes.previews.has(keys::QUEUED) {
             return vec![];
         }
         let Some(policy) = self.policy() else {
@@ -459,193 +452,129 @@ impl Watched {
         let seen = self.seen(|_, _| false);
         let entries: Vec<_> = seen.entries(&policy.spec).collect();
         let turns = queue::turns(&entries, self.room(&policy).as_ref());
-        let reference = |preview: &PreviewSandbox| {
-            ObjectRef::new(&preview.name_any()).within(&preview.namespace().unwrap_or_default())
-        };
-        seen.previews()
-            .filter(|preview| turns.contains(&preview.metadata.uid.as_deref().unwrap_or_default()))
-            .map(reference)
-            .collect()
+        let turns: HashSet<_> = turns.into_iter().collect();
+        let whose = seen
+            .previews
+            .iter()
+            .filter(|(_, preview)| turns.contains(&*preview.uid));
+        whose.filter_map(|(name, _)| reference(name)).collect()
     }
 
-    fn seen(&self, goes_first: impl Fn(&OfPool, &str) -> bool) -> Seen {
-        let listings = self.listings.state().into_iter().map(|listing| {
-            let meta = listing.meta();
-            let name = (
-                meta.namespace.clone().unwrap_or_default(),
-                meta.name.clone().unwrap_or_default(),
-            );
-            (name, listing)
+    /// The previews that were admitted and are not over.
+    pub fn admitted(&self) -> Vec<ObjectRef<Guarded>> {
+        let all = self.indexes.previews.entries();
+        let admitted = all.iter().filter(|(_, preview)| preview.holds());
+        admitted.filter_map(|(name, _)| reference(name)).collect()
+    }
+
+    fn seen(&self, goes_first: impl Fn(&str, &str) -> bool) -> Seen {
+        let previews = self.indexes.previews.entries();
+        let mut listings: HashMap<_, _> = HashMap::new();
+        for (preview, entry) in &previews {
+            let Some((namespace, listing)) = preview
+                .split_once('/')
+                .and_then(|(namespace, _)| Some((namespace, entry.waits_for()?)))
+            else {
+                continue;
+            };
+            let name = (namespace.to_owned(), listing.to_owned());
+            if !listings.contains_key(&name)
+                && let Some(listing) = self.listing(namespace, listing).as_ref().and_then(OfListing::of)
+            {
+                listings.insert(name, listing);
+            }
+        }
+        let mut cells = self.indexes.cells.entries();
+        cells.sort_by_cached_key(|(name, cell)| {
+            (!(cell.going || goes_first(cell.pool(), name)), name.clone())
         });
-        let held = self.cells.each().filter_map(|cell| {
-            let record = Record::of(&cell.metadata)?;
-            let (pool, name) = (record.pool?, cell.name_any());
-            Some(Held {
-                first: record.going || goes_first(&pool, &name),
-                uid: cell.uid()?,
-                tenant: record.tenant,
-                holds: record.holds?,
-                pool,
-                name,
-            })
-        });
-        let mut held: Vec<_> = held.collect();
-        held.sort_by(|a, b| (b.first, &a.name).cmp(&(a.first, &b.name)));
         Seen {
-            previews: self
-                .previews
-                .each()
-                .filter_map(|guarded| guarded.0.ok())
-                .collect(),
-            listings: listings.collect(),
-            held,
+            previews,
+            listings,
+            cells,
         }
     }
 }
 
-/// The stores at one moment.
+/// What is there at one moment.
 struct Seen {
-    previews: Vec<PreviewSandbox>,
-    listings: HashMap<(String, String), Arc<GuardedListing>>,
-    held: Vec<Held>,
-}
-
-/// What a pool's cell holds.
-struct Held {
-    uid: String,
-    name: String,
-    pool: OfPool,
-    tenant: Option<String>,
-    holds: Holds,
-    /// Before others when something has to give way.
-    first: bool,
+    previews: Vec<(Arc<str>, Arc<OfPreview>)>,
+    /// Those that somebody waits for, by namespace and name.
+    listings: HashMap<(String, String), OfListing>,
+    /// Those of pools; first those that go before others when something has to give way.
+    cells: Vec<(Arc<str>, Arc<OfCell>)>,
 }
 
 impl Seen {
-    fn previews(&self) -> impl Iterator<Item = &PreviewSandbox> {
-        self.previews.iter()
-    }
-
-    /// Every preview that holds slots or waits for some.
+    /// Every preview that holds slots or waits for some, and every cell of a pool.
     fn entries<'a>(&'a self, policy: &'a PreviewPolicySpec) -> impl Iterator<Item = Entry<'a>> {
         // Only where any is: mostly there is none.
         let ends: HashMap<_, _> = self
-            .held
+            .cells
             .iter()
-            .any(|held| held.tenant.is_some())
+            .any(|(_, cell)| cell.tenant.is_some())
             .then(|| {
-                self.previews()
-                    .filter_map(|p| Some((p.metadata.uid.as_deref()?, ends(p))))
+                self.previews
+                    .iter()
+                    .map(|(_, preview)| (&preview.uid, preview.ends))
             })
             .into_iter()
             .flatten()
             .collect();
-        let cells = self.held.iter().map(move |held| Entry {
-            uid: &held.uid,
-            keys: Keys::of_listing(&held.holds.listing, &held.holds.seller),
-            needs: capacity::needs(&held.holds.size).unwrap_or(Resources::NONE),
-            stage: match &held.tenant {
-                Some(tenant) => Stage::Holds {
-                    until: ends.get(tenant.as_str()).copied().flatten(),
-                },
-                None => Stage::Idles,
-            },
+        let cells = self.cells.iter().map(move |(_, cell)| {
+            let tenant = cell.tenant.as_ref();
+            cell.entry(tenant.and_then(|tenant| ends.get(tenant).copied().flatten()))
         });
-        self.previews()
-            .filter_map(move |preview| self.entry(preview, policy))
-            .chain(cells)
+        let previews = self.previews.iter().filter_map(move |(name, preview)| {
+            let (namespace, _) = name.split_once('/')?;
+            let listing = |name: &str| self.listings.get(&(namespace.to_owned(), name.to_owned()));
+            preview.entry(policy, listing)
+        });
+        previews.chain(cells)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DeserializeGuard;
+    use serde_json::json;
+
+    use super::*;
+
+    fn preview(status: &serde_json::Value) -> Guarded {
+        DeserializeGuard(Ok(serde_json::from_value(json!({
+            "metadata": {"name": "try", "namespace": "shop", "uid": "u"},
+            "spec": {"listingRef": {"name": "notebook"}, "subject": "alice", "network": "198.51.100.0/24"},
+            "status": status
+        }))
+        .unwrap()))
     }
 
-    fn entry<'a>(&'a self, preview: &'a PreviewSandbox, policy: &PreviewPolicySpec) -> Option<Entry<'a>> {
-        let uid = preview.metadata.uid.as_deref()?;
-        if let Some(status) = &preview.status
-            && is_admitted(preview)
-        {
-            if status.receipt.is_some() {
-                return None;
-            }
-            let envelope = status.envelope.as_ref()?;
-            let listing_uid = envelope::listing_uid(&envelope.listing);
-            if !status.slots.iter().any(|slot| is_of_listing(slot)) {
-                return Some(Entry {
-                    uid,
-                    keys: Keys::of_visitor(preview),
-                    needs: Resources::NONE,
-                    stage: Stage::Holds { until: ends(preview) },
-                });
-            }
-            return Some(Entry {
-                uid,
-                keys: Keys::new(preview, listing_uid, &envelope.seller),
-                needs: capacity::needs(&envelope.size).unwrap_or(Resources::NONE),
-                stage: Stage::Holds { until: ends(preview) },
-            });
-        }
-        if !in_queue(preview) {
-            return None;
-        }
-        let name = (preview.namespace()?, preview.spec.listing_ref.name.clone());
-        let listing = self.listings.get(&name)?.0.as_ref().ok()?;
-        Some(Entry {
-            uid,
-            keys: Keys::new(preview, listing.metadata.uid.as_deref()?, &listing.spec.seller),
-            needs: needs(preview, listing),
-            stage: waits(preview, policy),
+    fn found(status: &serde_json::Value) -> Vec<String> {
+        facts_of_preview(&preview(status)).keys
+    }
+
+    fn admitted(phase: &str) -> serde_json::Value {
+        json!({
+            "phase": phase, "cell": "c", "slots": ["subject-x-0"],
+            "conditions": [{"type": "Admitted", "status": "True", "reason": "Admitted", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}]
         })
     }
-}
 
-fn is_admitted(preview: &PreviewSandbox) -> bool {
-    let status = preview.status.as_ref();
-    status.is_some_and(|status| conditions::is_true(&status.conditions, types::ADMITTED))
-}
-
-/// Whether a preview that is not admitted waits for slots, and for nothing else.
-fn in_queue(preview: &PreviewSandbox) -> bool {
-    if preview.metadata.deletion_timestamp.is_some() {
-        return false;
+    #[test]
+    fn a_preview_is_found_by_its_uid_until_it_is_over_and_by_what_it_lives_with() {
+        let live = ["network 198.51.100.0/24", "lives u", "slot subject-x-0", "cell c"];
+        assert_eq!(found(&admitted("Ready")), live);
+        assert!(!found(&admitted("Ended")).contains(&keys::lives("u")));
+        let queued = found(&json!({"phase": "Queued", "reason": "WaitingForSlot", "conditions": []}));
+        assert!(queued.contains(&keys::lives("u")) && queued.contains(&keys::QUEUED.to_owned()));
+        assert_eq!(queued.iter().filter(|key| key.starts_with("waits ")).count(), 2);
+        // Whether one that cannot be read is over, is not ours to judge.
+        let unread = DeserializeGuard(Err(kube::core::error_boundary::InvalidObject {
+            error: String::new(),
+            metadata: preview(&json!(null)).0.unwrap().metadata,
+        }));
+        assert_eq!(facts_of_preview(&unread).keys, ["lives u"]);
     }
-    let Some(status) = &preview.status else {
-        return true;
-    };
-    status.phase == Phase::Queued
-        && matches!(
-            status.reason,
-            None | Some(
-                StatusReason::WaitingForSlot
-                    | StatusReason::WaitingForCapacity
-                    | StatusReason::AdmissionSuspended
-            )
-        )
-}
-
-/// What a preview will take of the nodes. One whose size cannot be read is refused when it is looked at, and takes nothing.
-fn needs(preview: &PreviewSandbox, listing: &SkuListing) -> Resources {
-    let size = preview.spec.size.as_ref().unwrap_or(&listing.spec.preview.size);
-    capacity::needs(size).unwrap_or(Resources::NONE)
-}
-
-fn waits(preview: &PreviewSandbox, policy: &PreviewPolicySpec) -> Stage {
-    let level = preview.spec.trust_level;
-    Stage::Waits {
-        priority: policy.trust_levels.of(level).priority,
-        since: preview
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(Timestamp::MAX, |t| t.0),
-        limits: Dimension::ALL.map(|dimension| dimension.limit(policy, level)),
-    }
-}
-
-/// When a preview that holds slots ends at the latest, as long as it is not extended.
-fn ends(preview: &PreviewSandbox) -> Option<Timestamp> {
-    let status = preview.status.as_ref()?;
-    if let Some(expires) = &status.expires_at {
-        return Some(expires.0);
-    }
-    let envelope = status.envelope.as_ref()?;
-    let most = envelope.provisioning_deadline.as_duration() + envelope.ttl.as_duration();
-    let most = SignedDuration::try_from(most).ok()?;
-    status.admitted_at.as_ref()?.0.checked_add(most).ok()
 }

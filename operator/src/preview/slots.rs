@@ -28,7 +28,10 @@ use vitrine_policies::{
 };
 
 use super::{Context, decide::Lost, standing};
-use crate::error::{Error, Result, found};
+use crate::{
+    api,
+    error::{Error, Result, found},
+};
 
 /// After a limit was lowered by 450, each admission asked for 450 slots in each of three dimensions, and the API server did
 /// not keep up. A list of one key's slots is one request, which the API server answers from its cache at one revision.
@@ -56,7 +59,7 @@ pub enum Taken {
 /// If the API server does not answer.
 pub async fn lost(context: &Context, status: &PreviewSandboxStatus, uid: &str) -> Result<Vec<Lost>> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
-    let unseen = |name: &&String| context.watched.holder(name).as_deref() != Some(uid);
+    let unseen = |name: &&String| !context.watched.slots.is_held_by(name, uid);
     let asked = status.slots.iter().filter(unseen).map(|name| {
         let leases = leases.clone();
         async move {
@@ -167,13 +170,13 @@ async fn one(
     let above = i32::try_from(above).unwrap_or(i32::MAX);
     let indices = slots::indices(limit, above, uid);
     // What an earlier attempt has left comes first, so that one preview does not hold two.
-    let left = watched.held_by(uid);
+    let left = watched.slots.held_by(uid);
     let own = |index: &i32| left.contains(&name(*index));
     // A watch that is behind makes a try fail or a preview wait for the next look; it never gives a slot away. One that somebody
     // has deleted under a live preview is left to that preview.
     let free = |index: &i32| {
         let name = name(*index);
-        watched.holder(&name).is_none() && !watched.is_lived_with(&name)
+        !watched.slots.is_held(&name) && !watched.is_lived_with(&name)
     };
     let own: Vec<i32> = if left.is_empty() {
         vec![]
@@ -330,16 +333,14 @@ pub async fn lower(context: &Context, policy: &PreviewPolicy) -> Result<()> {
         return Ok(());
     }
     let leases: Api<Lease> = context.api(&context.settings.slots);
-    let held = leases
-        .list(&ListParams::default().labels(slots::DIMENSION_LABEL))
-        .await;
-    let held = held.map_err(Error::kube("list", "Lease", &context.settings.slots))?;
-    for slot in &held.items {
-        if let Some((dimension, index)) = slots::parse(&slot.name_any()) {
-            let ceiling = dimension.ceiling_mut(&mut lowered);
-            *ceiling = (*ceiling).max(index.saturating_add(1));
+    api::each_in(&leases, slots::DIMENSION_LABEL, |slot| {
+        if let Some(name) = slots::Name::read(&slot.name_any()) {
+            let ceiling = name.dimension.ceiling_mut(&mut lowered);
+            *ceiling = (*ceiling).max(name.index.saturating_add(1));
         }
-    }
+    })
+    .await
+    .map_err(Error::kube("list", "Lease", &context.settings.slots))?;
     // Raising is for whoever needs it.
     for dimension in Dimension::ALL {
         let ceiling = dimension.ceiling_mut(&mut lowered);

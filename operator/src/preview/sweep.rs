@@ -10,11 +10,15 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Namespace, Pod},
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Namespace, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
 };
-use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
+use kube::{Api, ResourceExt, core::PartialObjectMeta};
+use serde::Deserialize;
 use tokio::time::Instant;
 use vitrine_crds::{
     POLICY_NAME, Phase, PreviewPolicy, PreviewPolicySpec, PreviewSandbox,
@@ -24,7 +28,7 @@ use vitrine_crds::{
 use vitrine_policies::{
     capacity,
     cell::{pod::GRACE_SECONDS, record::Record},
-    names, slots,
+    names,
 };
 
 use super::{
@@ -33,9 +37,13 @@ use super::{
     pods, slots as own_slots, whose,
 };
 use crate::{
+    api,
     error::{Error, Result, found},
     pool::keep,
 };
+
+/// Slots that are looked at before some are freed, for which all cells are listed once.
+const AT_ONCE: usize = 500;
 
 type Cell = PartialObjectMeta<Namespace>;
 
@@ -81,14 +89,9 @@ pub async fn run(context: Arc<Context>) {
 
 fn count(context: &Context) {
     let (mut counts, mut longest, now) = (HashMap::new(), 0, Timestamp::now());
-    for preview in context
-        .watched
-        .previews
-        .each()
-        .filter_map(|guarded| guarded.0.ok())
-    {
+    for preview in context.watched.previews.skim::<Counted>() {
         *counts.entry(preview.phase()).or_insert(0_i64) += 1;
-        longest = longest.max(ending_for(&preview, now));
+        longest = longest.max(preview.ending_for(now));
     }
     for phase in Phase::ALL {
         let gauge = context.metrics.previews.with_label_values(&[phase.as_str()]);
@@ -97,15 +100,36 @@ fn count(context: &Context) {
     context.metrics.longest_end_seconds.set(longest);
 }
 
-/// For how many seconds a preview has been ending; 0 if it is not.
-fn ending_for(preview: &PreviewSandbox, now: Timestamp) -> i64 {
-    let conditions = preview.status.as_ref().map(|status| &status.conditions);
-    let said = conditions.and_then(|conditions| conditions::find(conditions, types::EXPIRED));
-    let since = said.map(|expired| &expired.last_transition_time);
-    since
-        .or(preview.metadata.deletion_timestamp.as_ref())
-        .filter(|_| preview.phase() == Phase::Ending)
-        .map_or(0, |since| now.duration_since(since.0).as_secs().max(0))
+/// What of a preview is counted.
+#[derive(Deserialize)]
+struct Counted {
+    metadata: ObjectMeta,
+    status: Option<CountedStatus>,
+}
+
+#[derive(Deserialize)]
+struct CountedStatus {
+    phase: Phase,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+impl Counted {
+    fn phase(&self) -> Phase {
+        let said = self.status.as_ref().map(|status| status.phase);
+        Phase::of(said, self.metadata.deletion_timestamp.is_some())
+    }
+
+    /// For how many seconds it has been ending; 0 if it is not.
+    fn ending_for(&self, now: Timestamp) -> i64 {
+        let conditions = self.status.as_ref().map(|status| &status.conditions);
+        let said = conditions.and_then(|conditions| conditions::find(conditions, types::EXPIRED));
+        let since = said.map(|expired| &expired.last_transition_time);
+        since
+            .or(self.metadata.deletion_timestamp.as_ref())
+            .filter(|_| self.phase() == Phase::Ending)
+            .map_or(0, |since| now.duration_since(since.0).as_secs().max(0))
+    }
 }
 
 /// Since when the policy has been as it is, as far as this process knows.
@@ -143,24 +167,20 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         .as_ref()
         .map(|policy| policy.spec.cells.clone())
         .unwrap_or_default();
-    let cells = context.watched.cells.each();
-    for cell in cells.filter(|cell| is_doubtful(context, cell, &rules)) {
-        clean &= sweep_cell(context, &cell.name_any(), &rules).await?;
-    }
-    let slots = context.watched.slots.each();
-    let orphans: Vec<_> = slots.filter(|slot| is_orphan(context, slot)).collect();
-    if !orphans.is_empty() {
-        // As they are now: what lives in a cell keeps its slots, whatever the watch knows of it.
-        let cells: Api<Namespace> = Api::all(context.client.clone());
-        let listed = cells
-            .list_metadata(&ListParams::default().labels(names::CELL_SELECTOR))
-            .await;
-        let listed = listed.map_err(Error::kube("list", "Namespace", "cells"))?;
-        let tenant = |cell: &Cell| Record::of(&cell.metadata)?.tenant;
-        let had: HashSet<_> = listed.items.iter().filter_map(tenant).collect();
-        for slot in orphans {
-            clean &= sweep_slot(context, &slot.name_any(), &had).await?;
+    for cell in context.watched.cells.each() {
+        // Ten thousand of them are a tenth of a second.
+        tokio::task::coop::consume_budget().await;
+        if is_doubtful(context, &cell, &rules) {
+            clean &= sweep_cell(context, &cell.name_any(), &rules).await?;
         }
+    }
+    // By what the watches have seen.
+    let watched = &context.watched;
+    let orphans = watched
+        .slots
+        .left_by(|uid| watched.living(uid).is_none() && !watched.is_cell(uid));
+    for some in orphans.chunks(AT_ONCE) {
+        clean &= sweep_slots(context, some).await?;
     }
     if let Some(policy) = policy
         && settling.settled(&policy.spec)
@@ -184,20 +204,6 @@ fn is_doubtful(context: &Context, cell: &Cell, rules: &Cells) -> bool {
         Some(uid) => !lives(context, cell.annotations(), uid),
         // Those of pools are looked after one by one.
         None => record.pool.is_none() && !record.is_kept(rules, Timestamp::now()),
-    }
-}
-
-/// Whether nobody needs a slot, by what the watches have seen.
-fn is_orphan(context: &Context, slot: &PartialObjectMeta<Lease>) -> bool {
-    let Some(uid) = slot.labels().get(slots::HOLDER_LABEL) else {
-        return true;
-    };
-    match slot.annotations().get(names::CELL_ANNOTATION) {
-        Some(cell) => {
-            let cell = context.watched.cells.get(cell);
-            cell.and_then(|cell| cell.uid()).as_ref() != Some(uid)
-        }
-        None => !lives(context, slot.annotations(), uid),
     }
 }
 
@@ -247,44 +253,94 @@ async fn sweep_cell(context: &Context, name: &str, rules: &Cells) -> Result<bool
     }
 }
 
-/// Looks at one slot as it is now; whether there was nothing to do.
-async fn sweep_slot(context: &Context, name: &str, had: &HashSet<String>) -> Result<bool> {
+/// Looks at slots that nobody seems to need, and frees those; whether there was nothing to do.
+async fn sweep_slots(context: &Context, slots: &[String]) -> Result<bool> {
+    let (mut clean, mut left) = (true, vec![]);
+    for slot in slots {
+        match look_at_slot(context, slot).await {
+            Ok(Slot::Needed) => {}
+            Ok(Slot::Freed) => clean = false,
+            Ok(Slot::Left(lease, uid)) => left.push((lease, uid)),
+            // The others do not wait for one that cannot be looked at.
+            Err(error) => {
+                context
+                    .metrics
+                    .errors
+                    .with_label_values(&[error.category()])
+                    .inc();
+                tracing::warn!(slot, %error, "failed to look at a slot, will try again");
+            }
+        }
+    }
+    if left.is_empty() {
+        return Ok(clean);
+    }
+    free_slots(context, left).await?;
+    Ok(false)
+}
+
+/// What is to be done with a slot that nobody seems to need.
+enum Slot {
+    /// Somebody needs it.
+    Needed,
+    /// Its cell was gone, and it was freed.
+    Freed,
+    /// Its preview, with this uid, is gone or over.
+    Left(Box<Lease>, String),
+}
+
+/// Looks at one slot as it is now.
+async fn look_at_slot(context: &Context, name: &str) -> Result<Slot> {
     let leases: Api<Lease> = context.api(&context.settings.slots);
-    let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let there = found(leases.get(name).await).map_err(Error::kube("get", "Lease", name))?;
-    let Some(lease) = there else { return Ok(true) };
-    let Some(uid) = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()) else {
-        return Ok(true);
+    let holder = |lease: &Lease| lease.spec.as_ref()?.holder_identity.clone();
+    let Some((lease, uid)) = there.and_then(|lease| holder(&lease).map(|uid| (lease, uid))) else {
+        return Ok(Slot::Needed);
     };
-    let free = async || own_slots::give_back(context, std::slice::from_ref(&lease)).await;
     if let Some(cell) = lease.annotations().get(names::CELL_ANNOTATION) {
+        let namespaces: Api<Namespace> = Api::all(context.client.clone());
         let there = found(namespaces.get_metadata(cell).await);
         let there = there.map_err(Error::kube("get", "Namespace", cell))?;
         // What a cell that goes held, is given back by whoever removes it; this is for what was missed.
         if there.and_then(|cell| cell.uid()) == Some(uid) {
-            return Ok(true);
+            return Ok(Slot::Needed);
         }
         tracing::warn!(slot = name, cell, "freeing a slot whose cell is gone");
-        free().await?;
-        return Ok(false);
+        own_slots::give_back(context, std::slice::from_ref(&lease)).await?;
+        return Ok(Slot::Freed);
     }
     if needs_slot(context, lease.annotations(), &uid).await? {
-        return Ok(true);
+        return Ok(Slot::Needed);
     }
-    // The slot goes last: while its cell is there something of the preview may run.
-    let cell = names::cell(&uid);
-    let there = found(namespaces.get_metadata(&cell).await);
-    let there = there.map_err(Error::kube("get", "Namespace", &cell))?;
-    if !had.contains(&uid) && there.is_none() {
+    Ok(Slot::Left(Box::new(lease), uid))
+}
+
+/// Frees those of previews that are gone or over. A slot goes last: while a cell of its preview is there, as they are now, something of it
+/// may run.
+async fn free_slots(context: &Context, left: Vec<(Box<Lease>, String)>) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    let mut had = HashSet::new();
+    api::each_in(&namespaces, names::CELL_SELECTOR, |cell: &Cell| {
+        had.extend(Record::of(&cell.metadata).and_then(|record| record.tenant));
+    })
+    .await
+    .map_err(Error::kube("list", "Namespace", "cells"))?;
+    for (lease, uid) in left {
+        let cell = names::cell(&uid);
+        let there = found(namespaces.get_metadata(&cell).await);
+        let there = there.map_err(Error::kube("get", "Namespace", &cell))?;
+        if had.contains(&uid) || there.is_some() {
+            continue;
+        }
         tracing::warn!(
-            slot = name,
+            slot = lease.name_any(),
             preview_uid = uid,
             "freeing a slot whose preview is gone or over"
         );
-        free().await?;
+        own_slots::give_back(context, std::slice::from_ref(&*lease)).await?;
         context.metrics.orphans.inc();
     }
-    Ok(false)
+    Ok(())
 }
 
 /// What is left of the preview that an object was made for.
@@ -359,18 +415,17 @@ mod tests {
     #[test]
     fn only_a_preview_that_ends_still_has_been_ending_for_any_time() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let preview = |phase: &str, since: i64| -> PreviewSandbox {
+        let preview = |phase: &str, since: i64| -> Counted {
             serde_json::from_value(json!({
-                "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewSandbox", "metadata": {"name": "a"},
-                "spec": {"listingRef": {"name": "l"}, "subject": "s"},
+                "metadata": {"name": "a"}, "spec": {"listingRef": {"name": "l"}, "subject": "s"},
                 "status": {"phase": phase, "conditions": [{"type": "Expired", "status": "True", "reason": "TimeOver",
                     "message": "", "lastTransitionTime": at(since).to_string()}]}
             }))
             .unwrap()
         };
-        assert_eq!(ending_for(&preview("Ending", 60), at(100)), 40);
+        assert_eq!(preview("Ending", 60).ending_for(at(100)), 40);
         // A clock that is behind makes no negative time.
-        assert_eq!(ending_for(&preview("Ending", 60), at(50)), 0);
-        assert_eq!(ending_for(&preview("Ended", 10), at(100)), 0);
+        assert_eq!(preview("Ending", 60).ending_for(at(50)), 0);
+        assert_eq!(preview("Ended", 10).ending_for(at(100)), 0);
     }
 }

@@ -20,18 +20,19 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use vitrine_policies::{names, slots};
 
-use super::{Guarded, index::Index};
+use super::{
+    Guarded,
+    held::{self, Held},
+    index::{Index, Kept},
+};
 use crate::{
     api,
-    shelf::{Shelf, Shelved},
+    shelf::{Change, Shelf, Shelved},
 };
-
-/// Objects in one answer to a list. A page of pods is a megabyte of JSON, and several kinds are listed at once.
-const PAGE: u32 = 100;
 
 /// All objects of a kind.
 pub fn everything() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
+    watcher::Config::default().page_size(api::PAGE)
 }
 
 /// Those in cells, and cells themselves.
@@ -68,14 +69,6 @@ pub fn bare_preview(guarded: &mut Guarded) {
         .filter(|receipt| receipt.delivered_at.is_some())
     {
         receipt.signed = None;
-    }
-}
-
-/// A slot without what its key and its holder do not say.
-pub fn bare_slot(slot: &mut PartialObjectMeta<Lease>) {
-    slot.metadata.managed_fields = None;
-    if let Some(annotations) = &mut slot.metadata.annotations {
-        annotations.remove(slots::KEY_ANNOTATION);
     }
 }
 
@@ -138,12 +131,12 @@ pub enum Told<K> {
 }
 
 /// A shelf that a watch of its own keeps, with an index, and its news for so many who want them.
-pub fn shelved<K, const N: usize>(
+pub fn shelved<K, E, const N: usize>(
     reflectors: &mut JoinSet<()>,
     api: Api<K>,
     config: watcher::Config,
     prune: fn(&mut K),
-    index: &Arc<Index<K>>,
+    index: &Arc<Index<K, E>>,
 ) -> (Arc<Shelf<K>>, [mpsc::UnboundedReceiver<Told<K>>; N])
 where
     K: Resource<DynamicType = ()>
@@ -154,6 +147,7 @@ where
         + Send
         + Sync
         + 'static,
+    E: Kept + Send + Sync + 'static,
 {
     let shelf = Arc::new(Shelf::default());
     let (told, news) = channels();
@@ -162,24 +156,27 @@ where
     reflectors.spawn(events.for_each(move |event| {
         match event {
             Ok(event) => {
-                known.handle(&event);
-                match event {
-                    Event::Apply(object) => {
-                        index.apply(&object);
-                        let name: Arc<str> = object.key().into();
+                match (known.handle(&event), event) {
+                    (Change::Put(name), Event::Apply(object)) => {
+                        index.apply(&name, &object);
                         tell(&told, || Told::There(name.clone()));
                     }
-                    Event::Delete(object) => {
-                        index.delete(&object);
+                    // Told of once the list is whole.
+                    (Change::Put(name), Event::InitApply(object)) => index.apply(&name, &object),
+                    (_, Event::Delete(object)) => {
+                        index.delete(&object.key());
                         tell(&told, || Told::Gone(Box::new(object.clone())));
                     }
-                    Event::InitDone => {
-                        index.replace(known.each());
+                    (Change::Listed { gone }, _) => {
+                        for name in gone {
+                            index.delete(&name);
+                        }
+                        index.listed();
                         for name in known.names() {
                             tell(&told, || Told::There(name.clone()));
                         }
                     }
-                    Event::Init | Event::InitApply(_) => {}
+                    _ => {}
                 }
             }
             Err(error) => drop(interrupted::<K>(&error)),
@@ -187,6 +184,30 @@ where
         std::future::ready(())
     }));
     (shelf, news)
+}
+
+/// All slots, as a watch of their own tells of them, and what it tells.
+pub fn held(
+    reflectors: &mut JoinSet<()>,
+    api: Api<PartialObjectMeta<Lease>>,
+) -> (Arc<Held>, mpsc::UnboundedReceiver<held::Told>) {
+    let slots = Arc::new(Held::default());
+    let (told, [news]) = channels();
+    let known = slots.clone();
+    let of_slots = everything().labels(slots::DIMENSION_LABEL);
+    let events = watcher(api, of_slots).backoff(api::Again);
+    reflectors.spawn(events.for_each(move |event| {
+        match event {
+            Ok(event) => {
+                if let Some(news) = known.handle(&event) {
+                    tell(&told, || news.clone());
+                }
+            }
+            Err(error) => drop(interrupted::<Lease>(&error)),
+        }
+        std::future::ready(())
+    }));
+    (slots, news)
 }
 
 /// The objects themselves, as they are when somebody comes to look at them.

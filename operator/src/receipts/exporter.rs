@@ -15,8 +15,9 @@ use std::{
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Api, ResourceExt, api::PostParams};
+use serde::Deserialize;
 use tokio::time::Instant;
 use vitrine_crds::PreviewSandbox;
 use vitrine_receipts::names;
@@ -176,13 +177,18 @@ fn all_waiting(context: &Context) -> Items {
 
 /// The previews that are about to go, by uid.
 fn ending(context: &Context) -> HashSet<String> {
-    let previews = context.watched.previews.each();
-    let ending = previews.filter_map(|guarded| {
-        let preview = guarded.0.as_ref().ok()?;
-        preview.metadata.deletion_timestamp.as_ref()?;
-        preview.uid()
+    let previews = context.watched.previews.skim::<Going>();
+    let ending = previews.filter_map(|preview| {
+        preview.metadata.deletion_timestamp?;
+        preview.metadata.uid
     });
     ending.collect()
+}
+
+/// What of a preview says whether it is about to go.
+#[derive(Deserialize)]
+struct Going {
+    metadata: ObjectMeta,
 }
 
 /// What the spool need not hold any more: what was kept for its retention, and what was meant for a sink that there is none of any more,
