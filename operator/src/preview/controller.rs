@@ -42,7 +42,8 @@ use super::{
     observe::{self, End},
     queue::{GuardedListing, GuardedPolicy, Indexes, Watched, reference},
     watches::{
-        self, bare, bare_node, bare_preview, everything, in_cells, meta, objects, shelved, stored, well,
+        self, bare, bare_node, bare_ones, bare_preview, everything, in_cells, meta, objects, shelved, stored,
+        well,
     },
     whose,
 };
@@ -91,8 +92,13 @@ pub fn controller(
         &indexes.previews,
     );
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), slots_namespace);
-    let (cells, [namespaces, pools_cells]) =
-        shelved(&mut reflectors, meta(client), in_cells(), bare, &indexes.cells);
+    let (cells, [namespaces, pools_cells]) = shelved(
+        &mut reflectors,
+        meta(client),
+        bare_ones(in_cells()),
+        bare,
+        &indexes.cells,
+    );
     let (slots, of_slots) = watches::held(&mut reflectors, leases);
     let all = || Api::all(client.clone());
     let (listings, [of_listings, pools_listings]) =
@@ -166,18 +172,28 @@ pub fn controller(
         ),
         feed(
             &queue,
-            changes(meta::<LimitRange>(client), in_cells(), &tenants, any),
+            changes(meta::<LimitRange>(client), bare_ones(in_cells()), &tenants, any),
             move |range| ranges.live(&range),
         ),
         feed(
             &queue,
-            changes(meta::<ServiceAccount>(client), in_cells(), &tenants, any),
+            changes(
+                meta::<ServiceAccount>(client),
+                bare_ones(in_cells()),
+                &tenants,
+                any,
+            ),
             move |account| accounts.live(&account),
         ),
         // Every policy, also those without our label: a foreign one in a cell must be seen.
         feed(
             &queue,
-            changes(meta::<NetworkPolicy>(client), everything(), &tenants, any),
+            changes(
+                meta::<NetworkPolicy>(client),
+                bare_ones(everything()),
+                &tenants,
+                any,
+            ),
             move |policy| policies.live(&policy),
         ),
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.

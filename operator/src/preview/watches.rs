@@ -40,6 +40,11 @@ pub fn in_cells() -> watcher::Config {
     everything().labels(names::CELL_SELECTOR)
 }
 
+/// The same, of those that are told of by their metadata alone.
+pub fn bare_ones(config: watcher::Config) -> watcher::Config {
+    config.page_size(api::PAGE_OF_METADATA)
+}
+
 /// All objects of a kind, by their metadata alone.
 pub fn meta<K>(client: &kube::Client) -> Api<PartialObjectMeta<K>>
 where
@@ -194,7 +199,7 @@ pub fn held(
     let slots = Arc::new(Held::default());
     let (told, [news]) = channels();
     let known = slots.clone();
-    let of_slots = everything().labels(slots::DIMENSION_LABEL);
+    let of_slots = bare_ones(everything()).labels(slots::DIMENSION_LABEL);
     let events = watcher(api, of_slots).backoff(api::Again);
     reflectors.spawn(events.for_each(move |event| {
         match event {
