@@ -6,6 +6,8 @@ use prometheus::{
 };
 use vitrine_crds::{Phase, StatusReason, preview_sandbox::Measure};
 
+use crate::error::Error;
+
 /// What is counted.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -51,6 +53,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Counts an error.
+    pub fn failed(&self, error: &Error) {
+        self.errors.with_label_values(&[error.category()]).inc();
+    }
+
     /// Makes and registers them.
     ///
     /// # Errors

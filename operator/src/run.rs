@@ -288,8 +288,9 @@ async fn lead(
 
 /// What runs beside the controller; never returns.
 async fn background(context: Arc<Context>, pools: Controllers) {
-    // An orphan is one that the watch does not know: without its first list everything would be one.
-    context.watched.previews.wait_until_ready().await;
+    // An orphan is one that the watches do not know: without their first lists everything would be one.
+    context.watched.indexes.previews.wait_until_ready().await;
+    context.watched.indexes.cells.wait_until_ready().await;
     let publishing = async {
         loop {
             tokio::time::sleep(PUBLISH).await;

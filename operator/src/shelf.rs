@@ -21,7 +21,6 @@ use kube::{
 };
 use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
 
 /// Another sample is taken once an object has so much more to say.
 const RICHER: usize = 2;
@@ -33,7 +32,6 @@ pub struct Shelf<K> {
     lists: AtomicU32,
     /// What objects are compressed against.
     sample: RwLock<Arc<[u8]>>,
-    ready: watch::Sender<bool>,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -59,7 +57,6 @@ impl<K> Default for Shelf<K> {
             known: RwLock::default(),
             lists: AtomicU32::new(0),
             sample: RwLock::new(Arc::from([])),
-            ready: watch::Sender::new(false),
             kind: PhantomData,
         }
     }
@@ -72,12 +69,6 @@ impl<K> Shelf<K> {
 
     fn known_mut(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Packed>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns once all were listed for the first time.
-    pub async fn wait_until_ready(&self) {
-        // The sender is here: it is not gone.
-        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     /// The names of all.
@@ -203,7 +194,6 @@ impl<K: Shelved> Shelf<K> {
                     }
                     packed.list == list
                 });
-                self.ready.send_replace(true);
                 Change::Listed { gone }
             }
         }

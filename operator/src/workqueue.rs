@@ -101,16 +101,6 @@ impl Workqueue {
         self.changed.notify_one();
     }
 
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.inner().due.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The next one, once its time has come; `None` after the queue was closed. For one who asks.
     async fn next(&self) -> Option<Arc<str>> {
         loop {

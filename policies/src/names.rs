@@ -102,12 +102,17 @@ pub fn forbidden_port(cell: &str) -> u16 {
 
 /// SHA-256 over the parts, each ended by a NUL byte so that no two lists of parts are the same text.
 pub fn digest(parts: &[&str]) -> String {
+    hex::encode(hash(parts))
+}
+
+/// The same as bytes.
+pub fn hash(parts: &[&str]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
-    hex::encode(hasher.finalize())
+    hasher.finalize().into()
 }
 
 #[cfg(test)]

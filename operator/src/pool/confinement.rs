@@ -176,10 +176,7 @@ pub fn which(uid: &str, lot: &str) -> Digest {
 }
 
 fn digest(parts: &[&str]) -> Digest {
-    let mut short = Digest::default();
-    // As many digits as it has room for.
-    let _ = hex::decode_to_slice(&names::digest(parts)[..2 * short.len()], &mut short);
-    short
+    names::hash(parts).first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

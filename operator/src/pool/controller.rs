@@ -271,8 +271,7 @@ fn failed(name: &str, error: &Error, context: &Context) -> Duration {
     if error.is_conflict() {
         return Duration::from_millis(20);
     }
-    let errors = &context.metrics.errors;
-    errors.with_label_values(&[error.category()]).inc();
+    context.metrics.failed(error);
     tracing::warn!(name, %error, "failed to look after a pool");
     AGAIN
 }

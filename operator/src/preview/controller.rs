@@ -172,28 +172,18 @@ pub fn controller(
         ),
         feed(
             &queue,
-            changes(meta::<LimitRange>(client), bare_ones(in_cells()), &tenants, any),
+            bare_changes::<LimitRange>(client, in_cells(), &tenants),
             move |range| ranges.live(&range),
         ),
         feed(
             &queue,
-            changes(
-                meta::<ServiceAccount>(client),
-                bare_ones(in_cells()),
-                &tenants,
-                any,
-            ),
+            bare_changes::<ServiceAccount>(client, in_cells(), &tenants),
             move |account| accounts.live(&account),
         ),
         // Every policy, also those without our label: a foreign one in a cell must be seen.
         feed(
             &queue,
-            changes(
-                meta::<NetworkPolicy>(client),
-                bare_ones(everything()),
-                &tenants,
-                any,
-            ),
+            bare_changes::<NetworkPolicy>(client, everything(), &tenants),
             move |policy| policies.live(&policy),
         ),
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
@@ -272,7 +262,7 @@ fn changes<K>(
     config: watcher::Config,
     tenants: &Tenants,
     is_news: fn(&K, &Tenants) -> bool,
-) -> impl Stream<Item = K> + Send + 'static
+) -> impl Stream<Item = K> + Send + use<K> + 'static
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -304,6 +294,18 @@ where
         };
         std::future::ready(told)
     })
+}
+
+/// The same, of a kind that is told of by its metadata alone.
+fn bare_changes<K>(
+    client: &kube::Client,
+    config: watcher::Config,
+    tenants: &Tenants,
+) -> impl Stream<Item = PartialObjectMeta<K>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + 'static,
+{
+    changes(meta(client), bare_ones(config), tenants, any)
 }
 
 /// Whether a slot is none of those with which a preview was admitted.
@@ -569,11 +571,7 @@ fn failed(guarded: &Guarded, error: &Error, context: &Context, backoff: &Backoff
         // Somebody wrote first; what they wrote is looked at now.
         return Action::requeue(Duration::from_millis(20));
     }
-    context
-        .metrics
-        .errors
-        .with_label_values(&[error.category()])
-        .inc();
+    context.metrics.failed(error);
     let after = backoff.next(&name);
     tracing::warn!(preview = name, %error, retry_ms = after.as_millis(), "failed to reconcile");
     match error {

@@ -13,12 +13,10 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{ResourceExt, core::PartialObjectMeta, runtime::watcher::Event};
 use slab::Slab;
 use tokio::sync::watch;
+use uuid::Uuid;
 use vitrine_policies::slots::{self, Name};
 
 type Slot = PartialObjectMeta<Lease>;
-
-/// A uid, as the API server makes them: a UUID.
-type Uid = [u8; 16];
 
 /// All slots.
 pub struct Held {
@@ -32,7 +30,7 @@ pub struct Held {
 /// Found by hashes alone, and then compared: maps by names and uids take twice as much.
 #[derive(Default)]
 struct Known {
-    slots: Slab<(Name, Option<Uid>)>,
+    slots: Slab<(Name, Option<Uuid>)>,
     by_name: BTreeSet<(u64, u32)>,
     by_holder: BTreeSet<(u64, u32)>,
 }
@@ -156,21 +154,21 @@ impl Held {
         // Not under the lock: whoever is asked looks in other places.
         let gone = holders
             .into_iter()
-            .filter(|holder| holder.is_none_or(|uid| is_gone(&write(uid))));
+            .filter(|holder| holder.is_none_or(|uid| is_gone(&uid.to_string())));
         let gone: Vec<_> = gone.collect();
         let known = self.known();
         let left = gone.into_iter().flat_map(|holder| known.of(&self.hasher, holder));
         left.map(ToString::to_string).collect()
     }
 
-    fn holder(&self, slot: &str) -> Option<Uid> {
+    fn holder(&self, slot: &str) -> Option<Uuid> {
         let (name, known) = (Name::read(slot)?, self.known());
         known.find(&self.hasher, &name).and_then(|(_, holder)| holder)
     }
 }
 
 impl Known {
-    fn put(&mut self, hasher: &RandomState, name: Name, holder: Option<Uid>) {
+    fn put(&mut self, hasher: &RandomState, name: Name, holder: Option<Uuid>) {
         self.remove(hasher, &name);
         let number = u32::try_from(self.slots.insert((name, holder))).unwrap_or(u32::MAX);
         self.by_name.insert((hasher.hash_one(name), number));
@@ -186,7 +184,7 @@ impl Known {
         self.by_holder.remove(&(hasher.hash_one(holder), number));
     }
 
-    fn find(&self, hasher: &RandomState, name: &Name) -> Option<(u32, Option<Uid>)> {
+    fn find(&self, hasher: &RandomState, name: &Name) -> Option<(u32, Option<Uuid>)> {
         let hash = hasher.hash_one(name);
         self.by_name
             .range((hash, 0)..=(hash, u32::MAX))
@@ -196,7 +194,7 @@ impl Known {
             })
     }
 
-    fn of(&self, hasher: &RandomState, holder: Option<Uid>) -> impl Iterator<Item = &Name> {
+    fn of(&self, hasher: &RandomState, holder: Option<Uuid>) -> impl Iterator<Item = &Name> {
         let hash = hasher.hash_one(holder);
         self.by_holder
             .range((hash, 0)..=(hash, u32::MAX))
@@ -211,19 +209,9 @@ fn holder(slot: &Slot) -> Option<&str> {
     slot.labels().get(slots::HOLDER_LABEL).map(String::as_str)
 }
 
-/// Hexadecimal digits in groups of 8, 4, 4, 4 and 12 (RFC 9562, 4).
-fn read(uid: &str) -> Option<Uid> {
-    let mut read = Uid::default();
-    hex::decode_to_slice(uid.replace('-', ""), &mut read).ok()?;
-    (write(read) == uid).then_some(read)
-}
-
-fn write(uid: Uid) -> String {
-    let digits = hex::encode(uid);
-    let groups = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
-    groups
-        .map(|(from, to)| digits.get(from..to).unwrap_or_default())
-        .join("-")
+/// A uid in the one form in which the API server writes them.
+fn read(uid: &str) -> Option<Uuid> {
+    Uuid::try_parse(uid).ok().filter(|read| read.to_string() == uid)
 }
 
 #[cfg(test)]

@@ -68,11 +68,7 @@ pub async fn run(context: Arc<Context>) {
         let clean = match sweep(&context, &mut settling).await {
             Ok(clean) => clean,
             Err(error) => {
-                context
-                    .metrics
-                    .errors
-                    .with_label_values(&[error.category()])
-                    .inc();
+                context.metrics.failed(&error);
                 tracing::warn!(%error, "failed to sweep orphans, will try again");
                 true
             }
@@ -263,11 +259,7 @@ async fn sweep_slots(context: &Context, slots: &[String]) -> Result<bool> {
             Ok(Slot::Left(lease, uid)) => left.push((lease, uid)),
             // The others do not wait for one that cannot be looked at.
             Err(error) => {
-                context
-                    .metrics
-                    .errors
-                    .with_label_values(&[error.category()])
-                    .inc();
+                context.metrics.failed(&error);
                 tracing::warn!(slot, %error, "failed to look at a slot, will try again");
             }
         }

@@ -112,7 +112,10 @@ where
                 all.iter().map(|object| object.as_ref().clone()).collect()
             }
             Ok(Event::Init | Event::InitApply(_)) => vec![],
-            Err(error) => interrupted::<K>(&error),
+            Err(error) => {
+                interrupted::<K>(&error);
+                vec![]
+            }
         };
         for object in touched {
             tell(&told, || Ok(object.clone()));
@@ -157,37 +160,31 @@ where
     let shelf = Arc::new(Shelf::default());
     let (told, news) = channels();
     let (known, index) = (shelf.clone(), index.clone());
-    let events = watcher(api, config).backoff(api::Again).modify(prune);
-    reflectors.spawn(events.for_each(move |event| {
-        match event {
-            Ok(event) => {
-                match (known.handle(&event), event) {
-                    (Change::Put(name), Event::Apply(object)) => {
-                        index.apply(&name, &object);
-                        tell(&told, || Told::There(name.clone()));
-                    }
-                    // Told of once the list is whole.
-                    (Change::Put(name), Event::InitApply(object)) => index.apply(&name, &object),
-                    (_, Event::Delete(object)) => {
-                        index.delete(&object.key());
-                        tell(&told, || Told::Gone(Box::new(object.clone())));
-                    }
-                    (Change::Listed { gone }, _) => {
-                        for name in gone {
-                            index.delete(&name);
-                        }
-                        index.listed();
-                        for name in known.names() {
-                            tell(&told, || Told::There(name.clone()));
-                        }
-                    }
-                    _ => {}
+    follow(reflectors, api, config, move |event| {
+        let event = event.modify(prune);
+        match (known.handle(&event), event) {
+            (Change::Put(name), Event::Apply(object)) => {
+                index.apply(&name, &object);
+                tell(&told, || Told::There(name.clone()));
+            }
+            // Told of once the list is whole.
+            (Change::Put(name), Event::InitApply(object)) => index.apply(&name, &object),
+            (_, Event::Delete(object)) => {
+                index.delete(&object.key());
+                tell(&told, || Told::Gone(Box::new(object.clone())));
+            }
+            (Change::Listed { gone }, _) => {
+                for name in gone {
+                    index.delete(&name);
+                }
+                index.listed();
+                for name in known.names() {
+                    tell(&told, || Told::There(name.clone()));
                 }
             }
-            Err(error) => drop(interrupted::<K>(&error)),
+            _ => {}
         }
-        std::future::ready(())
-    }));
+    });
     (shelf, news)
 }
 
@@ -200,18 +197,11 @@ pub fn held(
     let (told, [news]) = channels();
     let known = slots.clone();
     let of_slots = bare_ones(everything()).labels(slots::DIMENSION_LABEL);
-    let events = watcher(api, of_slots).backoff(api::Again);
-    reflectors.spawn(events.for_each(move |event| {
-        match event {
-            Ok(event) => {
-                if let Some(news) = known.handle(&event) {
-                    tell(&told, || news.clone());
-                }
-            }
-            Err(error) => drop(interrupted::<Lease>(&error)),
+    follow(reflectors, api, of_slots, move |event| {
+        if let Some(news) = known.handle(&event) {
+            tell(&told, || news.clone());
         }
-        std::future::ready(())
-    }));
+    });
     (slots, news)
 }
 
@@ -227,6 +217,25 @@ pub fn objects<K: Shelved + Send + 'static>(
             Told::Gone(object) => Some(*object),
         })
     })
+}
+
+/// Has a watch of its own tell somebody what it tells, for as long as it lasts.
+fn follow<K>(
+    reflectors: &mut JoinSet<()>,
+    api: Api<K>,
+    config: watcher::Config,
+    mut handle: impl FnMut(Event<K>) + Send + 'static,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let events = watcher(api, config).backoff(api::Again);
+    reflectors.spawn(events.for_each(move |event| {
+        match event {
+            Ok(event) => handle(event),
+            Err(error) => interrupted::<K>(&error),
+        }
+        std::future::ready(())
+    }));
 }
 
 fn channels<T, const N: usize>() -> (Vec<mpsc::UnboundedSender<T>>, [mpsc::UnboundedReceiver<T>; N]) {
@@ -246,7 +255,6 @@ fn tell<T>(all: &[mpsc::UnboundedSender<T>], what: impl Fn() -> T) {
     }
 }
 
-fn interrupted<K: Resource<DynamicType = ()>>(error: &watcher::Error) -> Vec<K> {
+fn interrupted<K: Resource<DynamicType = ()>>(error: &watcher::Error) {
     tracing::warn!(%error, kind = %K::kind(&()), "a watch was interrupted");
-    vec![]
 }

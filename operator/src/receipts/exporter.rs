@@ -121,8 +121,7 @@ pub async fn run(context: &Context) {
 async fn clear(context: &Context) {
     for entry in outlived(context) {
         if let Err(error) = let_go(context, &entry).await {
-            let errors = &context.metrics.errors;
-            errors.with_label_values(&[error.category()]).inc();
+            context.metrics.failed(&error);
             tracing::warn!(%error, "a receipt is kept for longer than it has to be");
         }
     }
@@ -148,7 +147,7 @@ async fn send(context: &Context, memory: &Memory, items: Items) -> bool {
                         // That the API server does not take one mark says nothing of the sink.
                         let is_down = matches!(error, Error::Receipt { lasting: false, .. });
                         down.fetch_or(is_down, Ordering::Relaxed);
-                        metrics.errors.with_label_values(&[error.category()]).inc();
+                        metrics.failed(&error);
                         tracing::warn!(preview_uid = uid, %error, "a receipt is not settled, will try again");
                     }
                 }
