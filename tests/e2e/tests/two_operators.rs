@@ -174,8 +174,8 @@ async fn one_operator_leads_and_the_other_takes_over_when_it_is_killed() {
     house.until("two", "it is ready", PATIENCE, ready).await;
     assert_eq!(writers(&house, before), BTreeSet::from([first.user.clone()]));
 
-    let at_kill = house.mark();
     first.kill();
+    let at_kill = house.mark();
     house.preview("three", "cora", None).await;
     // The lease lasts 15 s, and is tried every 2 s.
     house

@@ -60,30 +60,44 @@ impl Write {
 /// The Lease of the operator's leadership.
 const LEADER_LEASE: &str = "vitrine-operator";
 
-/// How far an audit log was written at some moment, in bytes; by default its beginning.
+/// A moment of an audit log; by default its beginning.
+///
+/// The API server answers, and tells watchers, before it logs: what the log did not hold at that moment may have happened before it.
+/// So what comes later is told by when it was received, and the length only saves reading.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mark(u64);
+pub struct Mark {
+    /// How far it was written, in bytes.
+    length: u64,
+    at: Timestamp,
+}
 
-/// How far an audit log is written. The API server writes whole lines.
+/// This moment of an audit log that a server of this machine writes, whole lines at a time.
 ///
 /// # Errors
 /// If there is no such file.
 pub fn mark(path: &Path) -> Result<Mark> {
+    mark_at(path, Timestamp::now())
+}
+
+fn mark_at(path: &Path, at: Timestamp) -> Result<Mark> {
     let file = std::fs::metadata(path).map_err(|source| Error::File {
         path: path.to_owned(),
         source,
     })?;
-    Ok(Mark(file.len()))
+    Ok(Mark {
+        length: file.len(),
+        at,
+    })
 }
 
-/// The writes of an audit log since a mark, oldest answer first.
+/// The writes of an audit log that were received since a mark, oldest answer first.
 ///
 /// # Errors
 /// If the file cannot be read.
 pub fn read(path: &Path, since: Mark) -> Result<Vec<Write>> {
     let text = || {
         let mut file = std::fs::File::open(path)?;
-        file.seek(SeekFrom::Start(since.0))?;
+        file.seek(SeekFrom::Start(since.length))?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         Ok(text)
@@ -92,7 +106,9 @@ pub fn read(path: &Path, since: Mark) -> Result<Vec<Write>> {
         path: path.to_owned(),
         source,
     })?;
-    Ok(parse(&text))
+    let mut writes = parse(&text);
+    writes.retain(|write| write.received >= since.at);
+    Ok(writes)
 }
 
 /// The writes in the text of an audit log, oldest answer first. A last line that is still being written is left out.
@@ -205,12 +221,16 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vitrine-audit-{}", std::process::id()));
         let (first, later) = LOG.split_at(LOG.find('\n').unwrap() + 1);
         std::fs::write(&path, first).unwrap();
-        let between = mark(&path).unwrap();
+        let at = |time: &str| mark_at(&path, time.parse().unwrap()).unwrap();
+        let between = [at("2026-11-21T10:00:00.5Z"), at("2026-11-21T10:00:01.05Z")];
         std::fs::write(&path, [first, later].concat()).unwrap();
-        let (all, since) = (read(&path, Mark::default()), read(&path, between));
+        let all = read(&path, Mark::default()).unwrap();
+        let [since, logged_late] = between.map(|mark| read(&path, mark).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(all.unwrap(), parse(LOG));
-        assert_eq!(since.unwrap(), parse(later));
+        assert_eq!(all, parse(LOG));
+        assert_eq!(since, parse(later));
+        assert_eq!(since.len(), 1);
+        assert_eq!(logged_late, [], "received before, logged afterwards");
         assert!(mark(&path).is_err(), "it is gone");
     }
 
