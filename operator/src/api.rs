@@ -40,7 +40,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 const BUFFER: usize = 16 * 1024;
 /// Connections that are kept while nobody asks for anything, each some 60 KiB here and as much at the API server. For ever, as far as hyper is
 /// concerned.
-const IDLE: usize = 64;
+const IDLE: usize = 32;
 
 /// A watch that broke is begun again after one to two times this: a handful of watches, and not all at once. kube's own pause grows to
 /// half a minute, for which a gateway knows no new preview after the API server is back.

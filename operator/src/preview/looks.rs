@@ -219,7 +219,12 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     if policy.spec.maintenance.expiry == Expiry::Suspended {
         return None;
     }
-    let mut wake = left.min(lives).min(SAFETY);
+    let mut wake = left.min(lives);
+    // What gateways and nodes count no watch tells.
+    let traffic = &policy.spec.traffic;
+    if policy.spec.abuse.is_some() || traffic.unopened.is_some() || traffic.idle.is_some() {
+        wake = wake.min(SAFETY);
+    }
     match decide::deserted(status, &policy, context.watchers.of(&uid).as_ref()) {
         None => {}
         Some(Deserted::From(time)) => wake = wake.min(decide::until(time, now)?),
