@@ -192,7 +192,7 @@ impl Samples {
 pub async fn run(context: &Context) {
     let mut away: HashMap<String, Instant> = HashMap::new();
     for round in 0_u64.. {
-        let (nodes, pods) = living(context);
+        let (nodes, pods) = living(context).await;
         context.costs.forget_all_but(&pods);
         away.retain(|_, until| *until > Instant::now());
         let known = context.watched.nodes.state();
@@ -243,14 +243,16 @@ async fn ask(context: &Context, node: Arc<Node>, pods: &HashSet<String>, whole: 
 }
 
 /// The nodes and pods of previews that have a pod and whose end is not recorded.
-fn living(context: &Context) -> (HashSet<String>, HashSet<String>) {
+async fn living(context: &Context) -> (HashSet<String>, HashSet<String>) {
     let (mut nodes, mut pods) = (HashSet::new(), HashSet::new());
-    for preview in context.watched.previews.skim::<Placed>() {
+    let previews = &context.watched.previews;
+    let note = |preview: Placed| {
         if let Some((node, pod)) = preview.place() {
             nodes.insert(node);
             pods.insert(pod);
         }
-    }
+    };
+    previews.skim(note).await;
     (nodes, pods)
 }
 

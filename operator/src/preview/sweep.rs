@@ -63,7 +63,7 @@ pub async fn run(context: Arc<Context>) {
     let mut pause = SOON;
     let mut settling = Settling::default();
     loop {
-        count(&context);
+        count(&context).await;
         keep::forget_gone(&context);
         let clean = match sweep(&context, &mut settling).await {
             Ok(clean) => clean,
@@ -83,12 +83,13 @@ pub async fn run(context: Arc<Context>) {
     }
 }
 
-fn count(context: &Context) {
+async fn count(context: &Context) {
     let (mut counts, mut longest, now) = (HashMap::new(), 0, Timestamp::now());
-    for preview in context.watched.previews.skim::<Counted>() {
+    let count = |preview: Counted| {
         *counts.entry(preview.phase()).or_insert(0_i64) += 1;
         longest = longest.max(preview.ending_for(now));
-    }
+    };
+    context.watched.previews.skim(count).await;
     for phase in Phase::ALL {
         let gauge = context.metrics.previews.with_label_values(&[phase.as_str()]);
         gauge.set(counts.get(&phase).copied().unwrap_or_default());

@@ -94,11 +94,12 @@ pub async fn run(context: &Context) {
         if look || look_at <= Instant::now() {
             look_at = Instant::now() + PERIOD;
             clear(context).await;
-            items.extend(all_waiting(context));
+            let begun = Instant::now();
+            items.extend(all_waiting(context).await);
             memory.retain(&items);
             // One that was deleted has its signature nowhere until it is in the spool.
-            let ending = ending(context);
-            post.retain(|uid| items.contains_key(uid) || ending.contains(uid));
+            let ending = ending(context).await;
+            post.retain(begun, |uid| items.contains_key(uid) || ending.contains(uid));
             waiting.set(0);
         }
         waiting.add(i64::try_from(items.len()).unwrap_or(i64::MAX));
@@ -158,14 +159,14 @@ async fn send(context: &Context, memory: &Memory, items: Items) -> bool {
 }
 
 /// Every receipt that the sink has still to get.
-fn all_waiting(context: &Context) -> Items {
+async fn all_waiting(context: &Context) -> Items {
     if context.receipts.office.sink.is_none() {
         return Items::new();
     }
-    let previews = context.watched.previews.each();
-    let mut waiting: Items = previews
-        .filter_map(|guarded| undelivered(guarded.0.as_ref().ok()?))
-        .collect();
+    let mut waiting = Items::new();
+    let previews = &context.watched.previews;
+    let note = |preview: PreviewSandbox| waiting.extend(undelivered(&preview));
+    previews.skim(note).await;
     for entry in context.receipts.spool.entries().into_iter().filter(is_pending) {
         if let Some(uid) = entry.name_any().strip_prefix(names::PREFIX) {
             waiting.insert(uid.to_owned(), Item::Spooled(entry.clone()));
@@ -175,13 +176,14 @@ fn all_waiting(context: &Context) -> Items {
 }
 
 /// The previews that are about to go, by uid.
-fn ending(context: &Context) -> HashSet<String> {
-    let previews = context.watched.previews.skim::<Going>();
-    let ending = previews.filter_map(|preview| {
-        preview.metadata.deletion_timestamp?;
-        preview.metadata.uid
-    });
-    ending.collect()
+async fn ending(context: &Context) -> HashSet<String> {
+    let mut ending = HashSet::new();
+    let note = |preview: Going| {
+        let going = preview.metadata.deletion_timestamp.is_some();
+        ending.extend(preview.metadata.uid.filter(|_| going));
+    };
+    context.watched.previews.skim(note).await;
+    ending
 }
 
 /// What of a preview says whether it is about to go.

@@ -2,7 +2,7 @@
 //! Touches nothing; what is lost with it is found again in the cluster.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -44,7 +44,8 @@ pub struct Post {
     look: AtomicBool,
     /// When this process was told of each first.
     sent: Mutex<HashMap<String, Instant>>,
-    acknowledged: Mutex<HashSet<String>>,
+    /// And when the sink acknowledged it.
+    acknowledged: Mutex<HashMap<String, Instant>>,
     news: Notify,
 }
 
@@ -77,7 +78,7 @@ impl Post {
 
     /// Whether the sink has the receipt of this preview, as far as this process knows.
     pub fn is_acknowledged(&self, uid: &str) -> bool {
-        lock(&self.acknowledged).contains(uid)
+        lock(&self.acknowledged).contains_key(uid)
     }
 
     /// How long ago this process was told of the receipt of this preview.
@@ -87,13 +88,14 @@ impl Post {
 
     /// The sink has it.
     pub fn acknowledge(&self, uid: &str) {
-        lock(&self.acknowledged).insert(uid.to_owned());
+        lock(&self.acknowledged).insert(uid.to_owned(), Instant::now());
     }
 
-    /// Forgets all but these.
-    pub fn retain(&self, known: impl Fn(&str) -> bool) {
-        lock(&self.acknowledged).retain(|uid| known(uid));
-        lock(&self.sent).retain(|uid, _| known(uid));
+    /// Forgets all but these, and what this process was told since it began to look which these are.
+    pub fn retain(&self, begun: Instant, known: impl Fn(&str) -> bool) {
+        let stays = |uid: &String, at: &mut Instant| *at >= begun || known(uid);
+        lock(&self.acknowledged).retain(stays);
+        lock(&self.sent).retain(stays);
     }
 }
 

@@ -133,10 +133,13 @@ impl Drop for Watch {
 }
 
 impl Watch {
-    /// Watches all claims of a side, over a connection of its own.
-    pub fn begin(side: &Side) -> Self {
+    /// Watches all claims of a side, over a connection of its own. Those that are there are listed by then: a list of ten thousand, which
+    /// the API server wrote while it served what was measured, was most of what a claim seemed to cost among them.
+    pub async fn begin(side: &Side) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (for_task, side) = (seen.clone(), side.clone());
+        let (list, listed) = oneshot::channel();
+        let mut list = Some(list);
         let api = side.claims();
         let task = tokio::spawn(async move {
             let mut events = watcher(api, watcher::Config::default()).boxed();
@@ -149,11 +152,16 @@ impl Watch {
                             seen.see(claim.name_any(), (now, cold));
                         }
                     }
-                    Ok(Event::Delete(_) | Event::Init | Event::InitDone) => {}
+                    Ok(Event::InitDone) => {
+                        // Who began the watch may have ended.
+                        list.take().map(|list| list.send(()));
+                    }
+                    Ok(Event::Delete(_) | Event::Init) => {}
                     Err(error) => eprintln!("the watch of claims: {error}"),
                 }
             }
         });
+        listed.await.unwrap();
         Self { seen, task }
     }
 

@@ -7,7 +7,7 @@ mod load;
 mod report;
 mod side;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -115,6 +115,8 @@ impl Load {
 /// A start of Vitrine's operator where many previews live.
 struct Start {
     live: usize,
+    /// Seconds of processor time a second while nobody claims, by process.
+    standing: BTreeMap<&'static str, f64>,
     /// Of the operator that made them.
     before_mib: f64,
     /// From the start of the process until a claim that was there before is ready.
@@ -125,7 +127,7 @@ struct Start {
 impl Start {
     fn json(&self) -> serde_json::Value {
         json!({
-            "live": self.live, "residentMib": self.before_mib, "secondsToFirstClaim": self.first.as_secs_f64(),
+            "live": self.live, "standing": self.standing, "residentMib": self.before_mib, "secondsToFirstClaim": self.first.as_secs_f64(),
             "residentMibAfter": self.after_mib
         })
     }
@@ -283,7 +285,7 @@ impl Bench {
         side.full(pool, PATIENCE).await;
         settled(&self.house).await;
         let processes = Processes::of(&self.house.cluster, controller.pid);
-        let watch = Arc::new(Watch::begin(side));
+        let watch = Arc::new(Watch::begin(side).await);
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let noise = tokio::spawn(stats::noise(stopped));
         let reconciles = controller.reconciles().await;
@@ -318,7 +320,7 @@ impl Bench {
         let side = Side::new(system, &self.house).await;
         let controller = Controller::start(system, Tuning::Steady, &self.house).await;
         side.fill(pool, PATIENCE).await;
-        let watch = Arc::new(Watch::begin(&side));
+        let watch = Arc::new(Watch::begin(&side).await);
         while *made < live {
             let next = (live - *made).min(pool);
             load::run(
@@ -338,6 +340,17 @@ impl Bench {
             self.choice.seconds,
         );
         load.name += &format!(", {live} live");
+        let meter = Meter::begin(
+            &self.house.cluster,
+            &Processes::of(&self.house.cluster, controller.pid),
+        );
+        tokio::time::sleep(Duration::from_secs(self.choice.seconds)).await;
+        let idle = meter.end();
+        let standing = idle
+            .cpu
+            .iter()
+            .map(|(what, seconds)| (*what, seconds / idle.lasted.as_secs_f64()));
+        let standing = standing.collect();
         let measured = self.measured(&controller, &side, pool, 0, &load).await;
         let before_mib = measured.costs.resident_mib;
         self.all.push(measured);
@@ -348,12 +361,12 @@ impl Bench {
             .unwrap();
         let begun = Instant::now();
         let start = Controller::start(system, Tuning::Steady, &self.house);
-        let watch = Watch::begin(&side);
         let (controller, ready) = tokio::join!(start, watch.until_ready(&first));
         let first = ready.0.duration_since(begun);
         side.full(pool, PATIENCE).await;
         Start {
             live,
+            standing,
             before_mib,
             first,
             after_mib: stats::resident_mib(controller.pid),
@@ -442,10 +455,16 @@ impl Bench {
         );
         println!("{drained}");
         for start in starts {
+            let standing = |what| start.standing.get(what).copied().unwrap_or_default() * 100.0;
             println!(
-                "\nWith {} live previews the operator takes {:.0} MiB. Started anew, it has a claim ready {:.1} s after its start, then takes {:.0} MiB.",
+                "\nWith {} live previews the operator takes {:.0} MiB. While nobody claims, the whole stack takes {:.1} % of a processor: \
+                 controller {:.1}, API server {:.1}, etcd {:.1}. Started anew, it has a claim ready {:.1} s after its start, then takes {:.0} MiB.",
                 start.live,
                 start.before_mib,
+                start.standing.values().sum::<f64>() * 100.0,
+                standing("controller"),
+                standing("API server"),
+                standing("etcd"),
                 start.first.as_secs_f64(),
                 start.after_mib
             );
