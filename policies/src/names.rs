@@ -38,6 +38,8 @@ pub const PRIORITY_CLASS: &str = "vitrine-preview";
 
 /// Name of the ResourceQuota, LimitRange and NetworkPolicy in a cell.
 pub const SEAL: &str = "vitrine";
+/// Name of the other ResourceQuota in a cell, which closes it to whatever is no part of one.
+pub const CLOSED: &str = "vitrine-closed";
 /// Name of the ServiceAccount (without a token) in a cell.
 pub const SERVICE_ACCOUNT: &str = "preview";
 /// Name of the pod in a cell.

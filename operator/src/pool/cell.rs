@@ -164,8 +164,7 @@ async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Res
             record::lot(envelope, pool.spec.trust_level, &context.settings.house),
         )
     });
-    let pods: Api<Pod> = context.api(name);
-    let pod = found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", name))?;
+    let pod = pod(context, name).await?;
     let uid = context.watched.cells.get(name).and_then(|cell| cell.uid());
     let held = uid.map_or_else(Vec::new, |uid| context.watched.slots.held_by(&uid));
     let own = record.holds.as_ref().map_or(&[][..], |holds| &holds.slots);
@@ -200,6 +199,22 @@ async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Res
         holds_any: !held.is_empty(),
         holds_more,
     })
+}
+
+/// The pod in a cell. Not asked for where there was none and no watch has told of one: a cell that rests is looked at whenever its pool
+/// changes.
+async fn pod(context: &Context, cell: &str) -> Result<Option<Pod>> {
+    let confinement = &context.pools.confinement;
+    if confinement.is_empty(cell) {
+        return Ok(None);
+    }
+    let begun = confinement.begin(cell);
+    let pods: Api<Pod> = context.api(cell);
+    let pod = found(pods.get(names::POD).await).map_err(Error::kube("get", "Pod", cell))?;
+    if pod.is_none() {
+        confinement.found_empty(cell, begun);
+    }
+    Ok(pod)
 }
 
 async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan: Plan) -> Result<Action> {
@@ -410,6 +425,8 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
         }
     }
     let policy = context.watched.policy();
+    // Whatever comes of it, and whenever the watch tells.
+    context.pools.confinement.doubt(&name, Doubt::Content);
     match make::pod(
         context,
         &name,
@@ -454,7 +471,19 @@ async fn confine(
 ) -> Result<Option<Action>> {
     let name = cell.name_any();
     let begun = context.pools.confinement.begin(&name);
-    let there = dereference::cell(context, &name).await?;
+    // Of one that is new nothing has to be read before the rest is made; what is there all the same the next look finds, before a pod is.
+    let new = context.pools.confinement.take_new(&name);
+    let there = if new {
+        Cell {
+            namespace: Some(Namespace {
+                metadata: cell.metadata.clone(),
+                ..Namespace::default()
+            }),
+            ..Cell::default()
+        }
+    } else {
+        dereference::cell(context, &name).await?
+    };
     if !there.foreign_policies.is_empty() {
         tracing::warn!(
             cell = name,
@@ -464,8 +493,8 @@ async fn confine(
         return Ok(Some(Action::await_change()));
     }
     match make::seal(context, &name, &there, envelope).await? {
-        Sealed::Whole(_) => {}
-        Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
+        Sealed::Whole(_) if !new => {}
+        Sealed::Whole(_) | Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
         Sealed::Uncounted(_) => {
             context.pools.set(&of.uid, &name, State::Making, None);
             return Ok(Some(Action::requeue(QUOTA)));
@@ -506,17 +535,18 @@ async fn confined(
 
 /// Spares the next look the reads, if all of it was there.
 fn remember(context: &Context, name: &str, world: &World, there: &Cell, begun: Begun) {
-    if let (true, Some(uid), Some((_, lot)), Some(policy), Some(quota)) = (
+    if let (true, Some(uid), Some((_, lot)), Some(policy), Some(quota), Some(closed)) = (
         there.is_whole(),
         there.namespace.as_ref().and_then(ResourceExt::uid),
         &world.template,
         &there.network_policy,
         &there.quota,
+        &there.closed,
     ) {
         let found = Found {
             which: confinement::which(&uid, lot),
             seal: seal_identity(policy).into(),
-            quota: confinement::allows(quota),
+            quotas: [quota, closed].map(confinement::allows),
             at: Instant::now(),
         };
         context.pools.confinement.found(name, begun, found);

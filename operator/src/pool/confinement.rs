@@ -36,8 +36,8 @@ pub struct Found {
     pub which: Digest,
     /// What its network policy is known by.
     pub seal: Box<str>,
-    /// What its quota allows ([`allows`]).
-    pub quota: Digest,
+    /// What its quotas allow ([`allows`]).
+    pub quotas: [Digest; 2],
     /// When.
     pub at: Instant,
 }
@@ -64,6 +64,10 @@ struct Seen {
     /// The number of the last doubt in its content.
     content: u64,
     found: Option<Found>,
+    /// Whether a look has found no pod in it.
+    empty: bool,
+    /// Whether this process is making it, and nobody has looked at it yet.
+    new: bool,
 }
 
 impl Seen {
@@ -73,7 +77,10 @@ impl Seen {
                 self.confinement = number;
                 self.found = None;
             }
-            Doubt::Content => self.content = number,
+            Doubt::Content => {
+                self.content = number;
+                self.empty = false;
+            }
         }
     }
 }
@@ -92,6 +99,8 @@ impl Confinement {
                 confinement: doubts,
                 content: doubts,
                 found: None,
+                empty: false,
+                new: false,
             };
             inner.cells.insert(cell.to_owned(), seen);
         }
@@ -114,6 +123,37 @@ impl Confinement {
         }
     }
 
+    /// A cell was made since a look at it began: nothing is in it, unless a watch has told of something.
+    pub fn made(&self, cell: &str, begun: Begun) {
+        let mut inner = self.inner();
+        if let Some(seen) = inner.cells.get_mut(cell) {
+            seen.empty = seen.content <= begun.0;
+            seen.new = seen.confinement <= begun.0;
+        }
+    }
+
+    /// Whether a cell was made by this process and nobody has asked this before: then it is looked at for the first time.
+    pub fn take_new(&self, cell: &str) -> bool {
+        let mut inner = self.inner();
+        let seen = inner.cells.get_mut(cell);
+        seen.is_some_and(|seen| std::mem::take(&mut seen.new))
+    }
+
+    /// A look has found no pod in a cell.
+    pub fn found_empty(&self, cell: &str, begun: Begun) {
+        let mut inner = self.inner();
+        let seen = inner.cells.get_mut(cell);
+        if let Some(seen) = seen.filter(|seen| seen.content <= begun.0) {
+            seen.empty = true;
+        }
+    }
+
+    /// Whether there was no pod in a cell, and no watch has told of one since.
+    pub fn is_empty(&self, cell: &str) -> bool {
+        let inner = self.inner();
+        inner.cells.get(cell).is_some_and(|seen| seen.empty)
+    }
+
     /// What was found of a cell, this very one, that confines such previews; if it is neither doubted nor too long ago.
     pub fn of(&self, cell: &str, uid: Option<&String>, lot: &str, now: Instant) -> Option<Found> {
         let found = self.inner().cells.get(cell)?.found.clone()?;
@@ -121,12 +161,12 @@ impl Confinement {
         (young && found.which == which(uid?, lot)).then_some(found)
     }
 
-    /// Whether a cell's quota is the one that was found, and differs at most in what it counts.
+    /// Whether a quota in a cell is one that was found, and differs at most in what it counts.
     pub fn counts(&self, quota: &ResourceQuota) -> bool {
         let cell = quota.namespace().unwrap_or_default();
         let inner = self.inner();
         let found = inner.cells.get(&cell).and_then(|seen| seen.found.as_ref());
-        found.is_some_and(|found| found.quota == allows(quota))
+        found.is_some_and(|found| found.quotas.contains(&allows(quota)))
     }
 
     /// Something of a cell may be other than it was.
@@ -196,7 +236,7 @@ mod tests {
         Found {
             which: which("cell's", "lot"),
             seal: "uid/1".into(),
-            quota: allows(&quota("1", "0")),
+            quotas: ["1", "0"].map(|pods| allows(&quota(pods, "0"))),
             at,
         }
     }
@@ -254,6 +294,30 @@ mod tests {
         all.doubt("cell", Doubt::Content);
         assert_eq!(known(&all, now), Some(found(now)));
         assert!(!all.holds("cell", begun), "but in the look as a whole");
+    }
+
+    #[test]
+    fn a_cell_is_empty_until_a_watch_tells_of_its_pod_and_new_once() {
+        let all = Confinement::default();
+        assert!(!all.is_empty("c") && !all.take_new("c"), "nothing is known of it");
+        let begun = all.begin("c");
+        all.found_empty("c", begun);
+        all.doubt("c", Doubt::Confinement);
+        assert!(all.is_empty("c"));
+        all.doubt("c", Doubt::Content);
+        assert!(!all.is_empty("c"));
+        all.found_empty("c", begun);
+        assert!(!all.is_empty("c"), "the look began before the doubt");
+        let begun = all.begin("d");
+        all.made("d", begun);
+        assert!(all.is_empty("d") && all.take_new("d") && !all.take_new("d"));
+        all.doubt_all(Doubt::Content);
+        assert!(!all.is_empty("d"));
+        all.made("d", begun);
+        assert!(
+            !all.is_empty("d") && all.take_new("d"),
+            "somebody was quicker with its pod"
+        );
     }
 
     #[test]

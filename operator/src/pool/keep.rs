@@ -155,9 +155,15 @@ async fn grow(
             Err(_) => return Ok(None),
         };
         let made = record::of(of, &name, cells::new_epoch(), lot.clone(), Timestamp::now());
-        if let Err(error) = make::namespace(context, &made).await {
-            context.pools.forget(&of.uid, &name);
-            return Err(error);
+        let begun = context.pools.confinement.begin(&name);
+        match make::namespace(context, &made).await {
+            Ok(true) => context.pools.confinement.made(&name, begun),
+            // Another operator has made it, or an earlier one.
+            Ok(false) => {}
+            Err(error) => {
+                context.pools.forget(&of.uid, &name);
+                return Err(error);
+            }
         }
     }
     Ok(Some(Duration::ZERO))

@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::events::{Event, EventType},
+    runtime::{
+        events::{Event, EventType},
+        reflector::ObjectRef,
+    },
 };
 use tokio::time::Instant;
 use vitrine_crds::{
@@ -259,9 +262,12 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &
     };
     let preview = hold(context, &world.preview).await?;
     if let Some(kind) = &world.warm
-        && let Some(action) = admit_warm(context, &world.tenant, &preview, envelope, policy, kind).await?
+        && let Some(action) = admit_warm(context, world, &preview, envelope, policy, kind).await?
     {
         return Ok(action);
+    }
+    if world.unread {
+        return Ok(read_again(context, &preview));
     }
     match slots::take(context, &Owner::preview(&preview), policy, demands).await? {
         Taken::All(slots) => {
@@ -317,7 +323,7 @@ async fn write_full(
 /// Takes a cell of a pool in which the preview is ready at once; `None` if the last one was taken by somebody else.
 async fn admit_warm(
     context: &Context,
-    tenant: &Tenant,
+    world: &World,
     preview: &PreviewSandbox,
     envelope: &Envelope,
     policy: &PreviewPolicy,
@@ -331,10 +337,19 @@ async fn admit_warm(
     let Some(warm) = context.pools.take(kind) else {
         return Ok(None);
     };
-    // Neither needs the other: what is taken in vain is given back.
-    let (claimed, taken) = tokio::join!(
+    let tenant = &world.tenant;
+    // None needs the others: what is taken in vain is given back.
+    let (claimed, taken, is_current) = tokio::join!(
         cells::claim_warm(context, tenant, &warm),
-        slots::take(context, &owner, policy, &demands)
+        slots::take(context, &owner, policy, &demands),
+        async {
+            // What was read before is as current as that; what was not is shown to be so now.
+            if world.unread {
+                dereference::is_current(context, world).await
+            } else {
+                Ok(true)
+            }
+        }
     );
     // Whatever comes of it, the cell is not as it was known to be, and its pool has one less.
     context.wakes.cells([warm.cell.clone()]);
@@ -352,9 +367,9 @@ async fn admit_warm(
             return Ok(Some(Action::requeue(QUEUE)));
         }
     };
-    if claimed?.is_none() {
-        // Its slots are taken over by the next attempt.
-        return Ok(Some(Action::requeue(Duration::ZERO)));
+    if claimed?.is_none() || !is_current? {
+        // What it has taken is taken over by the next attempt, or given back.
+        return Ok(Some(read_again(context, preview)));
     }
     let tenant = Tenant {
         cell: warm.cell.clone(),
@@ -376,6 +391,15 @@ async fn admit_warm(
     context.looks.opened(&namespace, &name, &tenant.uid, begun);
     context.metrics.admissions.with_label_values(&[WARM]).inc();
     Ok(Some(Action::requeue(TOLD)))
+}
+
+/// It is looked at again at once, by what is read and not by what the watches have.
+fn read_again(context: &Context, preview: &PreviewSandbox) -> Action {
+    let namespace = preview.namespace().unwrap_or_default();
+    context
+        .looks
+        .touch(&ObjectRef::new(&preview.name_any()).within(&namespace));
+    Action::requeue(Duration::ZERO)
 }
 
 /// Signs the link of a preview that is ready, and says so.

@@ -29,15 +29,19 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_policies::{
-    cell::{Tenant, record, seal},
+    cell::{
+        Tenant,
+        record::{self, Record},
+        seal,
+    },
     names,
 };
 
 use super::{
     Context, Guarded,
     apply::{self, Next},
-    decide::{self, Plan},
-    dereference, held,
+    decide::{self, Plan, World},
+    dereference, held, is_waiting,
     looks::{self, Looks},
     observe::{self, End},
     queue::{GuardedListing, GuardedPolicy, Indexes, Watched, reference},
@@ -413,6 +417,10 @@ impl Tenants {
                 self.told.looks.touch(preview);
             }
         }
+        // That one which waits has been given it, whoever gives it knows, and says so in its status.
+        let tenant = Record::of(&cell.metadata).and_then(|record| record.tenant);
+        let is_given = |p: &PreviewSandbox| is_waiting(p) && p.metadata.uid == tenant;
+        woken.retain(|preview| tenant.is_none() || !self.is(preview, is_given));
         woken
     }
 
@@ -538,8 +546,14 @@ async fn reconcile(guarded: &Guarded, context: &Context, backoff: &Backoff) -> R
 
 async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
     let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    let unread = dereference::unread(context, &namespace, &name);
+    let is_admitted = |world: &World| matches!(decide::decide(world, Timestamp::now()), Plan::Admit(..));
     let begun = context.looks.begin(&namespace, &name);
-    let Some(mut world) = dereference::dereference(context, &namespace, &name).await? else {
+    let world = match unread.filter(is_admitted) {
+        Some(world) => Some(world),
+        None => dereference::dereference(context, &namespace, &name).await?,
+    };
+    let Some(mut world) = world else {
         context.looks.forget(&namespace, &name);
         return Ok(Action::await_change());
     };

@@ -82,6 +82,8 @@ pub struct Cell {
     pub namespace: Option<Namespace>,
     /// Its quota.
     pub quota: Option<ResourceQuota>,
+    /// The quota that closes it to everything else.
+    pub closed: Option<ResourceQuota>,
     /// Its limit range.
     pub limit_range: Option<LimitRange>,
     /// Its service account.
@@ -108,6 +110,7 @@ impl Cell {
     pub const fn is_whole(&self) -> bool {
         self.namespace.is_some()
             && self.quota.is_some()
+            && self.closed.is_some()
             && self.limit_range.is_some()
             && self.service_account.is_some()
             && self.network_policy.is_some()
@@ -162,6 +165,8 @@ pub struct World {
     pub sent: Option<Duration>,
     /// Whether the nodes say that a lost pod is gone, if they were asked.
     pub reported_gone: Option<bool>,
+    /// Whether all of it is as the watches have it, and nothing was read.
+    pub unread: bool,
     /// Where Vitrine's own pods are.
     pub house: network::House,
 }
@@ -198,6 +203,8 @@ pub enum Drift {
     Namespace,
     /// The quota.
     Quota,
+    /// The quota that closes it.
+    Closed,
     /// The limit range.
     LimitRange,
     /// The service account.
@@ -1131,7 +1138,6 @@ pub fn unsealed(
     envelope: &Envelope,
     house: &network::House,
 ) -> Option<&'static str> {
-    let quota = boundary::quota(name, envelope);
     let spoiled = |live: Option<bool>| live == Some(false);
     let policy = network::policy(name, envelope, house);
     if spoiled(
@@ -1147,11 +1153,14 @@ pub fn unsealed(
         let allowed = status.and_then(|status| status.hard.as_ref());
         allowed.is_none() || allowed == spec.and_then(|spec| spec.hard.as_ref())
     };
-    let same = |live: &ResourceQuota| {
-        seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec) && allowed(live)
-    };
-    if spoiled(cell.quota.as_ref().map(same)) {
-        return Some("the ResourceQuota");
+    for (live, desired) in [
+        (&cell.quota, boundary::quota(name, envelope)),
+        (&cell.closed, boundary::closed(name)),
+    ] {
+        let live = live.as_ref();
+        if spoiled(live.map(|live| is_quota(&desired, live) && allowed(live))) {
+            return Some("the ResourceQuota");
+        }
     }
     let range = boundary::limit_range(name, envelope);
     if spoiled(cell.limit_range.as_ref().map(|live| seal::holds(&range, live))) {
@@ -1166,6 +1175,11 @@ pub fn unsealed(
     .then_some("the ServiceAccount")
 }
 
+/// Whether a quota is what was built. The hard limits exactly: an additional scope or key could widen as well.
+fn is_quota(desired: &ResourceQuota, live: &ResourceQuota) -> bool {
+    seal::holds(desired, live) && seal::same(&desired.spec, &live.spec)
+}
+
 fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     let (cell, tenant) = (&world.cell, &world.tenant);
     let gone_or = |holds: Option<bool>| !holds.unwrap_or(false);
@@ -1177,14 +1191,13 @@ fn drifted(world: &World, envelope: &Envelope) -> Vec<Drift> {
     ) {
         drift.push(Drift::Namespace);
     }
-    let quota = boundary::quota(&tenant.cell, envelope);
-    // The hard limits exactly: an additional scope or key could widen as well.
-    if gone_or(
-        cell.quota
-            .as_ref()
-            .map(|live| seal::holds(&quota, live) && seal::same(&quota.spec, &live.spec)),
-    ) {
-        drift.push(Drift::Quota);
+    for (part, live, desired) in [
+        (Drift::Quota, &cell.quota, boundary::quota(&tenant.cell, envelope)),
+        (Drift::Closed, &cell.closed, boundary::closed(&tenant.cell)),
+    ] {
+        if gone_or(live.as_ref().map(|live| is_quota(&desired, live))) {
+            drift.push(part);
+        }
     }
     let range = boundary::limit_range(&tenant.cell, envelope);
     if gone_or(cell.limit_range.as_ref().map(|live| seal::holds(&range, live))) {

@@ -71,6 +71,7 @@ fn world() -> World {
         cell: Cell::default(),
         place: None,
         outside: None,
+        unread: false,
         attention: None,
         held_slots: vec![],
         other_cells: vec![],
@@ -119,6 +120,7 @@ fn provisioned(pod_status: serde_json::Value) -> World {
             at(0),
         )),
         quota: Some(boundary::quota(&world.tenant.cell, &envelope)),
+        closed: Some(boundary::closed(&world.tenant.cell)),
         limit_range: Some(boundary::limit_range(&world.tenant.cell, &envelope)),
         service_account: Some(boundary::service_account(&world.tenant.cell)),
         network_policy: Some(policy),
@@ -421,12 +423,21 @@ fn a_network_policy_that_was_touched_ends_the_preview_even_if_it_was_put_back() 
 fn drift_elsewhere_is_put_back_and_the_preview_lives() {
     let mut world = ready();
     world.cell.quota.as_mut().unwrap().spec = None;
+    world.cell.closed = None;
     world.cell.service_account = None;
     world.cell.namespace.as_mut().unwrap().metadata.labels = None;
     let Plan::Repair(_, drift) = decide(&world, at(6)) else {
         panic!()
     };
-    assert_eq!(drift, [Drift::Namespace, Drift::Quota, Drift::ServiceAccount]);
+    assert_eq!(
+        drift,
+        [
+            Drift::Namespace,
+            Drift::Quota,
+            Drift::Closed,
+            Drift::ServiceAccount
+        ]
+    );
 }
 
 #[test]

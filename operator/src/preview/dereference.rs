@@ -1,14 +1,17 @@
 //! Reads all that one preview depends on. Reads the cluster, writes nothing.
 
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
-    networking::v1::NetworkPolicy,
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{LimitRange, Namespace, Node, Pod, ResourceQuota, ServiceAccount},
+        networking::v1::NetworkPolicy,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::ObjectRef};
 use serde::de::DeserializeOwned;
 use vitrine_crds::{
-    POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, StatusReason,
+    POLICY_NAME, PreviewPolicy, PreviewSandbox, PreviewSandboxStatus, SkuListing, StatusReason,
     conditions::{self, types},
 };
 use vitrine_policies::{
@@ -71,28 +74,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         Some((policy, listing)) => (policy, Some(listing)),
         None => (policy(context).await?, None),
     };
-    let mut world = World {
-        place: None,
-        cell: Cell::default(),
-        attention: None,
-        cost: None,
-        held_slots: vec![],
-        other_cells: vec![],
-        warm: None,
-        pools_known: context.pools.is_known(),
-        lost_slots: vec![],
-        house: context.settings.house.clone(),
-        listing: None,
-        outside: None,
-        policy,
-        preview,
-        reported_gone: None,
-        signs: Signs::default(),
-        sink: context.receipts.office.sink.is_some(),
-        acknowledged: context.receipts.post.is_acknowledged(&tenant.uid),
-        sent: context.receipts.post.sent(&tenant.uid),
-        tenant,
-    };
+    let mut world = blank(context, preview, tenant, policy);
     if status.phase.is_terminal() {
         return Ok(Some(world));
     }
@@ -103,21 +85,7 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         None => get(&context.api(namespace), "SkuListing", listing).await?,
     };
     if !over && !is(types::ADMITTED) {
-        if let (Some(policy), Some(listing)) = (&world.policy, &world.listing) {
-            let own = world
-                .preview
-                .spec
-                .ttl
-                .unwrap_or(policy.spec.ttl.default)
-                .as_duration();
-            let level = world.preview.spec.trust_level;
-            let envelope = envelope::resolve(&policy.spec, listing, &world.preview).ok();
-            let kind = envelope.map(|envelope| pool::kind(&context.settings, &envelope, level));
-            world.warm = kind.filter(|kind| context.pools.has(kind));
-            let warm = world.warm.is_some();
-            let place = context.watched.place(&world.preview, listing, policy, own, warm);
-            world.place = Some(place);
-        }
+        find_place(context, &mut world);
         // After the preview itself: who gives slots back writes that very version first.
         if context.watched.slots.holds(&world.tenant.uid) {
             world.held_slots = slots::held_by(context, &world.tenant.uid).await?;
@@ -181,6 +149,101 @@ pub async fn dereference(context: &Context, namespace: &str, name: &str) -> Resu
         }
     }
     Ok(Some(world))
+}
+
+/// The world of a preview that nobody has looked at yet and for which a pool has a cell ready, as the watches have it; `None` where that
+/// is not enough. A visitor waits for every read before the first write. Whoever acts on this is refused if the preview is another by
+/// now, and asks beside its writes whether policy and listing are ([`is_current`]).
+pub fn unread(context: &Context, namespace: &str, name: &str) -> Option<World> {
+    // Not as it was before it waited for its turn.
+    let guarded = context.watched.previews.get(&format!("{namespace}/{name}"))?;
+    let preview = guarded.0.ok()?;
+    let new = preview.status.is_none() && preview.metadata.deletion_timestamp.is_none();
+    if !new || !decide::is_held(&preview) || context.looks.is_touched(namespace, name) {
+        return None;
+    }
+    let tenant = Tenant::of(&preview)?;
+    let left = context.watched.slots.holds(&tenant.uid)
+        || !context.watched.cells_beside(&tenant.uid, None).is_empty();
+    if left {
+        return None;
+    }
+    let policy = context.watched.policy()?;
+    let listing = context.watched.listing(namespace, &preview.spec.listing_ref.name);
+    let mut world = blank(context, preview, tenant, Some(policy));
+    world.listing = listing;
+    world.unread = true;
+    find_place(context, &mut world);
+    world.warm.is_some().then_some(world)
+}
+
+/// Whether policy and listing are still those of a world that was not read.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn is_current(context: &Context, world: &World) -> Result<bool> {
+    let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
+    let listings: Api<SkuListing> = context.api(&world.tenant.namespace);
+    let (policy, listing) = tokio::try_join!(
+        is_still(&policies, "PreviewPolicy", world.policy.as_ref()),
+        is_still(&listings, "SkuListing", world.listing.as_ref()),
+    )?;
+    Ok(policy && listing)
+}
+
+/// Whether an object is still the version that is given.
+async fn is_still<K>(api: &Api<K>, kind: &'static str, known: Option<&K>) -> Result<bool>
+where
+    K: ResourceExt + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let Some(known) = known else { return Ok(false) };
+    let name = known.name_any();
+    let now = found(api.get_metadata(&name).await).map_err(Error::kube("get", kind, name))?;
+    let version = |meta: &ObjectMeta| meta.uid.clone().zip(meta.resource_version.clone());
+    let now = now.and_then(|now| version(&now.metadata));
+    Ok(now.is_some() && now == version(known.meta()))
+}
+
+/// A preview of which nothing else is known.
+fn blank(context: &Context, preview: PreviewSandbox, tenant: Tenant, policy: Option<PreviewPolicy>) -> World {
+    World {
+        place: None,
+        cell: Cell::default(),
+        attention: None,
+        cost: None,
+        held_slots: vec![],
+        other_cells: vec![],
+        warm: None,
+        pools_known: context.pools.is_known(),
+        lost_slots: vec![],
+        house: context.settings.house.clone(),
+        listing: None,
+        outside: None,
+        policy,
+        preview,
+        reported_gone: None,
+        signs: Signs::default(),
+        sink: context.receipts.office.sink.is_some(),
+        acknowledged: context.receipts.post.is_acknowledged(&tenant.uid),
+        sent: context.receipts.post.sent(&tenant.uid),
+        unread: false,
+        tenant,
+    }
+}
+
+/// Where a preview stands that is not admitted yet, and whether it could be ready at once.
+fn find_place(context: &Context, world: &mut World) {
+    let (Some(policy), Some(listing)) = (&world.policy, &world.listing) else {
+        return;
+    };
+    let preview = &world.preview;
+    let own = preview.spec.ttl.unwrap_or(policy.spec.ttl.default).as_duration();
+    let envelope = envelope::resolve(&policy.spec, listing, preview).ok();
+    let level = preview.spec.trust_level;
+    let kind = envelope.map(|envelope| pool::kind(&context.settings, &envelope, level));
+    world.warm = kind.filter(|kind| context.pools.has(kind));
+    let warm = world.warm.is_some();
+    world.place = Some(context.watched.place(preview, listing, policy, own, warm));
 }
 
 /// Reads what a preview still has whose pod is gone and whose end is recorded.
@@ -277,9 +340,10 @@ pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     );
     let policies: Api<NetworkPolicy> = context.api(cell);
     let everything = ListParams::default();
-    let (namespace, quota, limit_range, service_account, policies, pod) = tokio::try_join!(
+    let (namespace, quota, closed, limit_range, service_account, policies, pod) = tokio::try_join!(
         get(&namespaces, "Namespace", cell),
         get(&quotas, "ResourceQuota", names::SEAL),
+        get(&quotas, "ResourceQuota", names::CLOSED),
         get(&ranges, "LimitRange", names::SEAL),
         get(&accounts, "ServiceAccount", names::SERVICE_ACCOUNT),
         async {
@@ -297,6 +361,7 @@ pub async fn cell(context: &Context, cell: &str) -> Result<Cell> {
     Ok(Cell {
         namespace,
         quota,
+        closed,
         limit_range,
         service_account,
         network_policy: ours.into_iter().next(),

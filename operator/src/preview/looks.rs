@@ -82,6 +82,11 @@ impl Looks {
         self.inner().touched.insert(name);
     }
 
+    /// Whether something of this preview may be other than it was.
+    pub fn is_touched(&self, namespace: &str, name: &str) -> bool {
+        self.inner().touched.contains(&key(namespace, name))
+    }
+
     /// A watch begins to tell only now: what it would have told before, nobody knows.
     pub fn all_again(&self) {
         let mut inner = self.inner();

@@ -48,14 +48,22 @@ pub enum Podded {
     Refused(Error),
 }
 
-/// Makes a cell's namespace; that it is there already is for the next look to judge.
+/// Makes a cell's namespace, and says whether it did; one that is there already is for the next look to judge.
 ///
 /// # Errors
 /// If the API server refuses.
-pub async fn namespace(context: &Context, desired: &Namespace) -> Result<()> {
+pub async fn namespace(context: &Context, desired: &Namespace) -> Result<bool> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    create(&namespaces, "Namespace", desired).await?;
-    Ok(())
+    let name = desired.name_any();
+    match namespaces.create(&PostParams::default(), desired).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_there(&error) => Ok(false),
+        Err(error) => Err(Error::kube("create", "Namespace", name)(error)),
+    }
+}
+
+fn is_there(error: &kube::Error) -> bool {
+    error::status(error).is_some_and(kube::core::Status::is_already_exists)
 }
 
 /// Makes what is missing of all that confines a cell.
@@ -72,6 +80,12 @@ pub async fn seal(context: &Context, name: &str, cell: &Cell, envelope: &Envelop
             "ResourceQuota",
             cell.quota.as_ref(),
             boundary::quota(name, envelope)
+        ),
+        ensure(
+            &quotas,
+            "ResourceQuota",
+            cell.closed.as_ref(),
+            boundary::closed(name)
         ),
         ensure(
             &ranges,
@@ -92,15 +106,15 @@ pub async fn seal(context: &Context, name: &str, cell: &Cell, envelope: &Envelop
             network::policy(name, envelope, &context.settings.house)
         ),
     );
-    let (quota, _, _, policy) = match made {
+    let (quota, closed, _, _, policy) = match made {
         Err(error) if recount(&quotas, &accounts, THE_ACCOUNT, &error).await? => return Ok(Sealed::Again),
         made => made?,
     };
-    // No pod before the quota counts: until then the API server would let everything through.
-    Ok(if quota.status.as_ref().and_then(|s| s.hard.as_ref()).is_none() {
-        Sealed::Uncounted(quota.metadata.creation_timestamp.map(|made| made.0))
-    } else {
-        Sealed::Whole(Box::new(policy))
+    // No pod before the quotas count: until then the API server would let everything through.
+    let counts = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|s| s.hard.is_some());
+    Ok(match [quota, closed].into_iter().find(|quota| !counts(quota)) {
+        Some(quota) => Sealed::Uncounted(quota.metadata.creation_timestamp.map(|made| made.0)),
+        None => Sealed::Whole(Box::new(policy)),
     })
 }
 
@@ -176,6 +190,11 @@ pub async fn repair(
         Drift::Quota => {
             let desired = boundary::quota(&name, envelope);
             put(&context.api(&name), "ResourceQuota", cell.quota.as_ref(), desired).await?;
+            Ok("ResourceQuota")
+        }
+        Drift::Closed => {
+            let (api, desired) = (context.api(&name), boundary::closed(&name));
+            put(&api, "ResourceQuota", cell.closed.as_ref(), desired).await?;
             Ok("ResourceQuota")
         }
         Drift::LimitRange => {
@@ -262,8 +281,8 @@ where
     if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota)) {
         return Ok(false);
     }
-    let quota =
-        found(quotas.get(names::SEAL).await).map_err(Error::kube("get", "ResourceQuota", names::SEAL))?;
+    let by = counted.by;
+    let quota = found(quotas.get(by).await).map_err(Error::kube("get", "ResourceQuota", by))?;
     let Some(quota) = quota else { return Ok(true) };
     let used = quota.status.as_ref().and_then(|s| s.used.as_ref());
     let charged = used.and_then(|used| used.get(counted.key)?.0.parse::<usize>().ok());
@@ -285,15 +304,17 @@ where
         uid: quota.uid(),
         resource_version: None,
     });
-    let deleted = found(quotas.delete(names::SEAL, &params).await);
-    deleted.map_err(Error::kube("recount", "ResourceQuota", names::SEAL))?;
+    let deleted = found(quotas.delete(by, &params).await);
+    deleted.map_err(Error::kube("recount", "ResourceQuota", by))?;
     Ok(true)
 }
 
-/// What the quota counts of our own.
+/// What a quota counts of our own.
 struct Counted {
     kind: &'static str,
     name: &'static str,
+    /// The quota.
+    by: &'static str,
     /// Its name in the quota (Kubernetes "Resource Quotas", object count quota).
     key: &'static str,
 }
@@ -301,11 +322,13 @@ struct Counted {
 const THE_POD: Counted = Counted {
     kind: "Pod",
     name: names::POD,
+    by: names::SEAL,
     key: "count/pods",
 };
 const THE_ACCOUNT: Counted = Counted {
     kind: "ServiceAccount",
     name: names::SERVICE_ACCOUNT,
+    by: names::CLOSED,
     key: "count/serviceaccounts",
 };
 
@@ -327,7 +350,7 @@ where
     match api.create(&PostParams::default(), object).await {
         Ok(created) => Ok(created),
         // Another attempt of ours was quicker: what is there is judged like everything that is there.
-        Err(error) if error::status(&error).is_some_and(kube::core::Status::is_already_exists) => api
+        Err(error) if is_there(&error) => api
             .get(&object.name_any())
             .await
             .map_err(Error::kube("get", kind, name)),

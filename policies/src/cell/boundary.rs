@@ -38,7 +38,7 @@ pub fn namespace(cell: &str) -> Namespace {
     }
 }
 
-/// The quota: the listing's size and Vitrine's fixed overhead, one pod, and none of every other kind that can be counted.
+/// The quota: the listing's size and Vitrine's fixed overhead, and one pod.
 pub fn quota(cell: &str, envelope: &Envelope) -> ResourceQuota {
     let overhead = pod::overhead();
     let mut hard: BTreeMap<String, Quantity> = BTreeMap::new();
@@ -52,15 +52,24 @@ pub fn quota(cell: &str, envelope: &Envelope) -> ResourceQuota {
     }
     // One, as a fence: two pods can never be in one cell, whoever makes them (attacks, 8).
     set("count/pods", "1".to_owned());
+    limited(cell, names::SEAL, hard)
+}
+
+/// The other quota: as many as a cell has of what every cell has, and none of every other kind that can be counted. It counts nothing that
+/// comes and goes with previews: Kubernetes writes a quota whole whenever it counts, three times a preview, and as one with the other it was
+/// a twelfth of the API server's time.
+pub fn closed(cell: &str) -> ResourceQuota {
     // The controller-manager itself puts one into every namespace: kube-root-ca.crt and the default ServiceAccount.
-    set("count/configmaps", "1".to_owned());
-    set("count/serviceaccounts", "2".to_owned());
-    // This one, and the one beside it.
-    set("count/resourcequotas", "1".to_owned());
-    set("count/limitranges", "1".to_owned());
+    let ours = [
+        ("count/configmaps", "1"),
+        ("count/serviceaccounts", "2"),
+        // This one and the other.
+        ("count/resourcequotas", "2"),
+        ("count/limitranges", "1"),
+    ];
     // Everything else that a quota can count, whoever makes it: only network policies are left to the watch, which ends what has
     // another than ours.
-    for kind in [
+    let none = [
         "count/secrets",
         "count/services",
         "count/persistentvolumeclaims",
@@ -84,11 +93,16 @@ pub fn quota(cell: &str, envelope: &Envelope) -> ResourceQuota {
         "count/resourceclaims.resource.k8s.io",
         "count/resourceclaimtemplates.resource.k8s.io",
         "count/csistoragecapacities.storage.k8s.io",
-    ] {
-        set(kind, "0".to_owned());
-    }
+    ];
+    let none = none.into_iter().map(|kind| (kind, "0"));
+    let hard = ours.into_iter().chain(none);
+    let hard = hard.map(|(kind, most)| (kind.to_owned(), Quantity(most.to_owned())));
+    limited(cell, names::CLOSED, hard.collect())
+}
+
+fn limited(cell: &str, name: &str, hard: BTreeMap<String, Quantity>) -> ResourceQuota {
     ResourceQuota {
-        metadata: metadata(cell, names::SEAL),
+        metadata: metadata(cell, name),
         spec: Some(ResourceQuotaSpec {
             hard: Some(hard),
             ..ResourceQuotaSpec::default()

@@ -35,6 +35,11 @@ fn quota_is_the_golden_one() {
 }
 
 #[test]
+fn closed_is_the_golden_one() {
+    check("closed.yaml", &boundary::closed(fixtures::CELL));
+}
+
+#[test]
 fn limit_range_is_the_golden_one() {
     check(
         "limit-range.yaml",

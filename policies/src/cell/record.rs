@@ -151,6 +151,7 @@ fn within(start: Timestamp, span: TimeSpan, now: Timestamp) -> bool {
 pub fn lot(envelope: &Envelope, level: TrustLevel, house: &network::House) -> String {
     let seal = json!([
         boundary::quota(ANY, envelope),
+        boundary::closed(ANY),
         boundary::limit_range(ANY, envelope),
         boundary::service_account(ANY),
         network::policy(ANY, envelope, house),

@@ -428,7 +428,10 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
         nth: 0,
         moment: Moment::Before,
     };
-    for (name, counted, there) in [("pod", "count/pods", 0), ("account", "count/serviceaccounts", 1)] {
+    for (name, by, counted, there) in [
+        ("pod", names::SEAL, "count/pods", 0),
+        ("account", names::CLOSED, "count/serviceaccounts", 1),
+    ] {
         let preview = preview(&house, name).await;
         assert!(kill_at(&house, &proxy, &before_the_pod, &preview).await);
         let cell = names::cell(&preview.uid().unwrap());
@@ -439,7 +442,7 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
         }
         let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
         eventually("the quota counts what is there", PATIENCE, async || {
-            let quota = quotas.get(names::SEAL).await.map_err(|error| error.to_string())?;
+            let quota = quotas.get(by).await.map_err(|error| error.to_string())?;
             let used = quota.status.and_then(|status| status.used).unwrap_or_default();
             let right = used.get(counted).is_some_and(|used| used.0 == there.to_string());
             if right { Ok(()) } else { Err(format!("{used:?}")) }
@@ -447,7 +450,7 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
         .await;
         let more = Patch::Merge(json!({"status": {"used": {counted: (there + 1).to_string()}}}));
         quotas
-            .patch_status(names::SEAL, &PatchParams::default(), &more)
+            .patch_status(by, &PatchParams::default(), &more)
             .await
             .unwrap();
         let _next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;

@@ -152,6 +152,10 @@ async fn whatever_is_built_of_a_listing_that_can_be_stored_passes_pod_security_a
                 whole("v1", "ResourceQuota", &boundary::quota(cell, &envelope)),
             ),
             (
+                format!("{core}/resourcequotas"),
+                whole("v1", "ResourceQuota", &boundary::closed(cell)),
+            ),
+            (
                 format!("{core}/limitranges"),
                 whole("v1", "LimitRange", &boundary::limit_range(cell, &envelope)),
             ),

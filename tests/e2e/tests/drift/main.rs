@@ -74,6 +74,15 @@ async fn what_confines_without_the_network_is_restored_with_an_event_and_the_pre
     restored(
         &shop,
         &live,
+        "ResourceQuota",
+        &["resourcequota", names::CLOSED],
+        "/spec/hard",
+        &["delete", "resourcequota", names::CLOSED],
+    )
+    .await;
+    restored(
+        &shop,
+        &live,
         "LimitRange",
         &["limitrange", names::SEAL],
         "/spec",

@@ -447,6 +447,7 @@ impl Bench {
         }
         println!("\nVitrine over agent-sandbox:\n\n{}", report::ratios(&self.all));
         println!("Where the time of a claim goes:\n{}", report::stages(&self.all));
+        println!("Who writes what, events included:\n{}", report::writes(&self.all));
         println!(
             "The floor, the writes of one warm claim alone and one after the other: p50 {} / p90 {} / p99 {} ms.",
             ms(floor.percentile(50)),

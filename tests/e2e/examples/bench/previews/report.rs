@@ -202,20 +202,40 @@ impl Measured {
         counts.map(|count| self.a_claim(count))
     }
 
-    /// The controller's writes a claim, by what they are.
-    fn kinds(&self) -> BTreeMap<String, f64> {
-        let own = self
-            .costs
-            .writes
-            .iter()
-            .filter(|w| w.is_done() && self.is_of_controller(w));
-        let counts = vitrine_kit::audit::count(own);
+    /// Everybody's writes a claim, by author and by what they are.
+    fn by_author(&self) -> BTreeMap<String, BTreeMap<String, f64>> {
+        let mut authors: BTreeMap<String, Vec<&Write>> = BTreeMap::new();
+        for write in self.costs.writes.iter().filter(|w| w.is_done()) {
+            authors.entry(self.author(write)).or_default().push(write);
+        }
         #[expect(clippy::cast_precision_loss, reason = "some ten thousand")]
         let a_claim = |count: usize| self.a_claim(count as f64);
-        counts
+        let counted = |writes: Vec<&Write>| {
+            let counts = vitrine_kit::audit::count(writes);
+            counts
+                .into_iter()
+                .map(|(label, count)| (label, a_claim(count)))
+                .collect()
+        };
+        authors
             .into_iter()
-            .map(|(label, count)| (label, a_claim(count)))
+            .map(|(author, writes)| (author, counted(writes)))
             .collect()
+    }
+
+    /// Who wrote, as people call it. Administrators are told apart by their programs.
+    fn author(&self, write: &Write) -> String {
+        const OF_KUBERNETES: [&str; 2] = ["system:serviceaccount:kube-system:", "system:"];
+        if self.is_of_controller(write) {
+            return "the controller".to_owned();
+        }
+        let part = OF_KUBERNETES
+            .iter()
+            .find_map(|prefix| write.user.strip_prefix(prefix));
+        let program = write.agent.split('/').next().unwrap_or_default();
+        part.filter(|part| *part != "admin")
+            .unwrap_or(if program.is_empty() { "the load" } else { program })
+            .to_owned()
     }
 
     /// How many writes of a kind the controller made in the second in which it made most.
@@ -281,7 +301,7 @@ impl Measured {
             "seconds": self.costs.lasted.as_secs_f64(), "spoiled": self.spoiled(),
             "msAfterCreate": self.after_create().json(), "msInAll": self.in_all().json(), "msAtTheServer": self.at_the_server().json(),
             "msSlowestWindow": self.slowest_window().as_secs_f64() * 1000.0,
-            "cold": self.cold(), "unanswered": self.unanswered(), "writes": self.writes(), "writesByKind": self.kinds(),
+            "cold": self.cold(), "unanswered": self.unanswered(), "writes": self.writes(), "writesByAuthor": self.by_author(),
             "stages": self.stages().iter().map(|(stage, times)| (*stage, times.json())).collect::<BTreeMap<_, _>>(),
             "cpuMs": self.cpu(), "reconciles": self.a_claim(self.reconciles), "residentMib": self.costs.resident_mib,
             "noiseMs": self.noise.percentile(99).as_secs_f64() * 1000.0
@@ -327,6 +347,33 @@ pub fn stages(all: &[Measured]) -> String {
         );
         for (stage, times) in stages {
             text += &format!("| {stage} | {} |\n", times.cells());
+        }
+    }
+    text
+}
+
+/// A write that comes less often than once in so many claims is not told in the table.
+const RARE: f64 = 0.05;
+
+/// Writes a claim by author, resource and verb, for every load of the first round.
+pub fn writes(all: &[Measured]) -> String {
+    let mut text = String::new();
+    for one in all.iter().filter(|one| one.round == 0 && one.spoiled().is_none()) {
+        text += &format!(
+            "\n| {}, {}, pool of {}: author | writes a claim |\n|---|---|\n",
+            one.side.system.name(),
+            one.load,
+            one.pool
+        );
+        for (author, writes) in one.by_author() {
+            let frequent = writes.iter().filter(|(_, often)| **often >= RARE);
+            let told: Vec<_> = frequent
+                .map(|(label, often)| format!("{label} {often:.2}"))
+                .collect();
+            if !told.is_empty() {
+                let sum: f64 = writes.values().sum();
+                text += &format!("| {author} | {sum:.2}: {} |\n", told.join(", "));
+            }
         }
     }
     text

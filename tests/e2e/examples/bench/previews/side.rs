@@ -339,12 +339,14 @@ async fn peer(tuning: Tuning, house: &House) -> Controller {
 
 /// Installs the peer's custom resources, from its own module.
 pub fn install_peer(house: &House) {
-    let folder = vitrine_kit::program::run_with(
+    // Not `go list`: on a machine that has never built the peer its module is not there yet.
+    let told = vitrine_kit::program::run_with(
         Command::new("go")
-            .args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/agent-sandbox"])
+            .args(["mod", "download", "-json", "sigs.k8s.io/agent-sandbox"])
             .current_dir(vitrine_kit::images::workspace().join("devcluster/go/agent-sandbox")),
     );
-    let crds = format!("{}/k8s/crds", folder.unwrap().trim());
+    let module: Value = serde_json::from_str(&told.unwrap()).unwrap();
+    let crds = format!("{}/k8s/crds", module["Dir"].as_str().unwrap());
     house.kubectl(&["apply", "--server-side", "-f", &crds]);
     house.kubectl(&[
         "wait",
