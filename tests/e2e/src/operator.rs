@@ -22,7 +22,7 @@ use vitrine_kit::{
     install::NAMESPACE,
 };
 
-use crate::{eventually::eventually, proxy::Proxy};
+use crate::{eventually::eventually, proxy::Proxy, soak};
 
 /// The group that every operator of a test is in, where the test binds the chart's roles to it.
 pub const OPERATORS: &str = "vitrine-e2e:operators";
@@ -70,7 +70,9 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if cfg!(debug_assertions) {
-            images::operator_program(Build::Quick).expect("the operator compiles")
+            // A soak runs for hours; unoptimised operators would have most of them for themselves.
+            let build = if soak() { Build::Optimised } else { Build::Quick };
+            images::operator_program(build).expect("the operator compiles")
         } else {
             // A bench, which is compiled for speed, measures what is compiled so too; `cargo xtask bench` compiles both at once.
             images::target().join("release/vitrine-operator")
