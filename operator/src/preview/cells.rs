@@ -30,6 +30,7 @@ use vitrine_policies::{
 
 use super::{Context, decide::World};
 use crate::{
+    api,
     error::{Error, Result, found},
     pool::table::Warm,
 };
@@ -260,12 +261,15 @@ pub async fn annotate<K: ResourceExt>(
     cell: &K,
     annotations: impl IntoIterator<Item = (String, Value)>,
 ) -> Result<Option<PartialObjectMeta<Namespace>>> {
-    let api: Api<Namespace> = Api::all(context.client.clone());
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
     let annotations: serde_json::Map<_, _> = annotations.into_iter().collect();
-    let patch = json!({"metadata": {"resourceVersion": cell.resource_version(), "annotations": annotations}});
+    let patch = json!({"metadata": {
+        "resourceVersion": cell.resource_version(), "annotations": annotations, "managedFields": api::untracked()
+    }});
     let name = cell.name_any();
     let patched = found(
-        api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch))
+        namespaces
+            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch))
             .await,
     );
     match patched.map_err(Error::kube("write", "Namespace", name)) {

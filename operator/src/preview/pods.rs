@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::PartialObjectMeta,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -11,7 +12,10 @@ use vitrine_crds::PreviewSandbox;
 use vitrine_policies::names;
 
 use super::Context;
-use crate::error::{Error, Result, found};
+use crate::{
+    api,
+    error::{Error, Result, found},
+};
 
 /// Asks a pod, this very one, to end.
 ///
@@ -34,14 +38,13 @@ pub async fn end(context: &Context, pod: &Pod, grace_seconds: i64) -> Result<()>
 
 /// Takes our finalizer off a preview in the version that was seen, and leaves others.
 ///
-/// Answers with the preview as it is then, or with `None` if it was gone before.
-///
 /// # Errors
 /// If the API server refuses; also by conflict, when somebody wrote meanwhile.
-pub async fn release_preview(context: &Context, preview: &PreviewSandbox) -> Result<Option<PreviewSandbox>> {
+pub async fn release_preview(context: &Context, preview: &PreviewSandbox) -> Result<()> {
     let seen = json!({"resourceVersion": preview.resource_version()});
     let api = context.api(&preview.namespace().unwrap_or_default());
-    release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER, seen).await
+    release(&api, "PreviewSandbox", preview, names::PREVIEW_FINALIZER, seen).await?;
+    Ok(())
 }
 
 /// Takes our finalizer off a pod whose end is known, this very one in whatever version: what is known of an end does not change any more,
@@ -51,7 +54,7 @@ pub async fn release_preview(context: &Context, preview: &PreviewSandbox) -> Res
 ///
 /// # Errors
 /// If the API server refuses.
-pub async fn release_pod(context: &Context, pod: &Pod) -> Result<Option<Pod>> {
+pub async fn release_pod(context: &Context, pod: &Pod) -> Result<Option<PartialObjectMeta<Pod>>> {
     let api: Api<Pod> = context.api(&pod.namespace().unwrap_or_default());
     let seen = json!({"uid": pod.uid()});
     let error = match release(&api, "Pod", pod, names::POD_FINALIZER, seen).await {
@@ -68,21 +71,26 @@ pub async fn release_pod(context: &Context, pod: &Pod) -> Result<Option<Pod>> {
 }
 
 async fn release<K>(
-    api: &Api<K>,
+    objects: &Api<K>,
     kind: &'static str,
     object: &K,
     finalizer: &str,
     mut metadata: Value,
-) -> Result<Option<K>>
+) -> Result<Option<PartialObjectMeta<K>>>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
     K::DynamicType: Default,
 {
     let others: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
     metadata["finalizers"] = json!(others);
+    metadata["managedFields"] = api::untracked();
     let name = object.name_any();
     let patch = Patch::Merge(json!({"metadata": metadata}));
-    let patched = found(api.patch(&name, &PatchParams::default(), &patch).await);
+    let patched = found(
+        objects
+            .patch_metadata(&name, &PatchParams::default(), &patch)
+            .await,
+    );
     patched.map_err(Error::kube(
         "let go of",
         kind,
@@ -92,7 +100,7 @@ where
 
 /// Whether the API server has removed a pod with the write that it answers with this: one whose deletion was confirmed, and that nobody
 /// holds (k8s.io/apiserver, `deletionFinalizersForGarbageCollection`).
-pub fn is_gone(pod: &Pod) -> bool {
+pub fn is_gone(pod: &PartialObjectMeta<Pod>) -> bool {
     let meta = &pod.metadata;
     meta.deletion_timestamp.is_some()
         && meta.deletion_grace_period_seconds == Some(0)
