@@ -125,29 +125,20 @@ async fn round(house: &House, pools: &Api<PreviewPool>, counts: &Counts, seed: u
         .zip(1..)
         .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, counts.apart, stopped.clone()));
     let names: Vec<_> = (0..counts.claims).map(|n| format!("claim-{seed}-{n}")).collect();
+    let at_once = counts.cells + counts.cells / 10;
     let visit = async {
-        stream::iter(&names)
-            .for_each_concurrent(AT_ONCE, async |name| {
+        stream::iter(names.iter().zip(1_usize..))
+            .for_each_concurrent(AT_ONCE, async |(name, number)| {
+                // A few more at once than there are cells, so that the last cell is fought for and some preview gets none. More would only
+                // have namespaces made.
+                over(&history, number.saturating_sub(at_once), counts).await;
                 house
                     .create(&objects::preview(name, LISTING, name, Some(TTL)))
                     .await;
             })
             .await;
         // All but the last few in trouble; the rest is put in order by one that nobody troubles.
-        let most = names.len() - names.len() / 10;
-        eventually("most are over", counts.patience, async || {
-            let over = all(house)
-                .await
-                .iter()
-                .filter(|p| p.phase().is_terminal())
-                .count();
-            if over >= most {
-                Ok(())
-            } else {
-                Err(format!("{over} of {most}"))
-            }
-        })
-        .await;
+        over(&history, names.len() - names.len() / 10, counts).await;
         stop.send_replace(true);
     };
     let (done, ()) = tokio::join!(join_all(troubles), visit);
@@ -201,6 +192,17 @@ async fn round(house: &House, pools: &Api<PreviewPool>, counts: &Counts, seed: u
         match all(house).await.len() {
             0 => Ok(()),
             left => Err(format!("{left} are left")),
+        }
+    })
+    .await;
+}
+
+/// Waits until so many have come to their end.
+async fn over(history: &History, enough: usize, counts: &Counts) {
+    eventually("so many are over", counts.patience, async || {
+        match history.ends() {
+            over if over >= enough => Ok(()),
+            over => Err(format!("{over} of {enough}")),
         }
     })
     .await;
