@@ -342,14 +342,7 @@ async fn admit_warm(
     let (claimed, taken, is_current) = tokio::join!(
         cells::claim_warm(context, tenant, &warm),
         slots::take(context, &owner, policy, &demands),
-        async {
-            // What was read before is as current as that; what was not is shown to be so now.
-            if world.unread {
-                dereference::is_current(context, world).await
-            } else {
-                Ok(true)
-            }
-        }
+        dereference::is_current(context, world)
     );
     // Whatever comes of it, the cell is not as it was known to be, and its pool has one less.
     context.wakes.cells([warm.cell.clone()]);

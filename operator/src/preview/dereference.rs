@@ -177,11 +177,14 @@ pub fn unread(context: &Context, namespace: &str, name: &str) -> Option<World> {
     world.warm.is_some().then_some(world)
 }
 
-/// Whether policy and listing are still those of a world that was not read.
+/// Whether policy and listing are still those of a world that was not read; what was read is as current as that.
 ///
 /// # Errors
 /// If the API server does not answer.
 pub async fn is_current(context: &Context, world: &World) -> Result<bool> {
+    if !world.unread {
+        return Ok(true);
+    }
     let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
     let listings: Api<SkuListing> = context.api(&world.tenant.namespace);
     let (policy, listing) = tokio::try_join!(
