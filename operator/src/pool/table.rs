@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -120,6 +121,8 @@ struct Pool {
     cells: HashMap<String, Known>,
     counts: HashMap<State, usize>,
     ready: BTreeSet<(Instant, String)>,
+    /// The names of those that are ready.
+    offered: BTreeSet<String>,
     bucket: Option<Bucket>,
     failing: Option<Failing>,
     /// What the next cell waits for.
@@ -609,15 +612,16 @@ impl Table {
 
     /// Whether a cell of this kind is ready.
     pub fn has(&self, kind: &str) -> bool {
-        self.pools().values().any(|pool| pool.oldest(kind).is_some())
+        self.pools().values().any(|pool| pool.first(kind, "").is_some())
     }
 
-    /// Takes the cell of this kind that has been ready for the longest.
-    pub fn take(&self, kind: &str) -> Option<Warm> {
+    /// Takes a cell of this kind for a preview: the next one after the name that the preview's own cell would have. So operators beside
+    /// each other try one cell for one preview, and another one for each other preview.
+    pub fn take(&self, kind: &str, own: &str) -> Option<Warm> {
         let mut pools = self.pools();
         let (pool, name) = pools
             .values_mut()
-            .find_map(|pool| pool.oldest(kind).map(|name| (pool, name)))?;
+            .find_map(|pool| pool.first(kind, own).map(|name| (pool, name)))?;
         let warm = pool.cells.get(&name)?.warm.as_deref().cloned();
         pool.set(&name, State::Claimed, None);
         if let (Some(known), Some(warm)) = (pool.cells.get_mut(&name), &warm) {
@@ -628,15 +632,20 @@ impl Table {
 }
 
 impl Pool {
-    /// The cell of this kind that has been ready for the longest.
-    fn oldest(&self, kind: &str) -> Option<String> {
+    /// The first cell of this kind that is ready, in the order of their names from this one on and then from the beginning.
+    fn first(&self, kind: &str, from: &str) -> Option<String> {
         self.wanted.as_ref().filter(|wanted| wanted.kind == kind)?;
         let is_of = |name: &String| {
             let warm = self.cells.get(name).and_then(|known| known.warm.as_ref());
             warm.is_some_and(|warm| warm.kind == kind)
         };
-        let mut names = self.ready.iter().map(|(_, name)| name);
-        names.find(|name| is_of(name)).cloned()
+        let after = self
+            .offered
+            .range::<str, _>((Bound::Included(from), Bound::Unbounded));
+        let before = self
+            .offered
+            .range::<str, _>((Bound::Unbounded, Bound::Excluded(from)));
+        after.chain(before).find(|name| is_of(name)).cloned()
     }
 
     fn sum(&self) -> Counts {
@@ -675,6 +684,7 @@ impl Pool {
         *self.counts.entry(state).or_default() += 1;
         if let Some(warm) = &warm {
             self.ready.insert((warm.since, cell.to_owned()));
+            self.offered.insert(cell.to_owned());
         }
         if state == State::Ready {
             self.failing = None;
@@ -706,6 +716,7 @@ impl Pool {
         }
         if let Some(warm) = self.cells.get(cell).and_then(|known| known.warm.as_ref()) {
             self.ready.remove(&(warm.since, cell.to_owned()));
+            self.offered.remove(cell);
         }
     }
 }
@@ -771,14 +782,20 @@ mod tests {
             kind: "new".into(),
         };
         assert!(table.want("pool", wanted));
-        assert!(!table.has("new") && table.take("new").is_none());
-        assert!(!table.has("t") && table.take("t").is_none(), "nobody wants it");
+        assert!(!table.has("new") && table.take("new", "").is_none());
+        assert!(
+            !table.has("t") && table.take("t", "").is_none(),
+            "nobody wants it"
+        );
         let new = Warm {
             kind: "new".into(),
             ..warm("new", now + Duration::from_secs(1))
         };
         table.set("pool", "new", State::Ready, Some(new));
-        assert_eq!(table.take("new").map(|warm| warm.cell).as_deref(), Some("new"));
+        assert_eq!(
+            table.take("new", "").map(|warm| warm.cell).as_deref(),
+            Some("new")
+        );
     }
 
     #[test]
@@ -789,7 +806,7 @@ mod tests {
         ready.pod.nonce = Some("n".into());
         table.set("pool", "a", State::Ready, Some(ready.clone()));
         assert!(!table.was_just_taken("pool", "a", "n", now));
-        table.take("t");
+        table.take("t", "");
         assert!(table.was_just_taken("pool", "a", "n", now));
         assert!(
             !table.was_just_taken("pool", "a", "another", now),
@@ -805,7 +822,7 @@ mod tests {
         assert!(table.was_doubted("pool", "a") && !table.was_doubted("pool", "a"));
         assert!(table.doubt("a", Doubt::Confinement));
         table.set("pool", "a", State::Ready, Some(ready));
-        table.take("t");
+        table.take("t", "");
         assert!(
             !table.was_doubted("pool", "a"),
             "who found it ready has looked at it"
@@ -813,18 +830,16 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_waits_longest_is_taken_and_none_twice() {
+    fn which_one_is_taken_is_a_matter_of_the_previews_name_and_none_is_twice() {
         let table = table(3, fast());
-        let now = Instant::now();
-        for (index, cell) in ["c", "a", "b"].into_iter().enumerate() {
-            let since = now + Duration::from_secs(index as u64);
-            table.set("pool", cell, State::Ready, Some(warm(cell, since)));
+        for cell in ["c", "a", "b"] {
+            table.set("pool", cell, State::Ready, Some(warm(cell, Instant::now())));
         }
         assert!(table.has("t") && !table.has("another"));
-        let taken: Vec<_> = std::iter::from_fn(|| table.take("t"))
+        let taken: Vec<_> = std::iter::from_fn(|| table.take("t", "b"))
             .map(|warm| warm.cell)
             .collect();
-        assert_eq!(taken, ["c", "a", "b"]);
+        assert_eq!(taken, ["b", "c", "a"]);
         assert_eq!(table.counts("pool").claimed, 3);
     }
 
@@ -887,7 +902,7 @@ mod tests {
         assert_eq!(table.trim("pool"), ["warming"]);
         assert!(table.trim("pool").is_empty(), "each once");
         assert!(table.is_surplus("pool", "warming") && !table.is_surplus("pool", "ready"));
-        assert_eq!(table.take("t").unwrap().cell, "ready");
+        assert_eq!(table.take("t", "").unwrap().cell, "ready");
     }
 
     #[test]
@@ -899,10 +914,10 @@ mod tests {
                 && !table.doubt("a", Doubt::Confinement)
                 && !table.doubt("another", Doubt::Confinement)
         );
-        assert!(table.take("t").is_none());
+        assert!(table.take("t", "").is_none());
         assert_eq!(table.state("pool", "a"), Some(State::Warming));
         table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
-        assert!(table.take("t").is_some() && !table.was_doubted("pool", "a"));
+        assert!(table.take("t", "").is_some() && !table.was_doubted("pool", "a"));
         assert!(
             table.doubt("a", Doubt::Confinement)
                 && table.was_doubted("pool", "a")
@@ -941,7 +956,7 @@ mod tests {
         // A look at it is under way, and nothing else is known of it.
         let begun = table.confinement.begin("c");
         assert_eq!(table.doubt_all(Doubt::Confinement), ["a"]);
-        assert!(table.take("t").is_none());
+        assert!(table.take("t", "").is_none());
         assert!(!table.is_known(), "a is waited for, as at the start");
         table.set("pool", "a", State::Ready, Some(warm("a", now)));
         assert!(table.is_known());

@@ -39,7 +39,7 @@ use super::{
 use crate::{
     error::{self, Error, Result, found},
     link,
-    pool::keep,
+    pool::{keep, table::BEHIND},
     receipts::spool::{Keep, Kept},
     workqueue::Action,
 };
@@ -334,10 +334,10 @@ async fn admit_warm(
     let (namespace, name) = (preview.namespace().unwrap_or_default(), preview.name_any());
     // What confines the cell was looked at before it was ready, and is doubted since when a watch tells of it.
     let begun = context.looks.begin(&namespace, &name);
-    let Some(warm) = context.pools.take(kind) else {
+    let tenant = &world.tenant;
+    let Some(warm) = context.pools.take(kind, &tenant.cell) else {
         return Ok(None);
     };
-    let tenant = &world.tenant;
     // None needs the others: what is taken in vain is given back.
     let (claimed, taken, is_current) = tokio::join!(
         cells::claim_warm(context, tenant, &warm),
@@ -360,7 +360,12 @@ async fn admit_warm(
             return Ok(Some(Action::requeue(QUEUE)));
         }
     };
-    if claimed?.is_none() || !is_current? {
+    let (claimed, is_current) = (claimed?.is_some(), is_current?);
+    if !claimed && cells::is_had(context, &warm.cell, &tenant.uid).await? {
+        // An operator beside this one was quicker, and is about to say so. If it does not, the next attempt takes another cell.
+        return Ok(Some(Action::requeue(BEHIND)));
+    }
+    if !claimed || !is_current {
         // What it has taken is taken over by the next attempt, or given back.
         return Ok(Some(read_again(context, preview)));
     }

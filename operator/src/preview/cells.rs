@@ -91,6 +91,17 @@ pub async fn claim_warm(
     annotate(context, &cell, record::claimed(tenant, Timestamp::now())).await
 }
 
+/// Whether a preview has a cell now: asked for, not taken from the watch.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn is_had(context: &Context, cell: &str, preview_uid: &str) -> Result<bool> {
+    let namespaces: Api<Namespace> = Api::all(context.client.clone());
+    let now = found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
+    let record = now.and_then(|now| Record::of(&now.metadata));
+    Ok(record.is_some_and(|record| record.tenant.as_deref() == Some(preview_uid)))
+}
+
 /// Gives back cells that a preview has taken and does not live in, each in the very version that is given; whether all were as they were
 /// given. Of a preview that waits, only after a write to the preview.
 ///

@@ -26,6 +26,9 @@ use crate::{GONE, is_full, offer, ready, retire, until};
 
 /// Cells that wait.
 const CELLS: i32 = 12;
+/// Visitors at once, so that the machine's speed sets the pace: at a pace of ours a slow machine had fallen behind while nothing was warm,
+/// every slot was waited for, and the pool gave way to those who wait for good.
+const AT_ONCE: usize = 6;
 /// What the listing's image is after its change.
 const IMAGE: &str =
     "vitrine.local/stub@sha256:2222222222222222222222222222222222222222222222222222222222222222";
@@ -59,6 +62,8 @@ async fn claims_go_on_while_listing_policy_and_operator_change_and_none_gets_wha
     offer(&house, "pool", CELLS, json!({})).await;
     until(&house, "pool", "it is full", is_full).await;
     let (changes, served) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // The number of the last change after which some claim was warm.
+    let warm_after = AtomicUsize::new(0);
     let (stop, stopped) = watch::channel(false);
 
     let arrivals = stream::unfold(0, |number| {
@@ -74,14 +79,13 @@ async fn claims_go_on_while_listing_policy_and_operator_change_and_none_gets_wha
         house.preview(&name, &name, None).await;
         let claim = served_as(&house, name, after).await;
         served.fetch_add(1, Ordering::SeqCst);
+        if claim.warm {
+            warm_after.fetch_max(claim.after, Ordering::SeqCst);
+        }
         house.delete(&claim.name).await;
         claim
     };
-    let claims = arrivals
-        .map(one)
-        // None waits for another.
-        .buffer_unordered(usize::MAX)
-        .collect::<Vec<_>>();
+    let claims = arrivals.map(one).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
     let many = async || {
         let before = served.load(Ordering::SeqCst);
         eventually("so many more claims are served", PATIENCE, async || {
@@ -93,9 +97,14 @@ async fn claims_go_on_while_listing_policy_and_operator_change_and_none_gets_wha
         .await;
     };
     let change = async || {
-        changes.fetch_add(1, Ordering::SeqCst);
-        many().await;
-        until(&house, "pool", "it is full again", is_full).await;
+        let after = changes.fetch_add(1, Ordering::SeqCst) + 1;
+        eventually("a claim is warm again", PATIENCE, async || {
+            match warm_after.load(Ordering::SeqCst) {
+                last if last >= after => Ok(()),
+                last => Err(format!("after {last} of {after} changes")),
+            }
+        })
+        .await;
         many().await;
     };
     let trouble = async {
@@ -143,6 +152,7 @@ async fn claims_go_on_while_listing_policy_and_operator_change_and_none_gets_wha
             of.len()
         );
     }
+    until(&house, "pool", "it is full again", is_full).await;
     retire(&house, "pool").await;
     house.until_empty(GONE).await;
 }
