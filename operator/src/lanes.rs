@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 /// Steps of one kind at once. Bounded: the API server is shared.
 const MOST: usize = 16;
 const LANES: usize = 3;
+/// So few that whoever comes next need not wait for them.
+const FEW: usize = 4;
 
 /// What a step is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,11 @@ impl Drop for Turn<'_> {
 impl Lanes {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether few begin, or wait to.
+    pub fn few_begin(&self) -> bool {
+        self.counts().begin() < FEW
     }
 
     /// Waits until there is room for a step, and everybody who came before has had a turn; `None` if there are no more turns.

@@ -72,8 +72,9 @@ pub async fn step(context: &Context, name: &str) -> Result<Action> {
         Lane::Begins
     } else if pools.is_known() {
         Lane::Refill
-    } else if pools.counts(&of.uid).ready == 0 {
-        // and for the first one that is ready after a start.
+    } else if pools.counts(&of.uid).ready == 0 && context.lanes.few_begin() {
+        // and for the first one that is ready after a start. Not behind all the others: a preview that could have had the first waited
+        // for its turn until three hundred cells had had theirs.
         Lane::Begins
     } else {
         Lane::Lives

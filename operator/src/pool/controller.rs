@@ -178,10 +178,15 @@ pub fn begin(context: &Context) {
 /// Runs until it is dropped.
 pub async fn run(controllers: Controllers, context: Arc<Context>) {
     let looked = context.clone();
-    let cells = controllers.cells.clone().work(WAITING, move |name| {
-        let context = looked.clone();
-        async move { look_after_cell(&context, &name).await.after() }
-    });
+    let all = controllers.cells.clone();
+    let cells = async move {
+        looked.pools.watched().await;
+        let each = move |name: Arc<str>| {
+            let context = looked.clone();
+            async move { look_after_cell(&context, &name).await.after() }
+        };
+        all.work(WAITING, each).await;
+    };
     let queue = controllers.cells;
     let told = controllers.told.for_each(|told| {
         match told {
@@ -202,6 +207,8 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
         std::future::ready(())
     });
     let settled = async {
+        // A watch that never begins holds nobody up.
+        let _ = tokio::time::timeout(KNOWN, context.pools.watched()).await;
         tokio::time::sleep(KNOWN).await;
         let unseen = context.pools.give_up_waiting();
         if unseen > 0 {

@@ -271,6 +271,8 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     let tenants = tenants.clone();
+    let mut first = true;
+    tenants.told.pools.awaits_watch();
     watcher(api, config).backoff(api::Again).filter_map(move |event| {
         let told = match event {
             Ok(Event::Apply(object)) if !is_news(&object, &tenants) => None,
@@ -286,6 +288,9 @@ where
                     .told
                     .wakes
                     .cells(tenants.told.pools.doubt_all(doubt::<K>()));
+                if std::mem::take(&mut first) {
+                    tenants.told.pools.watch_began();
+                }
                 None
             }
             Ok(Event::Init) => None,
