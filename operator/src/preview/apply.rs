@@ -361,7 +361,7 @@ async fn admit_warm(
         }
     };
     let (claimed, is_current) = (claimed?.is_some(), is_current?);
-    if !claimed && cells::is_had(context, &warm.cell, &tenant.uid).await? {
+    if !claimed && cells::is_had(context, &warm.cell, tenant).await? {
         // An operator beside this one was quicker, and is about to say so. If it does not, the next attempt takes another cell.
         return Ok(Some(Action::requeue(BEHIND)));
     }

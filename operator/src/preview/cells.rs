@@ -95,11 +95,14 @@ pub async fn claim_warm(
 ///
 /// # Errors
 /// If the API server does not answer.
-pub async fn is_had(context: &Context, cell: &str, preview_uid: &str) -> Result<bool> {
+pub async fn is_had(context: &Context, cell: &str, tenant: &Tenant) -> Result<bool> {
+    let now = as_it_is(context, cell).await?;
+    Ok(now.is_some_and(|now| is_ours(&now.metadata, tenant)))
+}
+
+async fn as_it_is(context: &Context, cell: &str) -> Result<Option<PartialObjectMeta<Namespace>>> {
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let now = found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
-    let record = now.and_then(|now| Record::of(&now.metadata));
-    Ok(record.is_some_and(|record| record.tenant.as_deref() == Some(preview_uid)))
+    found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))
 }
 
 /// Gives back cells that a preview has taken and does not live in, each in the very version that is given; whether all were as they were
@@ -145,10 +148,7 @@ pub async fn close(context: &Context, world: &World, receipt: &Receipt) -> Resul
     if shut.is_none() {
         // Where no namespace is, or it is somebody else's by now, nobody goes on to a pod before looking at the preview again. Whose it
         // is, may have a pod in it already: of the epoch that it is in now, and of none that was ours.
-        let namespaces: Api<Namespace> = Api::all(context.client.clone());
-        let now =
-            found(namespaces.get_metadata(cell).await).map_err(Error::kube("get", "Namespace", cell))?;
-        shut = match now {
+        shut = match as_it_is(context, cell).await? {
             Some(now) if is_ours(&now.metadata, &world.tenant) => match seen {
                 // The watch was behind.
                 Some(_) => shut_as_seen(context, world, receipt, &now.metadata).await?,

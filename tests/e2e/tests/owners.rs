@@ -125,7 +125,7 @@ async fn round(house: &House, pools: &Api<PreviewPool>, counts: &Counts, seed: u
         .zip(1..)
         .map(|(name, n)| trouble(house, name, seed * 10 + n, &WRITES, counts.apart, stopped.clone()));
     let names: Vec<_> = (0..counts.claims).map(|n| format!("claim-{seed}-{n}")).collect();
-    let (at_once, later) = (counts.cells + counts.cells / 50, counts.cells / 2);
+    let (at_once, later) = (counts.cells + counts.cells / 50 + 2, counts.cells / 2);
     let visit = async {
         stream::iter(names.iter().zip(1_usize..))
             .for_each_concurrent(AT_ONCE, async |(name, number)| {
@@ -146,6 +146,16 @@ async fn round(house: &House, pools: &Api<PreviewPool>, counts: &Counts, seed: u
     let (done, ()) = tokio::join!(join_all(troubles), visit);
     let _last = Operator::ready(&house.post, &Options::alone("last"), None).await;
     over(&history, names.len(), counts).await;
+    eventually("all are over", counts.patience, async || {
+        let left = all(house).await;
+        let left = left.iter().filter(|p| !p.phase().is_terminal()).count();
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} are not"))
+        }
+    })
+    .await;
 
     assert_eq!(history.shared(), Vec::<String>::new());
     for preview in all(house).await {

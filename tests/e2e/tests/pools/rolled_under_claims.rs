@@ -98,6 +98,7 @@ async fn claims_go_on_while_listing_policy_and_operator_change_and_none_gets_wha
     };
     let change = async || {
         let after = changes.fetch_add(1, Ordering::SeqCst) + 1;
+        many().await;
         eventually("a claim is warm again", PATIENCE, async || {
             match warm_after.load(Ordering::SeqCst) {
                 last if last >= after => Ok(()),
