@@ -31,5 +31,6 @@ pub mod receipts;
 pub mod responder;
 pub mod run;
 pub mod shelf;
+pub mod tail;
 pub mod targets;
 pub mod workqueue;

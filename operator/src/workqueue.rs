@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,11 +30,14 @@ impl Action {
     pub const fn requeue(after: Duration) -> Self {
         Self(Some(after))
     }
+}
 
-    /// After what time, if that is known.
-    pub const fn after(self) -> Option<Duration> {
-        self.0
-    }
+/// What a look leads to.
+pub enum Look<F> {
+    /// Nothing is to be done.
+    Rest(Action),
+    /// This is.
+    Step(F),
 }
 
 /// Of things that have a name.
@@ -124,25 +128,30 @@ impl Workqueue {
         }
     }
 
-    /// Has things looked at, at most so many at once, until the queue is closed and what was begun is done. A look says after what time
-    /// the next one is due, if it knows.
-    pub async fn work<F>(self: Arc<Self>, most: usize, look: impl Fn(Arc<str>) -> F)
+    /// Has things looked at until the queue is closed and what was begun is done. A look is short; of the steps that looks lead to, at most so
+    /// many are under way at once. Either says when the next look is due. Most looks lead to nothing: a task for each took a kilobyte, for
+    /// ten thousand at a start.
+    pub async fn work<F>(self: Arc<Self>, most: usize, look: impl Fn(&Arc<str>) -> Look<F>)
     where
-        F: Future<Output = Option<Duration>> + Send + 'static,
+        F: Future<Output = Action> + Send + 'static,
     {
         let mut under_way = JoinSet::new();
         loop {
             tokio::select! {
                 next = self.next(), if under_way.len() < most => {
                     let Some(name) = next else { break };
-                    let (queue, look) = (self.clone(), look(name.clone()));
-                    under_way.spawn(async move {
-                        // Also if the look panics: what nobody looks at any more would be lost.
-                        let running = Running { queue, name };
-                        if let Some(after) = look.await {
-                            running.queue.add_after(running.name.clone(), after);
+                    // Done also if look or step panics: what nobody looks at any more would be lost.
+                    let running = Running { queue: self.clone(), name };
+                    match catch_unwind(AssertUnwindSafe(|| look(&running.name))) {
+                        Ok(Look::Rest(action)) => running.again(action),
+                        Ok(Look::Step(step)) => {
+                            under_way.spawn(async move { running.again(step.await) });
                         }
-                    });
+                        // The panic has said what went wrong, and with what.
+                        Err(_) => {}
+                    }
+                    // Thousands of looks at a stretch: others have their turn in between.
+                    tokio::task::coop::consume_budget().await;
                 }
                 Some(_) = under_way.join_next(), if !under_way.is_empty() => {}
             }
@@ -155,6 +164,14 @@ impl Workqueue {
 struct Running {
     queue: Arc<Workqueue>,
     name: Arc<str>,
+}
+
+impl Running {
+    fn again(&self, action: Action) {
+        if let Some(after) = action.0 {
+            self.queue.add_after(self.name.clone(), after);
+        }
+    }
 }
 
 impl Drop for Running {
@@ -331,12 +348,12 @@ mod tests {
         let (begun, mut begins) = mpsc::unbounded_channel();
         let (go, gone) = watch::channel(false);
         let work = tokio::spawn(queue.clone().work(2, move |name| {
-            let (begun, mut gone) = (begun.clone(), gone.clone());
-            async move {
-                begun.send(name.to_string()).unwrap();
+            let (begun, mut gone, name) = (begun.clone(), gone.clone(), name.to_string());
+            Look::Step(async move {
+                begun.send(name).unwrap();
                 gone.wait_for(|gone| *gone).await.unwrap();
-                Some(Duration::ZERO)
-            }
+                Action::requeue(Duration::ZERO)
+            })
         }));
         for name in ["a", "a", "b", "c"] {
             queue.add(name);
@@ -351,27 +368,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_says_when_the_next_one_is_due() {
+    async fn looks_and_steps_say_when_the_next_look_is_due() {
         let queue = Arc::new(Workqueue::default());
         let (begun, mut begins) = mpsc::unbounded_channel();
+        let hour = Action::requeue(Duration::from_secs(3600));
         let work = tokio::spawn(queue.clone().work(1, move |name| {
-            let begun = begun.clone();
-            async move {
-                begun.send(name.to_string()).unwrap();
-                Some(if &*name == "soon" {
-                    Duration::ZERO
-                } else {
-                    Duration::from_secs(3600)
-                })
+            begun.send(name.to_string()).unwrap();
+            match &**name {
+                "soon" => Look::Rest(Action::requeue(Duration::ZERO)),
+                "later" => Look::Rest(hour),
+                _ => Look::Step(async move { Action::requeue(Duration::ZERO) }),
             }
         }));
         queue.add("later");
         queue.add("soon");
-        let seen: Vec<_> = [begins.recv().await, begins.recv().await, begins.recv().await]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut seen = vec![];
+        while seen.len() < 3 {
+            seen.push(begins.recv().await.unwrap());
+        }
         assert_eq!(seen, ["later", "soon", "soon"]);
+        queue.forget("soon");
+        queue.add("step");
+        while seen.iter().filter(|name| *name == "step").count() < 2 {
+            seen.push(begins.recv().await.unwrap());
+        }
+        queue.close();
+        work.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_at_which_a_look_panics_can_be_looked_at_again_and_so_can_all_others() {
+        let queue = Arc::new(Workqueue::default());
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let work = tokio::spawn(queue.clone().work(1, move |name| {
+            begun.send(name.to_string()).unwrap();
+            assert_ne!(&**name, "bad");
+            Look::Step(async move {
+                panic!("a step");
+            })
+        }));
+        for name in ["bad", "good", "bad"] {
+            queue.add(name);
+            assert_eq!(begins.recv().await.as_deref(), Some(name));
+        }
         queue.close();
         work.await.unwrap();
     }

@@ -57,15 +57,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 type Meta = PartialObjectMeta<Namespace>;
 
-/// Looks at a cell and does what is next.
+/// Looks at a pool's cell that waits and does what is next.
 ///
 /// # Errors
 /// If the API server refuses or does not answer.
-pub async fn step(context: &Context, name: &str) -> Result<Action> {
-    let of = match waiting(context, name) {
-        Ok((_, _, of)) => of,
-        Err(action) => return Ok(action),
-    };
+pub async fn step(context: &Context, name: &str, of: &OfPool) -> Result<Action> {
     let pools = &context.pools;
     let lane = if pools.is_surplus(&of.uid, name) {
         // Previews wait for what has to give way,
@@ -94,11 +90,11 @@ pub async fn step(context: &Context, name: &str) -> Result<Action> {
 }
 
 /// A pool's cell that no preview has, with what its record says.
-type Waits = (Meta, Record, OfPool);
+pub type Waits = (Meta, Record, OfPool);
 
 /// A cell as the watch has it now, which may be newer than what woke this; if it is no pool's, or a preview has it, when it is to be looked
 /// at again.
-fn waiting(context: &Context, name: &str) -> std::result::Result<Waits, Action> {
+pub fn waiting(context: &Context, name: &str) -> std::result::Result<Waits, Action> {
     let nothing = Err(Action::await_change());
     let Some(cell) = context.watched.cells.get(name) else {
         return nothing;

@@ -31,7 +31,7 @@ use crate::{
         watches::Told,
     },
     shelf::Shelved,
-    workqueue::{self, Workqueue},
+    workqueue::{self, Look, Workqueue},
 };
 
 /// A pool as it is watched: one that cannot be read does not stop the others.
@@ -43,7 +43,7 @@ const POOLS: u16 = 4;
 /// News of a pool within this time are one: a pool under load changes many times a second.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// For how long after the start previews wait for what pools have: about as long as one takes that is made cold.
-const KNOWN: Duration = Duration::from_secs(3);
+pub const KNOWN: Duration = Duration::from_secs(3);
 /// After a failure. Each is told, and none is urgent: previews that find no warm cell are made cold.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -181,9 +181,12 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
     let all = controllers.cells.clone();
     let cells = async move {
         looked.pools.watched().await;
-        let each = move |name: Arc<str>| {
-            let context = looked.clone();
-            async move { look_after_cell(&context, &name).await.after() }
+        let each = move |name: &Arc<str>| match glance_at_cell(&looked, name) {
+            Look::Rest(action) => Look::Rest(action),
+            Look::Step(of) => {
+                let (context, name) = (looked.clone(), name.clone());
+                Look::Step(async move { look_after_cell(&context, &name, &of).await })
+            }
         };
         all.work(WAITING, each).await;
     };
@@ -207,8 +210,7 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
         std::future::ready(())
     });
     let settled = async {
-        // A watch that never begins holds nobody up.
-        let _ = tokio::time::timeout(KNOWN, context.pools.watched()).await;
+        context.pools.watched_within(KNOWN).await;
         tokio::time::sleep(KNOWN).await;
         let unseen = context.pools.give_up_waiting();
         if unseen > 0 {
@@ -244,13 +246,21 @@ fn log<K: Resource>(
     }
 }
 
-async fn look_after_cell(context: &Context, name: &str) -> workqueue::Action {
+/// What the watches alone say of a cell: whether it is one of a pool's that waits.
+fn glance_at_cell(context: &Context, name: &str) -> Look<OfPool> {
     if !context.watched.cells.has(name) {
         context.pools.is_not_there(name, Instant::now());
         keep::tell_totals(context);
-        return workqueue::Action::await_change();
+        return Look::Rest(workqueue::Action::await_change());
     }
-    match cell::step(context, name).await {
+    match cell::waiting(context, name) {
+        Ok((_, _, of)) => Look::Step(of),
+        Err(action) => Look::Rest(action),
+    }
+}
+
+async fn look_after_cell(context: &Context, name: &str, of: &OfPool) -> workqueue::Action {
+    match cell::step(context, name, of).await {
         Ok(action) => action,
         Err(error) => workqueue::Action::requeue(failed(name, &error, context)),
     }

@@ -4,10 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Bound,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -210,9 +207,7 @@ pub struct Table {
     pools: Mutex<BTreeMap<String, Pool>>,
     /// Pools and cells that were there when this process began to work, and that it has still to look at.
     unseen: Mutex<HashSet<String>>,
-    /// Whether nothing is waited for any more.
-    begun: AtomicBool,
-    /// How many of the watches on cells have still to give their first list.
+    /// How many of the watches on what is in cells do not tell yet.
     watches: watch::Sender<usize>,
     /// Which cells were found confined as they must be.
     pub confinement: Confinement,
@@ -227,22 +222,27 @@ impl Table {
         self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is a watch on cells that has given no list yet.
+    /// There is a watch on what is in cells that does not tell yet.
     pub fn awaits_watch(&self) {
         self.watches.send_modify(|left| *left += 1);
     }
 
-    /// A watch on cells has given its first list.
+    /// A watch on what is in cells tells from now on.
     pub fn watch_began(&self) {
         self.watches.send_modify(|left| *left = left.saturating_sub(1));
     }
 
-    /// Waits until every watch on cells has given its first list. What is found of a cell before counts for nothing: each of these lists
-    /// puts it in doubt. Three hundred cells were looked at in vain for six seconds after a start, and a claim waited for the first.
+    /// Waits until every watch on what is in cells tells. What is found of a cell before counts for nothing: each that begins puts it in
+    /// doubt. Three hundred cells were looked at in vain for six seconds after a start, and a claim waited for the first.
     pub async fn watched(&self) {
         let mut left = self.watches.subscribe();
         // The sender is our own.
         let _ = left.wait_for(|left| *left == 0).await;
+    }
+
+    /// The same, and not for longer than this: a watch that never begins holds nobody up.
+    pub async fn watched_within(&self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.watched()).await;
     }
 
     /// These pools, by their uids, and cells are there, and nothing is known of them yet.
@@ -257,7 +257,6 @@ impl Table {
 
     /// What was not looked at until now is waited for no longer; how much that is.
     pub fn give_up_waiting(&self) -> usize {
-        self.begun.store(true, Ordering::Relaxed);
         std::mem::take(&mut *self.unseen()).len()
     }
 
@@ -391,25 +390,16 @@ impl Table {
     }
 
     /// A watch begins to tell only now, and what it would have told before, nobody knows: of every cell, what previews do not have, is to
-    /// be looked at, and no preview gets it before. The cells whose business that is.
-    pub fn doubt_all(&self, of: Doubt) -> Vec<String> {
+    /// be looked at, and no preview gets it before.
+    pub fn doubt_all(&self, of: Doubt) {
         self.confinement.doubt_all(of);
-        let mut pools = self.pools();
-        let mut doubted = vec![];
-        for pool in pools.values_mut() {
+        for pool in self.pools().values_mut() {
             let waits = pool.cells.iter().filter(|(_, known)| known.warm.is_some());
             let waits: Vec<_> = waits.map(|(name, _)| name.clone()).collect();
             for cell in waits {
                 pool.set(&cell, State::Warming, None);
-                doubted.push(cell);
             }
         }
-        drop(pools);
-        // At the start every watch begins to tell, one after the other: previews wait for what was ready before.
-        if !self.begun.load(Ordering::Relaxed) {
-            self.begin(doubted.iter().cloned());
-        }
-        doubted
     }
 
     /// Whether a claimed cell was doubted since this was asked last.
@@ -975,14 +965,9 @@ mod tests {
         table.set("pool", "b", State::Claimed, None);
         // A look at it is under way, and nothing else is known of it.
         let begun = table.confinement.begin("c");
-        assert_eq!(table.doubt_all(Doubt::Confinement), ["a"]);
+        table.doubt_all(Doubt::Confinement);
         assert!(table.take("t", "").is_none());
-        assert!(!table.is_known(), "a is waited for, as at the start");
-        table.set("pool", "a", State::Ready, Some(warm("a", now)));
-        assert!(table.is_known());
-        assert_eq!(table.give_up_waiting(), 0);
-        assert_eq!(table.doubt_all(Doubt::Confinement), ["a"]);
-        assert!(table.is_known(), "later nobody waits for what may never come");
+        assert_eq!(table.state("pool", "a"), Some(State::Warming));
         assert!(!table.ready("pool", begun, warm("c", now)));
         assert_eq!(table.state("pool", "b"), Some(State::Claimed));
         assert!(!table.was_doubted("pool", "b"));

@@ -19,11 +19,7 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        reflector::ObjectRef,
-        watcher::{self, Event, watcher},
-    },
+    runtime::{WatchStreamExt, reflector::ObjectRef},
 };
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
@@ -57,11 +53,12 @@ use crate::{
     lanes::Lane,
     pool::{
         confinement::Doubt,
-        controller::{Controllers, Sources, Wakes, Woken, controllers},
+        controller::{Controllers, KNOWN, Sources, Wakes, Woken, controllers},
         table::Table,
     },
     shelf::{Shelf, Shelved},
-    workqueue::{Action, Workqueue},
+    tail::{self, tail},
+    workqueue::{Action, Look, Workqueue},
 };
 
 /// Reconciliations that may wait for their turn. Each is small until then.
@@ -114,13 +111,22 @@ pub fn controller(
     let kept = everything().labels(vitrine_receipts::names::STATE_LABEL);
     let (receipts, []) = stored(&mut reflectors, receipts, kept, |_| {});
     let (pools, pools_pools) = stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
+    let tenants = Tenants {
+        cells: cells.clone(),
+        previews: previews.clone(),
+        indexes: indexes.clone(),
+        told,
+    };
+    follow_cells(&mut reflectors, client, &tenants);
+    let wakes = &tenants.told.wakes;
+    let queue = wakes.previews.clone();
     let sources = Sources {
         cells: pools_cells,
         listings: pools_listings,
         policies: pools_policies,
         known_pools: pools.clone(),
         pools: pools_pools,
-        cells_queue: told.wakes.cells.clone(),
+        cells_queue: wakes.cells.clone(),
         woken_pools: woken.pools,
     };
     let of_pools = controllers(sources);
@@ -136,14 +142,6 @@ pub fn controller(
         indexes,
         reflectors: Arc::new(reflectors),
     };
-    let queue = told.wakes.previews.clone();
-    let tenants = Tenants {
-        cells: cells.clone(),
-        previews: previews.clone(),
-        indexes: watched.indexes.clone(),
-        told,
-    };
-    let [of_cells, pods, quotas, ranges, accounts, policies] = std::array::from_fn(|_| tenants.clone());
     let (for_turns, of_listing, of_policy) = (watched.clone(), previews.clone(), previews);
     let named = queue.clone();
     let feeds = vec![
@@ -157,39 +155,8 @@ pub fn controller(
             })
             .boxed(),
         feed(&queue, objects(&cells, namespaces), move |namespace| {
-            of_cells.had(&namespace)
+            tenants.had(&namespace)
         }),
-        feed(
-            &queue,
-            changes(Api::<Pod>::all(client.clone()), in_cells(), &tenants, any),
-            move |pod| pods.concerned(&pod),
-        ),
-        feed(
-            &queue,
-            changes(
-                Api::<ResourceQuota>::all(client.clone()),
-                in_cells(),
-                &tenants,
-                |quota, tenants| !tenants.told.pools.confinement.counts(quota),
-            ),
-            move |quota| quotas.live(&quota),
-        ),
-        feed(
-            &queue,
-            bare_changes::<LimitRange>(client, in_cells(), &tenants),
-            move |range| ranges.live(&range),
-        ),
-        feed(
-            &queue,
-            bare_changes::<ServiceAccount>(client, in_cells(), &tenants),
-            move |account| accounts.live(&account),
-        ),
-        // Every policy, also those without our label: a foreign one in a cell must be seen.
-        feed(
-            &queue,
-            bare_changes::<NetworkPolicy>(client, everything(), &tenants),
-            move |policy| policies.live(&policy),
-        ),
         // A slot was freed, perhaps. Only those whose turn it is are woken: a queue of a thousand must not all look at once.
         // Or taken for a preview that was admitted with others: that one is to give it back. Or deleted under a live one.
         feed(&queue, of_slots, move |told| {
@@ -228,6 +195,43 @@ pub fn controller(
     (Previews { queue, feeds }, of_pools, watched)
 }
 
+/// Has previews looked at because of what happens in their cells: from the beginning, so that looks can begin once all that is kept is known.
+fn follow_cells(watches: &mut JoinSet<()>, client: &kube::Client, tenants: &Tenants) {
+    let (queue, cells_only) = (&tenants.told.wakes.previews, Some(names::CELL_SELECTOR));
+    let [pods, quotas, ranges, accounts, policies] = std::array::from_fn(|_| tenants.clone());
+    watches.spawn(feed(
+        queue,
+        changes(Api::<Pod>::all(client.clone()), cells_only, tenants, any),
+        move |pod| pods.concerned(&pod),
+    ));
+    watches.spawn(feed(
+        queue,
+        changes(
+            Api::<ResourceQuota>::all(client.clone()),
+            cells_only,
+            tenants,
+            |quota, tenants| !tenants.told.pools.confinement.counts(quota),
+        ),
+        move |quota| quotas.live(&quota),
+    ));
+    watches.spawn(feed(
+        queue,
+        bare_changes::<LimitRange>(client, cells_only, tenants),
+        move |range| ranges.live(&range),
+    ));
+    watches.spawn(feed(
+        queue,
+        bare_changes::<ServiceAccount>(client, cells_only, tenants),
+        move |account| accounts.live(&account),
+    ));
+    // Every policy, also those without our label: a foreign one in a cell must be seen.
+    watches.spawn(feed(
+        queue,
+        bare_changes::<NetworkPolicy>(client, None, tenants),
+        move |policy| policies.live(&policy),
+    ));
+}
+
 /// Has previews looked at because of what a watch tells.
 fn feed<K: Send + 'static>(
     queue: &Arc<Workqueue>,
@@ -259,11 +263,11 @@ const fn any<K>(_: &K, _: &Tenants) -> bool {
     true
 }
 
-/// The objects of a kind, and what happens to them, as far as it is news: of that, those who live in their cells have to be looked at as
-/// a whole. If the watch is lost everybody has, since it would have told of changes.
+/// What happens to the objects of a kind, as far as it is news: of that, those who live in their cells have to be looked at as a whole. When
+/// a watch begins to tell everybody has, since nobody has told of what was before.
 fn changes<K>(
     api: Api<K>,
-    config: watcher::Config,
+    labels: Option<&str>,
     tenants: &Tenants,
     is_news: fn(&K, &Tenants) -> bool,
 ) -> impl Stream<Item = K> + Send + use<K> + 'static
@@ -273,27 +277,20 @@ where
     let tenants = tenants.clone();
     let mut first = true;
     tenants.told.pools.awaits_watch();
-    watcher(api, config).backoff(api::Again).filter_map(move |event| {
+    tail(api, labels).backoff(api::Again).filter_map(move |event| {
         let told = match event {
-            Ok(Event::Apply(object)) if !is_news(&object, &tenants) => None,
-            Ok(Event::Apply(object) | Event::Delete(object)) => {
+            Ok(tail::Event::Put(object)) if !is_news(&object, &tenants) => None,
+            Ok(tail::Event::Put(object) | tail::Event::Gone(object)) => {
                 tenants.touch(&object);
                 Some(object)
             }
-            Ok(Event::InitApply(object)) => Some(object),
-            Ok(Event::InitDone) => {
-                tenants.told.looks.all_again();
-                // Also those of which the new list says nothing: what is gone is in none.
-                tenants
-                    .told
-                    .wakes
-                    .cells(tenants.told.pools.doubt_all(doubt::<K>()));
+            Ok(tail::Event::Began) => {
+                tenants.touch_all(doubt::<K>());
                 if std::mem::take(&mut first) {
                     tenants.told.pools.watch_began();
                 }
                 None
             }
-            Ok(Event::Init) => None,
             Err(error) => {
                 // What it does not tell from now on, it tells later, or it begins anew. Until then nothing is taken as read.
                 tenants.told.pools.confinement.doubt_all(doubt::<K>());
@@ -308,13 +305,13 @@ where
 /// The same, of a kind that is told of by its metadata alone.
 fn bare_changes<K>(
     client: &kube::Client,
-    config: watcher::Config,
+    labels: Option<&str>,
     tenants: &Tenants,
 ) -> impl Stream<Item = PartialObjectMeta<K>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + 'static,
 {
-    changes(meta(client), bare_ones(config), tenants, any)
+    changes(meta(client), labels, tenants, any)
 }
 
 /// Whether a slot is none of those with which a preview was admitted.
@@ -401,31 +398,52 @@ impl Tenants {
         }
     }
 
+    /// A watch begins to tell: whatever is known of cells is to be looked at again.
+    fn touch_all(&self, of: Doubt) {
+        let Told { looks, pools, wakes } = &self.told;
+        looks.all_again();
+        pools.doubt_all(of);
+        for preview in self.previews.names() {
+            wakes.previews.add(preview);
+        }
+        for cell in self.cells.names() {
+            wakes.cells.add(cell);
+        }
+    }
+
+    /// A preview as the watch has it, if it can be read.
+    fn known(&self, preview: &ObjectRef<Guarded>) -> Option<PreviewSandbox> {
+        self.previews.get(&named_by(preview))?.0.ok()
+    }
+
     /// Whether a preview is known and so.
     fn is(&self, preview: &ObjectRef<Guarded>, so: impl Fn(&PreviewSandbox) -> bool) -> bool {
-        let known = self.previews.get(&named_by(preview));
-        known.is_some_and(|guarded| guarded.0.as_ref().is_ok_and(so))
+        self.known(preview).is_some_and(|preview| so(&preview))
     }
 
     /// The preview that has a cell. A cell that it cannot live in as it is has to be looked at as a whole.
     fn had(&self, cell: &PartialObjectMeta<Namespace>) -> Vec<ObjectRef<Guarded>> {
-        let mut woken = by_annotation(cell);
-        woken.extend(self.indexes.in_cell(&cell.name_any()));
+        let mut woken = self.indexes.in_cell(&cell.name_any());
+        let named = by_annotation(cell);
+        let others: Vec<_> = named
+            .into_iter()
+            .filter(|preview| !woken.contains(preview))
+            .collect();
+        woken.extend(others);
         let live = Namespace {
             metadata: cell.metadata.clone(),
             ..Namespace::default()
         };
         let fits = |tenant: Tenant| seal::holds(&record::had_by(&tenant), &live);
-        let suffers = |p: &PreviewSandbox| p.phase() == Phase::Ready && !Tenant::of(p).is_some_and(fits);
-        for preview in &woken {
-            if self.is(preview, suffers) {
+        let tenant = Record::of(&cell.metadata).and_then(|record| record.tenant);
+        woken.retain(|preview| {
+            let Some(p) = self.known(preview) else { return true };
+            if p.phase() == Phase::Ready && !Tenant::of(&p).is_some_and(fits) {
                 self.told.looks.touch(preview);
             }
-        }
-        // That one which waits has been given it, whoever gives it knows, and says so in its status.
-        let tenant = Record::of(&cell.metadata).and_then(|record| record.tenant);
-        let is_given = |p: &PreviewSandbox| is_waiting(p) && p.metadata.uid == tenant;
-        woken.retain(|preview| tenant.is_none() || !self.is(preview, is_given));
+            // That one which waits has been given it, whoever gives it knows, and says so in its status.
+            tenant.is_none() || !is_waiting(&p) || p.metadata.uid != tenant
+        });
         woken
     }
 
@@ -465,10 +483,24 @@ pub async fn run(
     let Previews { queue, feeds } = previews;
     let backoff = Arc::new(Backoff::default());
     let looked = context.clone();
-    let work = queue.clone().work(WAITING, move |name| {
-        let (context, backoff) = (looked.clone(), backoff.clone());
-        async move { look(&name, &context, &backoff).await.after() }
-    });
+    let watched = context.clone();
+    let all = queue.clone();
+    // Nothing else is there yet: somebody waits for these, and they come before all that live.
+    for preview in context.watched.waiting() {
+        all.add(preview);
+    }
+    let work = async move {
+        // What is looked at before is looked at again then.
+        watched.pools.watched_within(KNOWN).await;
+        let each = move |name: &Arc<str>| match glance(name, &looked, &backoff) {
+            Look::Rest(action) => Look::Rest(action),
+            Look::Step(lane) => {
+                let (name, context, backoff) = (name.clone(), looked.clone(), backoff.clone());
+                Look::Step(async move { look(&name, lane, &context, &backoff).await })
+            }
+        };
+        all.work(WAITING, each).await;
+    };
     let stop = async {
         stop.await;
         context.lanes.close();
@@ -482,18 +514,32 @@ pub async fn run(
     }
 }
 
-/// Looks at a preview; when it is to be looked at again.
-async fn look(name: &str, context: &Context, backoff: &Backoff) -> Action {
+/// What the watches alone say of a preview: whether it needs a step, in which lane. Nothing of it outlives this: of thousands that waited for
+/// their turn at once, each took five kilobytes.
+fn glance(name: &str, context: &Context, backoff: &Backoff) -> Look<Lane> {
     let Some(guarded) = context.watched.previews.get(name) else {
         let (namespace, own) = name.split_once('/').unwrap_or_default();
         context.looks.forget(namespace, own);
         backoff.reset(name);
-        return Action::await_change();
+        return Look::Rest(Action::await_change());
     };
-    match reconcile(&guarded, context, backoff).await {
-        Ok(action) => action,
-        Err(error) => failed(&guarded, &error, context, backoff),
+    let preview = match &guarded.0 {
+        Ok(preview) => preview,
+        Err(invalid) => {
+            context.metrics.malformed.inc();
+            let error = Error::Malformed {
+                name: name.to_owned(),
+                message: invalid.error.clone(),
+            };
+            return Look::Rest(failed(name, &error, context, backoff));
+        }
+    };
+    if let Some(left) = looks::quiet(context, preview, Timestamp::now()) {
+        context.metrics.reconciles.with_label_values(&["ok"]).inc();
+        backoff.reset(name);
+        return Look::Rest(Action::requeue(left));
     }
+    Look::Step(lane(preview))
 }
 
 /// The lane of a preview as the watch has it.
@@ -504,32 +550,13 @@ fn lane(preview: &PreviewSandbox) -> Lane {
     }
 }
 
-async fn reconcile(guarded: &Guarded, context: &Context, backoff: &Backoff) -> Result<Action> {
-    let name = format!(
-        "{}/{}",
-        guarded.meta().namespace.as_deref().unwrap_or_default(),
-        guarded.name_any()
-    );
-    let preview = match &guarded.0 {
-        Ok(preview) => preview,
-        Err(invalid) => {
-            context.metrics.malformed.inc();
-            return Err(Error::Malformed {
-                name,
-                message: invalid.error.clone(),
-            });
-        }
-    };
-    if let Some(left) = looks::quiet(context, preview, Timestamp::now()) {
-        context.metrics.reconciles.with_label_values(&["ok"]).inc();
-        backoff.reset(&name);
-        return Ok(Action::requeue(left));
-    }
-    let Some(_turn) = context.lanes.turn(lane(preview)).await else {
-        return Ok(Action::await_change());
+/// Looks at a preview as it is now and does what is next; when it is to be looked at again.
+async fn look(name: &str, lane: Lane, context: &Context, backoff: &Backoff) -> Action {
+    let Some(_turn) = context.lanes.turn(lane).await else {
+        return Action::await_change();
     };
     // What it needs, it gets only now.
-    let step = Box::pin(step(guarded, context));
+    let step = Box::pin(step(name, context));
     let outcome = tokio::time::timeout(PATIENCE, step).await;
     let result = outcome.unwrap_or_else(|_| {
         Err(Error::Installation(format!(
@@ -543,23 +570,26 @@ async fn reconcile(guarded: &Guarded, context: &Context, backoff: &Backoff) -> R
         Err(_) => "error",
     };
     context.metrics.reconciles.with_label_values(&[label]).inc();
-    if result.is_ok() {
-        backoff.reset(&name);
+    match result {
+        Ok(action) => {
+            backoff.reset(name);
+            action
+        }
+        Err(error) => failed(name, &error, context, backoff),
     }
-    result
 }
 
-async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
-    let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
-    let unread = dereference::unread(context, &namespace, &name);
+async fn step(name: &str, context: &Context) -> Result<Action> {
+    let (namespace, name) = name.split_once('/').unwrap_or_default();
+    let unread = dereference::unread(context, namespace, name);
     let is_admitted = |world: &World| matches!(decide::decide(world, Timestamp::now()), Plan::Admit(..));
-    let begun = context.looks.begin(&namespace, &name);
+    let begun = context.looks.begin(namespace, name);
     let world = match unread.filter(is_admitted) {
         Some(world) => Some(world),
-        None => dereference::dereference(context, &namespace, &name).await?,
+        None => dereference::dereference(context, namespace, name).await?,
     };
     let Some(mut world) = world else {
-        context.looks.forget(&namespace, &name);
+        context.looks.forget(namespace, name);
         return Ok(Action::await_change());
     };
     loop {
@@ -571,7 +601,7 @@ async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
             Next::Decide(next) => world = *next,
             Next::Wait(action) => {
                 if lives {
-                    context.looks.done(&namespace, &name, begun);
+                    context.looks.done(namespace, name, begun);
                 }
                 return Ok(action);
             }
@@ -579,19 +609,16 @@ async fn step(guarded: &Guarded, context: &Context) -> Result<Action> {
     }
 }
 
-fn failed(guarded: &Guarded, error: &Error, context: &Context, backoff: &Backoff) -> Action {
-    context.looks.touch(&ObjectRef::from_obj(guarded));
-    let name = format!(
-        "{}/{}",
-        guarded.meta().namespace.as_deref().unwrap_or_default(),
-        guarded.name_any()
-    );
+fn failed(name: &str, error: &Error, context: &Context, backoff: &Backoff) -> Action {
+    if let Some(preview) = reference(name) {
+        context.looks.touch(&preview);
+    }
     if error.is_conflict() {
         // Somebody wrote first; what they wrote is looked at now.
         return Action::requeue(Duration::from_millis(20));
     }
     context.metrics.failed(error);
-    let after = backoff.next(&name);
+    let after = backoff.next(name);
     tracing::warn!(preview = name, %error, retry_ms = after.as_millis(), "failed to reconcile");
     match error {
         Error::Malformed { .. } => Action::await_change(),

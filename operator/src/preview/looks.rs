@@ -33,8 +33,8 @@ const WHOLE: Duration = Duration::from_secs(600);
 const EACH: Duration = Duration::from_millis(200);
 /// How long a watch may take to tell what this process has written itself.
 const BEHIND: Duration = Duration::from_secs(1);
-/// Those of which nothing is known yet are looked at one after the other: fifty a second.
-const PACE: Duration = Duration::from_millis(20);
+/// Those of which nothing is known yet are looked at one after the other, twenty a second: ten thousand within ten minutes.
+const PACE: Duration = Duration::from_millis(50);
 
 /// When each live preview is to be looked at as a whole, by `namespace/name`.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Looks(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    due: HashMap<String, Instant>,
+    due: HashMap<String, Due>,
     touched: HashSet<String>,
     /// Those that are ready, by their uid, and since when; until the watch has told so.
     opened: HashMap<String, (String, Instant)>,
@@ -52,6 +52,14 @@ struct Inner {
     times: u64,
     /// When the next of which nothing is known is due.
     next: Instant,
+}
+
+/// When one is due.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    At(Instant),
+    /// So much of the time between two looks after this one: how long that is, is a matter of how many live then.
+    After(Instant, f32),
 }
 
 /// After how many times that all were to be looked at again a look began.
@@ -108,11 +116,9 @@ impl Looks {
         if inner.times != begun.0 {
             return;
         }
-        let lives = u32::try_from(inner.due.len()).unwrap_or(u32::MAX);
-        let whole = WHOLE.max(EACH.saturating_mul(lives));
         // So that those that were made at once are not looked at at once for ever.
-        let later = whole.mul_f64(0.75 + 0.25 * rand::random::<f64>());
-        inner.due.insert(key, Instant::now() + later);
+        let share = 0.75 + 0.25 * rand::random::<f32>();
+        inner.due.insert(key, Due::After(Instant::now(), share));
     }
 
     /// It was made ready in a cell that was whole before this began.
@@ -163,11 +169,15 @@ impl Looks {
             return None;
         }
         let due = match inner.due.get(&key) {
-            Some(due) => *due,
+            Some(Due::At(due)) => *due,
+            Some(Due::After(looked, share)) => {
+                let lives = u32::try_from(inner.due.len()).unwrap_or(u32::MAX);
+                *looked + WHOLE.max(EACH.saturating_mul(lives)).mul_f32(*share)
+            }
             None => {
                 let due = inner.next.max(now);
                 inner.next = due + PACE;
-                inner.due.insert(key, due);
+                inner.due.insert(key, Due::At(due));
                 due
             }
         };

@@ -460,6 +460,13 @@ impl Watched {
         whose.filter_map(|(name, _)| reference(name)).collect()
     }
 
+    /// The previews that wait, whether they were looked at or not, `namespace/name`.
+    pub fn waiting(&self) -> Vec<Arc<str>> {
+        let all = self.indexes.previews.entries();
+        let waiting = all.iter().filter(|(_, preview)| preview.waits_for().is_some());
+        waiting.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The previews that were admitted and are not over.
     pub fn admitted(&self) -> Vec<ObjectRef<Guarded>> {
         let all = self.indexes.previews.entries();

@@ -198,23 +198,10 @@ fn is_doubtful(context: &Context, cell: &Cell, rules: &Cells) -> bool {
         return false;
     };
     match &record.tenant {
-        Some(uid) => !lives(context, cell.annotations(), uid),
+        Some(uid) => context.watched.living(uid).is_none(),
         // Those of pools are looked after one by one.
         None => record.pool.is_none() && !record.is_kept(rules, Timestamp::now()),
     }
-}
-
-/// Whether the watch has the preview that an object was made for, and it is not over.
-fn lives(context: &Context, annotations: &BTreeMap<String, String>, uid: &str) -> bool {
-    let Some((namespace, name)) = whose(annotations) else {
-        return false;
-    };
-    let known = context.watched.previews.get(&format!("{namespace}/{name}"));
-    known.is_some_and(|guarded| match &guarded.0 {
-        Ok(preview) => preview.uid().as_deref() == Some(uid) && !preview.phase().is_terminal(),
-        // It is not ours to judge.
-        Err(invalid) => invalid.metadata.uid.as_deref() == Some(uid),
-    })
 }
 
 /// Looks at one cell as it is now; whether there was nothing to do.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt, channel::mpsc};
+use futures::{FutureExt, Stream, StreamExt, channel::mpsc, stream};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Node},
@@ -205,13 +205,18 @@ pub fn held(
     (slots, news)
 }
 
-/// The objects themselves, as they are when somebody comes to look at them.
+/// The objects themselves, as they are when somebody comes to look at them; without what was told before anybody listened, for then all are
+/// looked at.
 pub fn objects<K: Shelved + Send + 'static>(
     shelf: &Arc<Shelf<K>>,
-    news: mpsc::UnboundedReceiver<Told<K>>,
+    mut news: mpsc::UnboundedReceiver<Told<K>>,
 ) -> impl Stream<Item = K> + Send + 'static {
     let shelf = shelf.clone();
-    news.filter_map(move |told| {
+    let from_now_on = stream::once(async move {
+        while news.next().now_or_never().flatten().is_some() {}
+        news
+    });
+    from_now_on.flatten().filter_map(move |told| {
         std::future::ready(match told {
             Told::There(name) => shelf.get(&name),
             Told::Gone(object) => Some(*object),
@@ -228,7 +233,7 @@ fn follow<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let events = watcher(api, config).backoff(api::Again);
+    let events = streamed(api, config).backoff(api::Again);
     reflectors.spawn(events.for_each(move |event| {
         match event {
             Ok(event) => handle(event),
@@ -236,6 +241,32 @@ fn follow<K>(
         }
         std::future::ready(())
     }));
+}
+
+/// Everything of a kind, and what happens to it. What the API server can stream comes while what came before is read; a page at a time, one
+/// of both waits for the other. It streams from Kubernetes 1.34 on, unless its feature gate WatchList is off.
+fn streamed<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl Stream<Item = Result<Event<K>, watcher::Error>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let events = watcher(api.clone(), config.clone().streaming_lists()).boxed();
+    stream::unfold((events, Some((api, config))), async |(mut events, mut paged)| {
+        loop {
+            let event = events.next().await?;
+            match paged.take_if(|_| matches!(&event, Err(error) if is_not_streamed(error))) {
+                Some((api, config)) => events = watcher(api, config).boxed(),
+                None => return Some((event, (events, paged))),
+            }
+        }
+    })
+}
+
+/// The API server's answer to who asks for a stream where the feature gate is off.
+fn is_not_streamed(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.is_invalid())
 }
 
 fn channels<T, const N: usize>() -> (Vec<mpsc::UnboundedSender<T>>, [mpsc::UnboundedReceiver<T>; N]) {
