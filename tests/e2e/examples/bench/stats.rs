@@ -45,8 +45,17 @@ pub async fn noise(mut stop: tokio::sync::watch::Receiver<bool>) -> Sorted {
 
 /// Resident memory of a process, in MiB (proc(5), VmRSS).
 pub fn resident_mib(pid: u32) -> f64 {
+    of_status(pid, "VmRSS:")
+}
+
+/// The most that a process has had resident, in MiB (proc(5), `VmHWM`).
+pub fn most_resident_mib(pid: u32) -> f64 {
+    of_status(pid, "VmHWM:")
+}
+
+fn of_status(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
     kib.unwrap_or_default() / 1024.0
 }

@@ -124,13 +124,15 @@ struct Start {
     /// From the start of the process until a claim that was there before is ready.
     first: Duration,
     after_mib: f64,
+    most_mib: f64,
 }
 
 impl Start {
     fn json(&self) -> serde_json::Value {
         json!({
             "live": self.live, "standing": self.standing, "reconcilesPerSecond": self.looks, "residentMib": self.before_mib,
-            "secondsToFirstClaim": self.first.as_secs_f64(), "residentMibAfter": self.after_mib
+            "secondsToFirstClaim": self.first.as_secs_f64(), "residentMibAfter": self.after_mib,
+            "residentMibAtMost": self.most_mib
         })
     }
 }
@@ -387,6 +389,7 @@ impl Bench {
             before_mib,
             first,
             after_mib: stats::resident_mib(controller.pid),
+            most_mib: stats::most_resident_mib(controller.pid),
         }
     }
 
@@ -476,7 +479,7 @@ impl Bench {
             let standing = |what| start.standing.get(what).copied().unwrap_or_default() * 100.0;
             println!(
                 "\nWith {} live previews the operator takes {:.0} MiB. While nobody claims, the whole stack takes {:.1} % of a processor: \
-                 controller {:.1}, API server {:.1}, etcd {:.1}; and there are {:.1} reconciles a second. Started anew, it has a claim ready {:.1} s after its start, then takes {:.0} MiB.",
+                 controller {:.1}, API server {:.1}, etcd {:.1}; and there are {:.1} reconciles a second. Started anew, it has a claim ready {:.1} s after its start, then takes {:.0} MiB, at most {:.0}.",
                 start.live,
                 start.before_mib,
                 start.standing.values().sum::<f64>() * 100.0,
@@ -485,7 +488,8 @@ impl Bench {
                 standing("etcd"),
                 start.looks,
                 start.first.as_secs_f64(),
-                start.after_mib
+                start.after_mib,
+                start.most_mib
             );
         }
         let folder = images::target().join("vitrine/bench");
