@@ -16,6 +16,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+/// Of those that are looked at one after the other: ten thousand in five seconds, and a look takes a tenth of this.
+const EACH: Duration = Duration::from_micros(500);
+
 /// When something is to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action(Option<Duration>);
@@ -79,6 +82,15 @@ impl Workqueue {
     /// Something is to be looked at now, or, if it is being looked at, once more after that.
     pub fn add(&self, name: impl AsRef<str> + Into<Arc<str>>) {
         self.add_at(name, Instant::now());
+    }
+
+    /// All of these are to be looked at, one after the other: whoever comes meanwhile does not wait for the last of them.
+    pub fn add_each(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        let mut at = Instant::now();
+        for name in names {
+            self.add_at(name, at);
+            at += EACH;
+        }
     }
 
     /// Something is to be looked at after a time, if it is not to be sooner.
@@ -340,6 +352,17 @@ mod tests {
         inner.forget("a");
         assert!(!inner.done("a"));
         assert!(inner.entries.is_empty());
+    }
+
+    #[test]
+    fn of_many_at_once_each_has_its_time_and_who_was_asked_for_before_keeps_his() {
+        let queue = Workqueue::default();
+        queue.add("c");
+        queue.add_each(["a", "b", "c"].map(Arc::from));
+        let due: Vec<_> = queue.inner().due.iter().cloned().collect();
+        let names: Vec<_> = due.iter().map(|(_, name)| &**name).collect();
+        assert_eq!(names, ["c", "a", "b"]);
+        assert_eq!(due[2].0 - due[1].0, EACH);
     }
 
     #[tokio::test]

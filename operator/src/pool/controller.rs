@@ -19,7 +19,7 @@ use kube::{
 };
 use tokio::time::Instant;
 use vitrine_crds::PreviewPool;
-use vitrine_policies::cell::record::{OfPool, Record};
+use vitrine_policies::cell::record::OfPool;
 
 use super::{cell, keep};
 use crate::{
@@ -164,15 +164,15 @@ fn pools_that(store: &Store<Guarded>, wanted: impl Fn(&PreviewPool) -> bool) -> 
 /// Has previews wait until what is there already is known, for they could be ready in it at once.
 pub fn begin(context: &Context) {
     let pools = context.watched.pools.state();
-    let cells = context.watched.cells.each();
-    let waiting = cells.filter(|cell| {
-        Record::of(&cell.metadata)
-            .is_some_and(|record| record.pool.is_some() && record.tenant.is_none() && !record.going)
-    });
+    let cells = context.watched.indexes.cells.entries();
+    let waiting = cells
+        .iter()
+        .filter(|(_, cell)| cell.tenant.is_none() && !cell.going);
+    let waiting: Vec<_> = waiting.map(|(name, _)| name.to_string()).collect();
+    // Before all those that previews have.
+    context.wakes.cells(waiting.iter().cloned());
     let pools = pools.iter().filter_map(|pool| pool.0.as_ref().ok()?.uid());
-    context
-        .pools
-        .begin(pools.chain(waiting.map(|cell| cell.name_any())));
+    context.pools.begin(pools.chain(waiting));
 }
 
 /// Runs until it is dropped.
@@ -194,6 +194,7 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
     let told = controllers.told.for_each(|told| {
         match told {
             Told::There(name) => queue.add(name),
+            Told::Listed(names) => queue.add_each(names),
             Told::Gone(cell) => queue.add(cell.key()),
         }
         std::future::ready(())

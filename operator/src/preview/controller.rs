@@ -36,6 +36,7 @@ use vitrine_policies::{
 use super::{
     Context, Guarded,
     apply::{self, Next},
+    begins,
     decide::{self, Plan, World},
     dereference, held, is_waiting,
     looks::{self, Looks},
@@ -149,6 +150,7 @@ pub fn controller(
             .for_each(move |told| {
                 match told {
                     watches::Told::There(name) => named.add(name),
+                    watches::Told::Listed(names) => named.add_each(names),
                     watches::Told::Gone(preview) => named.add(preview.key()),
                 }
                 std::future::ready(())
@@ -403,12 +405,8 @@ impl Tenants {
         let Told { looks, pools, wakes } = &self.told;
         looks.all_again();
         pools.doubt_all(of);
-        for preview in self.previews.names() {
-            wakes.previews.add(preview);
-        }
-        for cell in self.cells.names() {
-            wakes.cells.add(cell);
-        }
+        wakes.previews.add_each(self.previews.names());
+        wakes.cells.add_each(self.cells.names());
     }
 
     /// A preview as the watch has it, if it can be read.
@@ -485,8 +483,8 @@ pub async fn run(
     let looked = context.clone();
     let watched = context.clone();
     let all = queue.clone();
-    // Nothing else is there yet: somebody waits for these, and they come before all that live.
-    for preview in context.watched.waiting() {
+    // Somebody waits for these: they come before all that live.
+    for preview in context.watched.beginning() {
         all.add(preview);
     }
     let work = async move {
@@ -539,15 +537,11 @@ fn glance(name: &str, context: &Context, backoff: &Backoff) -> Look<Lane> {
         backoff.reset(name);
         return Look::Rest(Action::requeue(left));
     }
-    Look::Step(lane(preview))
-}
-
-/// The lane of a preview as the watch has it.
-fn lane(preview: &PreviewSandbox) -> Lane {
-    match preview.phase() {
-        Phase::Queued | Phase::Provisioning | Phase::Proving => Lane::Begins,
-        _ => Lane::Lives,
-    }
+    Look::Step(if begins(preview) {
+        Lane::Begins
+    } else {
+        Lane::Lives
+    })
 }
 
 /// Looks at a preview as it is now and does what is next; when it is to be looked at again.

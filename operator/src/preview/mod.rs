@@ -134,3 +134,11 @@ pub(crate) fn whose(annotations: &BTreeMap<String, String>) -> Option<(&str, &st
 pub(crate) fn is_waiting(preview: &PreviewSandbox) -> bool {
     preview.phase() == Phase::Queued
 }
+
+/// Whether somebody waits for a preview to be ready.
+pub(crate) fn begins(preview: &PreviewSandbox) -> bool {
+    matches!(
+        preview.phase(),
+        Phase::Queued | Phase::Provisioning | Phase::Proving
+    )
+}

@@ -29,7 +29,7 @@ use vitrine_policies::{
 };
 
 use super::{
-    Guarded,
+    Guarded, begins,
     entries::{OfCell, OfListing, OfPreview, in_queue, is_admitted, needs, since, waits},
     held::Held,
     index::{Facts, Index},
@@ -84,6 +84,7 @@ pub struct Indexes {
 /// Keys of the indexes.
 mod keys {
     pub const QUEUED: &str = "queued";
+    pub const BEGINS: &str = "begins";
 
     pub fn slot(name: &str) -> String {
         format!("slot {name}")
@@ -154,6 +155,9 @@ fn facts_of_preview(guarded: &Guarded) -> Facts<OfPreview> {
     keys.extend(preview.spec.network.as_deref().map(keys::network));
     keys.extend(uid.filter(|_| !preview.phase().is_terminal()).map(keys::lives));
     let status = preview.status.as_ref();
+    if begins(preview) {
+        keys.push(keys::BEGINS.to_owned());
+    }
     if is_admitted(preview) {
         if let Some(status) = status.filter(|status| status.receipt.is_none()) {
             keys.extend(status.slots.iter().map(|name| keys::slot(name)));
@@ -460,11 +464,9 @@ impl Watched {
         whose.filter_map(|(name, _)| reference(name)).collect()
     }
 
-    /// The previews that wait, whether they were looked at or not, `namespace/name`.
-    pub fn waiting(&self) -> Vec<Arc<str>> {
-        let all = self.indexes.previews.entries();
-        let waiting = all.iter().filter(|(_, preview)| preview.waits_for().is_some());
-        waiting.map(|(name, _)| name.clone()).collect()
+    /// The previews that somebody waits for, whether they were looked at or not, `namespace/name`.
+    pub fn beginning(&self) -> Vec<Arc<str>> {
+        self.indexes.previews.objects(keys::BEGINS)
     }
 
     /// The previews that were admitted and are not over.

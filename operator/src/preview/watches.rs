@@ -134,6 +134,8 @@ pub fn well<K>(news: News<K>) -> impl Stream<Item = K> {
 pub enum Told<K> {
     /// It is there, by this name.
     There(Arc<str>),
+    /// These are all.
+    Listed(Vec<Arc<str>>),
     /// It is gone; as it was at last.
     Gone(Box<K>),
 }
@@ -178,9 +180,7 @@ where
                     index.delete(&name);
                 }
                 index.listed();
-                for name in known.names() {
-                    tell(&told, || Told::There(name.clone()));
-                }
+                tell(&told, || Told::Listed(known.names()));
             }
             _ => {}
         }
@@ -216,11 +216,19 @@ pub fn objects<K: Shelved + Send + 'static>(
         while news.next().now_or_never().flatten().is_some() {}
         news
     });
-    from_now_on.flatten().filter_map(move |told| {
-        std::future::ready(match told {
-            Told::There(name) => shelf.get(&name),
-            Told::Gone(object) => Some(*object),
-        })
+    from_now_on.flatten().flat_map(move |told| {
+        let (names, gone) = match told {
+            Told::There(name) => (vec![name], None),
+            Told::Listed(names) => (names, None),
+            Told::Gone(object) => (vec![], Some(*object)),
+        };
+        let shelf = shelf.clone();
+        stream::iter(
+            names
+                .into_iter()
+                .filter_map(move |name| shelf.get(&name))
+                .chain(gone),
+        )
     })
 }
 
