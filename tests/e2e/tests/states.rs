@@ -4,11 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
-use k8s_openapi::{
-    api::core::v1::{Pod, ResourceQuota},
-    jiff::Timestamp,
-};
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tokio::time::Instant;
 use vitrine_crds::{Phase, StatusReason, sku_listing::Size};
@@ -18,10 +14,7 @@ use vitrine_e2e::{
     installed::{END, READY, Shop, alone, is_unproven, together},
 };
 use vitrine_kit::objects;
-use vitrine_policies::{
-    cell::{Tenant, record},
-    names, slots,
-};
+use vitrine_policies::{cell::Tenant, names, slots};
 
 /// From the cluster's knowing to the preview's saying it.
 const TOLD: Duration = Duration::from_secs(5);
@@ -399,34 +392,32 @@ async fn a_quota_that_refuses_the_pod_is_told_within_seconds() {
     let _alone = alone().await;
     let shop = Shop::open("quota").await;
     offer_apart(&shop, "30Mi").await;
-    // Ours alone never refuses ours: another one is put into the cell before the operator sees the preview.
-    let operator = shop.vitrine.without_operator();
+    // Ours alone never refuses ours. Another one is put into the cell while nobody counts, and says itself that it has been counted: once
+    // ours count, a cell takes no quota, and before, no pod is made.
+    let controllers = shop.vitrine.without("controller-manager", Action::Pause);
     let preview = shop.ask("page", "page", "1m").await;
-    let tenant = Tenant::of(&preview).unwrap();
-    let namespace = record::made(
-        &tenant.cell,
-        Some(&tenant),
-        "before".to_owned(),
-        "lot".to_owned(),
-        Timestamp::now(),
-    );
-    let namespace = serde_json::to_value(namespace).unwrap();
-    shop.vitrine.break_glass_create(&namespace);
-    shop.vitrine.break_glass_create(&json!({
-        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": tenant.cell},
-        "spec": {"hard": {"pods": "0"}}
-    }));
-    let quotas = shop.within::<ResourceQuota>(&tenant.cell);
-    eventually("the quota counts", Duration::from_secs(20), async || {
-        let list = quotas.list(&ListParams::default()).await;
-        let list = list.map_err(|error| error.to_string())?.items;
-        let counts = list
-            .iter()
-            .any(|quota| quota.status.as_ref().is_some_and(|s| s.hard.is_some()));
-        if counts { Ok(()) } else { Err(format!("{list:?}")) }
+    shop.until("page", "told", END, |s| {
+        s.reason == Some(StatusReason::WaitingForQuota)
     })
     .await;
-    operator.back();
+    let cell = Tenant::of(&preview).unwrap().cell;
+    shop.vitrine.break_glass_create(&json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": cell},
+        "spec": {"hard": {"pods": "0"}}
+    }));
+    let counted = r#"{"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}"#;
+    shop.vitrine.break_glass(&[
+        "-n",
+        &cell,
+        "patch",
+        "resourcequota",
+        "none",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        counted,
+    ]);
+    controllers.back();
     let told = shop
         .until("page", "told", END, |s| {
             s.reason == Some(StatusReason::QuotaExceeded)
