@@ -43,6 +43,16 @@ pub enum Look<F> {
     Step(F),
 }
 
+impl<F> Look<F> {
+    /// The same, with the step made of what it was to be made of.
+    pub fn map<G>(self, step: impl FnOnce(F) -> G) -> Look<G> {
+        match self {
+            Self::Rest(action) => Look::Rest(action),
+            Self::Step(of) => Look::Step(step(of)),
+        }
+    }
+}
+
 /// Of things that have a name.
 #[derive(Debug, Default)]
 pub struct Workqueue {

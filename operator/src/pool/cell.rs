@@ -90,11 +90,11 @@ pub async fn step(context: &Context, name: &str, of: &OfPool) -> Result<Action> 
 }
 
 /// A pool's cell that no preview has, with what its record says.
-pub type Waits = (Meta, Record, OfPool);
+pub(super) type Waits = (Meta, Record, OfPool);
 
 /// A cell as the watch has it now, which may be newer than what woke this; if it is no pool's, or a preview has it, when it is to be looked
 /// at again.
-pub fn waiting(context: &Context, name: &str) -> std::result::Result<Waits, Action> {
+pub(super) fn waiting(context: &Context, name: &str) -> std::result::Result<Waits, Action> {
     let nothing = Err(Action::await_change());
     let Some(cell) = context.watched.cells.get(name) else {
         return nothing;

@@ -181,12 +181,11 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
     let all = controllers.cells.clone();
     let cells = async move {
         looked.pools.watched().await;
-        let each = move |name: &Arc<str>| match glance_at_cell(&looked, name) {
-            Look::Rest(action) => Look::Rest(action),
-            Look::Step(of) => {
+        let each = move |name: &Arc<str>| {
+            glance_at_cell(&looked, name).map(|of| {
                 let (context, name) = (looked.clone(), name.clone());
-                Look::Step(async move { look_after_cell(&context, &name, &of).await })
-            }
+                async move { look_after_cell(&context, &name, &of).await }
+            })
         };
         all.work(WAITING, each).await;
     };

@@ -358,10 +358,18 @@ impl Tenants {
     /// The preview that has the cell in which something is.
     fn of<K: ResourceExt>(&self, object: &K) -> Vec<ObjectRef<Guarded>> {
         let cell = object.namespace().unwrap_or_default();
-        let namespace = self.cells.get(&cell);
-        let mut there = namespace.map_or_else(Vec::new, |namespace| by_annotation(&namespace));
+        self.having(&cell, self.cells.get(&cell).as_ref())
+    }
+
+    /// The preview that has a cell, as its namespace or its own status says.
+    fn having(
+        &self,
+        cell: &str,
+        namespace: Option<&PartialObjectMeta<Namespace>>,
+    ) -> Vec<ObjectRef<Guarded>> {
+        let mut there = namespace.map_or_else(Vec::new, by_annotation);
         // Also where somebody took the annotation off.
-        for preview in self.indexes.in_cell(&cell) {
+        for preview in self.indexes.in_cell(cell) {
             if !there.contains(&preview) {
                 there.push(preview);
             }
@@ -421,13 +429,7 @@ impl Tenants {
 
     /// The preview that has a cell. A cell that it cannot live in as it is has to be looked at as a whole.
     fn had(&self, cell: &PartialObjectMeta<Namespace>) -> Vec<ObjectRef<Guarded>> {
-        let mut woken = self.indexes.in_cell(&cell.name_any());
-        let named = by_annotation(cell);
-        let others: Vec<_> = named
-            .into_iter()
-            .filter(|preview| !woken.contains(preview))
-            .collect();
-        woken.extend(others);
+        let mut woken = self.having(&cell.name_any(), Some(cell));
         let live = Namespace {
             metadata: cell.metadata.clone(),
             ..Namespace::default()
@@ -481,7 +483,6 @@ pub async fn run(
     let Previews { queue, feeds } = previews;
     let backoff = Arc::new(Backoff::default());
     let looked = context.clone();
-    let watched = context.clone();
     let all = queue.clone();
     // Somebody waits for these: they come before all that live.
     for preview in context.watched.beginning() {
@@ -489,13 +490,12 @@ pub async fn run(
     }
     let work = async move {
         // What is looked at before is looked at again then.
-        watched.pools.watched_within(KNOWN).await;
-        let each = move |name: &Arc<str>| match glance(name, &looked, &backoff) {
-            Look::Rest(action) => Look::Rest(action),
-            Look::Step(lane) => {
+        looked.pools.watched_within(KNOWN).await;
+        let each = move |name: &Arc<str>| {
+            glance(name, &looked, &backoff).map(|lane| {
                 let (name, context, backoff) = (name.clone(), looked.clone(), backoff.clone());
-                Look::Step(async move { look(&name, lane, &context, &backoff).await })
-            }
+                async move { look(&name, lane, &context, &backoff).await }
+            })
         };
         all.work(WAITING, each).await;
     };

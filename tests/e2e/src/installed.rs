@@ -45,12 +45,12 @@ use crate::{
     turn::Turn,
 };
 
-/// Longer than the deadline after which a preview that is not ready says why (`provisioningDeadline`).
-pub const READY: Duration = Duration::from_secs(150);
+/// Far longer than a preview takes to be ready on two busy cores.
+pub const READY: Duration = Duration::from_secs(60);
 /// The group that the admission policies let do anything but look into a running preview.
 pub const BREAK_GLASS: &str = "vitrine:break-glass";
 /// Far longer than an end takes.
-pub const END: Duration = Duration::from_secs(120);
+pub const END: Duration = Duration::from_secs(60);
 
 /// The Secret with the key that signs receipts.
 const RECEIPT_KEY: &str = "vitrine-receipt-key";
