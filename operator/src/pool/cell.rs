@@ -492,6 +492,13 @@ async fn confine(
     match make::seal(context, &name, &there, envelope).await? {
         Sealed::Whole(_) if !new => {}
         Sealed::Whole(_) | Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
+        Sealed::Refused(error) => {
+            tracing::warn!(cell = name, %error, "a cell that nobody has cannot be confined: it is removed");
+            context.pools.failed(&of.uid, &error.to_string(), Instant::now());
+            context.wakes.pool(of);
+            cells::remove_free(&context.client, cell).await?;
+            return Ok(Some(Action::await_change()));
+        }
         Sealed::Uncounted(_) => {
             context.pools.set(&of.uid, &name, State::Making, None);
             return Ok(Some(Action::requeue(QUOTA)));

@@ -458,6 +458,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let policy = match make::seal(context, &tenant.cell, cell, envelope).await? {
         Sealed::Whole(policy) => *policy,
         Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
+        Sealed::Refused(error) => return rejected(context, world, error).await,
         Sealed::Uncounted(made) => {
             let now = Timestamp::now();
             // The controller-manager counts a new quota within milliseconds: only a longer wait is worth a write.
@@ -539,7 +540,7 @@ async fn epoch_to_build_in(context: &Context, world: &World) -> Result<Option<St
     Ok(same.then(|| epoch.to_owned()))
 }
 
-/// The API server refused the pod: told within this reconciliation, with the API server's own words.
+/// The API server refused the pod, or a part of its cell: told within this reconciliation, with the API server's own words.
 async fn rejected(context: &Context, world: &World, error: Error) -> Result<Action> {
     let Error::Kube { source, .. } = &error else {
         return Err(error);

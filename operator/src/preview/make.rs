@@ -1,9 +1,12 @@
 //! Makes what a cell consists of, and the pod in it. Writes in one cell; each write can be repeated.
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount},
-    networking::v1::NetworkPolicy,
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{Namespace, Pod, ResourceQuota},
+        networking::v1::NetworkPolicy,
+    },
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -35,6 +38,8 @@ pub enum Sealed {
     Uncounted(Option<Timestamp>),
     /// To be tried again at once.
     Again,
+    /// A quota does not let a part of it be.
+    Refused(Error),
 }
 
 /// What came of making a pod.
@@ -71,44 +76,40 @@ fn is_there(error: &kube::Error) -> bool {
 /// # Errors
 /// If the API server refuses.
 pub async fn seal(context: &Context, name: &str, cell: &Cell, envelope: &Envelope) -> Result<Sealed> {
-    let (quotas, ranges): (Api<ResourceQuota>, Api<LimitRange>) = (context.api(name), context.api(name));
-    let (accounts, policies): (Api<ServiceAccount>, Api<NetworkPolicy>) =
-        (context.api(name), context.api(name));
-    let made = tokio::try_join!(
-        ensure(
-            &quotas,
-            "ResourceQuota",
+    // Each to its end: one that is cut off, because another failed, may leave a charge for nothing in the quota that counts it.
+    let (quota, closed, limit_range, account, policy) = tokio::join!(
+        part(
+            context,
+            name,
             cell.quota.as_ref(),
             boundary::quota(name, envelope)
         ),
-        ensure(
-            &quotas,
-            "ResourceQuota",
-            cell.closed.as_ref(),
-            boundary::closed(name)
-        ),
-        ensure(
-            &ranges,
-            "LimitRange",
+        part(context, name, cell.closed.as_ref(), boundary::closed(name)),
+        part(
+            context,
+            name,
             cell.limit_range.as_ref(),
             boundary::limit_range(name, envelope)
         ),
-        ensure(
-            &accounts,
-            "ServiceAccount",
+        part(
+            context,
+            name,
             cell.service_account.as_ref(),
             boundary::service_account(name)
         ),
-        ensure(
-            &policies,
-            "NetworkPolicy",
+        part(
+            context,
+            name,
             cell.network_policy.as_ref(),
             network::policy(name, envelope, &context.settings.house)
         ),
     );
-    let (quota, closed, _, _, policy) = match made {
-        Err(error) if recount(&quotas, &accounts, THE_ACCOUNT, &error).await? => return Ok(Sealed::Again),
-        made => made?,
+    let parts = (|| Ok((quota?, closed?, limit_range?, account?, policy?)))();
+    let (quota, closed, _, _, policy) = match parts {
+        Ok(parts) => parts,
+        Err(Unmade::Again) => return Ok(Sealed::Again),
+        Err(Unmade::Refused(error)) => return Ok(Sealed::Refused(error)),
+        Err(Unmade::Failed(error)) => return Err(error),
     };
     // No pod before the quotas count: until then the API server would let everything through.
     let counts = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|s| s.hard.is_some());
@@ -150,7 +151,7 @@ pub async fn pod(
         labels.insert(names::POOL_LABEL.to_owned(), uid.to_owned());
     }
     let pods: Api<Pod> = context.api(name);
-    let error = match create(&pods, "Pod", &desired).await {
+    let error = match create(&pods, &desired).await {
         Ok(pod) => return Ok(Podded::There(Box::new(pod))),
         Err(error) => error,
     };
@@ -158,7 +159,7 @@ pub async fn pod(
     // "exceeded quota", not "already exists".
     Ok(match found(pods.get(names::POD).await) {
         Ok(Some(pod)) => Podded::There(Box::new(pod)),
-        Ok(None) if recount(&context.api(name), &pods, THE_POD, &error).await? => Podded::Again,
+        Ok(None) if recount(context, &pods, &desired, &error).await? => Podded::Again,
         _ => Podded::Refused(error),
     })
 }
@@ -187,37 +188,15 @@ pub async fn repair(
             patched.map_err(Error::kube("restore", "Namespace", &name))?;
             Ok("Namespace")
         }
-        Drift::Quota => {
-            let desired = boundary::quota(&name, envelope);
-            put(&context.api(&name), "ResourceQuota", cell.quota.as_ref(), desired).await?;
-            Ok("ResourceQuota")
-        }
-        Drift::Closed => {
-            let (api, desired) = (context.api(&name), boundary::closed(&name));
-            put(&api, "ResourceQuota", cell.closed.as_ref(), desired).await?;
-            Ok("ResourceQuota")
-        }
+        Drift::Quota => restore(context, cell.quota.as_ref(), boundary::quota(&name, envelope)).await,
+        Drift::Closed => restore(context, cell.closed.as_ref(), boundary::closed(&name)).await,
         Drift::LimitRange => {
             let desired = boundary::limit_range(&name, envelope);
-            put(
-                &context.api(&name),
-                "LimitRange",
-                cell.limit_range.as_ref(),
-                desired,
-            )
-            .await?;
-            Ok("LimitRange")
+            restore(context, cell.limit_range.as_ref(), desired).await
         }
         Drift::ServiceAccount => {
             let desired = boundary::service_account(&name);
-            let api: Api<ServiceAccount> = context.api(&name);
-            let put = put(&api, "ServiceAccount", cell.service_account.as_ref(), desired).await;
-            match put {
-                // The quota is missing now, and the next look puts both back.
-                Err(error) if recount(&context.api(&name), &api, THE_ACCOUNT, &error).await? => {}
-                put => drop(put?),
-            }
-            Ok("ServiceAccount")
+            restore(context, cell.service_account.as_ref(), desired).await
         }
     }
 }
@@ -242,7 +221,7 @@ pub async fn reseal(context: &Context, name: &str, cell: &Cell, envelope: &Envel
         return Ok(());
     }
     let desired = network::policy(name, envelope, &context.settings.house);
-    put(&api, "NetworkPolicy", cell.network_policy.as_ref(), desired).await?;
+    put(&api, cell.network_policy.as_ref(), &desired).await?;
     let repairs = &context.metrics.repairs;
     repairs.with_label_values(&["NetworkPolicy"]).inc();
     Ok(())
@@ -263,42 +242,87 @@ fn way_out<'a>(context: &Context, envelope: &Envelope, proxy: Option<&'a str>) -
     })
 }
 
-/// Whether to try again what a quota refused: because our object is there after all, or because the quota counts one that is
-/// not; then the quota is removed, and the next attempt makes one that counts anew.
+/// Why a part of a cell is not there.
+enum Unmade {
+    /// To be tried again at once.
+    Again,
+    /// A quota does not let it be.
+    Refused(Error),
+    Failed(Error),
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota) => {
+                Self::Refused(error)
+            }
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// A part of a cell: the one that is there, or made.
+async fn part<K: Part>(
+    context: &Context,
+    cell: &str,
+    live: Option<&K>,
+    desired: K,
+) -> std::result::Result<K, Unmade> {
+    if let Some(live) = live {
+        return Ok(live.clone());
+    }
+    let api: Api<K> = context.api(cell);
+    match create(&api, &desired).await {
+        Ok(made) => Ok(made),
+        Err(error) if recount(context, &api, &desired, &error).await? => Err(Unmade::Again),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a part of a cell be what it is to be; its kind.
+async fn restore<K: Part>(context: &Context, live: Option<&K>, desired: K) -> Result<&'static str> {
+    let api: Api<K> = context.api(desired.meta().namespace.as_deref().unwrap_or_default());
+    match put(&api, live, &desired).await {
+        // The quota is missing now, and the next look puts both back.
+        Err(error) if !recount(context, &api, &desired, &error).await? => Err(error),
+        _ => Ok(K::KIND),
+    }
+}
+
+/// Whether to try again what a quota of ours refused: because our object is there after all, or because the quota counts one that is
+/// not; then the quota is removed, and the next attempt makes one that counts anew. Where what is there is as many as the quota allows,
+/// somebody else's object is what is too many.
 ///
 /// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
 /// the controller-manager looks only every five minutes. The object's name, not the quota, keeps two attempts from two.
-async fn recount<K>(
-    quotas: &Api<ResourceQuota>,
-    api: &Api<K>,
-    counted: Counted,
-    error: &Error,
-) -> Result<bool>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    if !matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota)) {
+async fn recount<K: Part>(context: &Context, api: &Api<K>, desired: &K, error: &Error) -> Result<bool> {
+    let Some(by) = refusing(error) else {
         return Ok(false);
-    }
-    let by = counted.by;
+    };
+    let cell = desired.meta().namespace.as_deref().unwrap_or_default();
+    let quotas: Api<ResourceQuota> = context.api(cell);
     let quota = found(quotas.get(by).await).map_err(Error::kube("get", "ResourceQuota", by))?;
     let Some(quota) = quota else { return Ok(true) };
+    // Kubernetes "Resource Quotas", object count quota; of what we make, all is in the core group.
+    let key = format!("count/{}", K::plural(&()));
     let used = quota.status.as_ref().and_then(|s| s.used.as_ref());
-    let charged = used.and_then(|used| used.get(counted.key)?.0.parse::<usize>().ok());
+    let charged = used.and_then(|used| used.get(&key)?.0.parse::<usize>().ok());
     let there = api.list_metadata(&ListParams::default()).await;
-    let there = there.map_err(Error::kube("list", counted.kind, counted.name))?;
+    let there = there.map_err(Error::kube("list", K::KIND, desired.name_any()))?;
     // Charged first, stored then: an operator beside this one may have stored our object since we asked for it.
-    if there.items.iter().any(|object| object.name_any() == counted.name) {
+    let ours = desired.name_any();
+    if there.items.iter().any(|object| object.name_any() == ours) {
         return Ok(true);
     }
     if charged.is_none_or(|charged| charged <= there.items.len()) {
         return Ok(false);
     }
     tracing::info!(
-        cell = quota.namespace(),
+        cell,
+        by,
         "the quota counts a {} that was never made; counting anew",
-        counted.kind
+        K::KIND
     );
     let params = DeleteParams::default().preconditions(Preconditions {
         uid: quota.uid(),
@@ -309,39 +333,46 @@ where
     Ok(true)
 }
 
-/// What a quota counts of our own.
-struct Counted {
-    kind: &'static str,
-    name: &'static str,
-    /// The quota.
-    by: &'static str,
-    /// Its name in the quota (Kubernetes "Resource Quotas", object count quota).
-    key: &'static str,
+/// What a cell consists of, and the pod in it.
+trait Part:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Serialize
+    + DeserializeOwned
+    + std::fmt::Debug
+{
+    const KIND: &'static str;
 }
 
-const THE_POD: Counted = Counted {
-    kind: "Pod",
-    name: names::POD,
-    by: names::SEAL,
-    key: "count/pods",
-};
-const THE_ACCOUNT: Counted = Counted {
-    kind: "ServiceAccount",
-    name: names::SERVICE_ACCOUNT,
-    by: names::CLOSED,
-    key: "count/serviceaccounts",
-};
+impl<K> Part for K
+where
+    K: k8s_openapi::Resource
+        + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    const KIND: &'static str = <K as k8s_openapi::Resource>::KIND;
+}
 
-/// Whether it was the quota that refused; the API server has no reason of its own for it.
+/// Which quota of ours it was that refused, if one did. The API server tells it in words only (apiserver, quota admission:
+/// "exceeded quota: NAME, requested: …").
+fn refusing(error: &Error) -> Option<&'static str> {
+    let Error::Kube { source, .. } = error else {
+        return None;
+    };
+    let answer = error::status(source).filter(|answer| exceeds_quota(answer))?;
+    let refused = |by: &&str| answer.message.contains(&format!("exceeded quota: {by}, "));
+    [names::SEAL, names::CLOSED].into_iter().find(refused)
+}
+
+/// Whether it was a quota that refused; the API server has no reason of its own for it.
 pub(super) fn exceeds_quota(answer: &kube::core::Status) -> bool {
     answer.is_forbidden() && answer.message.contains("exceeded quota")
 }
 
-async fn create<K>(api: &Api<K>, kind: &'static str, object: &K) -> Result<K>
-where
-    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
+async fn create<K: Part>(api: &Api<K>, object: &K) -> Result<K> {
     let name = format!(
         "{}/{}",
         object.meta().namespace.as_deref().unwrap_or_default(),
@@ -350,40 +381,27 @@ where
     match api.create(&PostParams::default(), object).await {
         Ok(created) => Ok(created),
         // Another attempt of ours was quicker: what is there is judged like everything that is there.
-        Err(error) if is_there(&error) => api
-            .get(&object.name_any())
-            .await
-            .map_err(Error::kube("get", kind, name)),
-        Err(error) => Err(Error::kube("create", kind, name)(error)),
-    }
-}
-
-async fn ensure<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, desired: K) -> Result<K>
-where
-    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
-    match live {
-        Some(live) => Ok(live.clone()),
-        None => create(api, kind, &desired).await,
+        Err(error) if is_there(&error) => {
+            api.get(&object.name_any())
+                .await
+                .map_err(Error::kube("get", K::KIND, name))
+        }
+        Err(error) => Err(Error::kube("create", K::KIND, name)(error)),
     }
 }
 
 /// Makes an object be what it is to be: whole, so that nothing that somebody added stays.
-async fn put<K>(api: &Api<K>, kind: &'static str, live: Option<&K>, mut desired: K) -> Result<K>
-where
-    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
-    K::DynamicType: Default,
-{
+async fn put<K: Part>(api: &Api<K>, live: Option<&K>, desired: &K) -> Result<K> {
     let Some(live) = live else {
-        return create(api, kind, &desired).await;
+        return create(api, desired).await;
     };
     let name = desired.name_any();
+    let mut desired = desired.clone();
     desired.meta_mut().resource_version = live.resource_version();
     let put = api.replace(&name, &PostParams::default(), &desired).await;
     put.map_err(Error::kube(
         "restore",
-        kind,
+        K::KIND,
         format!("{}/{name}", desired.namespace().unwrap_or_default()),
     ))
 }

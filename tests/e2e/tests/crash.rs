@@ -3,19 +3,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota, ServiceAccount};
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{ConfigMap, LimitRange, ResourceQuota, ServiceAccount},
 };
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use vitrine_crds::{
-    POLICY_NAME, Phase, PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing,
+    POLICY_NAME, Phase, PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing, StatusReason,
     conditions::{self, types},
     preview_sandbox::EndResult,
 };
@@ -416,6 +421,34 @@ async fn a_preview_that_is_deleted_while_its_operator_is_killed_leaves_nothing()
     );
 }
 
+/// Where the cell is whole, and its quotas count.
+fn before_the_pod() -> Point {
+    Point {
+        label: "POST pods".to_owned(),
+        nth: 0,
+        moment: Moment::Before,
+    }
+}
+
+async fn until_counted(house: &House, cell: &str, by: &str, counted: &str, there: i32) {
+    let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), cell);
+    eventually("the quota counts what is there", PATIENCE, async || {
+        let quota = quotas.get(by).await.map_err(|error| error.to_string())?;
+        let used = quota.status.and_then(|status| status.used).unwrap_or_default();
+        let right = used.get(counted).is_some_and(|used| used.0 == there.to_string());
+        if right { Ok(()) } else { Err(format!("{used:?}")) }
+    })
+    .await;
+}
+
+async fn delete<K>(house: &House, cell: &str, name: &str)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::namespaced(house.client.clone(), cell);
+    api.delete(name, &DeleteParams::default()).await.unwrap();
+}
+
 /// A create that is cut off between the quota's admission and the store leaves a charge for nothing: whether one does is a matter of
 /// microseconds, so here the charge is made by hand.
 #[tokio::test(flavor = "multi_thread")]
@@ -423,31 +456,23 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
     let house = House::take("recount", 1, "24h").await;
     cells(&house, "Fresh").await;
     let proxy = Proxy::start(house.client.clone()).await;
-    let before_the_pod = Point {
-        label: "POST pods".to_owned(),
-        nth: 0,
-        moment: Moment::Before,
-    };
     for (name, by, counted, there) in [
         ("pod", names::SEAL, "count/pods", 0),
         ("account", names::CLOSED, "count/serviceaccounts", 1),
+        ("quota", names::CLOSED, "count/resourcequotas", 1),
+        ("limits", names::CLOSED, "count/limitranges", 0),
     ] {
         let preview = preview(&house, name).await;
-        assert!(kill_at(&house, &proxy, &before_the_pod, &preview).await);
+        assert!(kill_at(&house, &proxy, &before_the_pod(), &preview).await);
         let cell = names::cell(&preview.uid().unwrap());
-        if name == "account" {
-            let accounts: Api<ServiceAccount> = Api::namespaced(house.client.clone(), &cell);
-            let params = DeleteParams::default();
-            accounts.delete(names::SERVICE_ACCOUNT, &params).await.unwrap();
+        match name {
+            "account" => delete::<ServiceAccount>(&house, &cell, names::SERVICE_ACCOUNT).await,
+            "quota" => delete::<ResourceQuota>(&house, &cell, names::SEAL).await,
+            "limits" => delete::<LimitRange>(&house, &cell, names::SEAL).await,
+            _ => {}
         }
+        until_counted(&house, &cell, by, counted, there).await;
         let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
-        eventually("the quota counts what is there", PATIENCE, async || {
-            let quota = quotas.get(by).await.map_err(|error| error.to_string())?;
-            let used = quota.status.and_then(|status| status.used).unwrap_or_default();
-            let right = used.get(counted).is_some_and(|used| used.0 == there.to_string());
-            if right { Ok(()) } else { Err(format!("{used:?}")) }
-        })
-        .await;
         let more = Patch::Merge(json!({"status": {"used": {counted: (there + 1).to_string()}}}));
         quotas
             .patch_status(by, &PatchParams::default(), &more)
@@ -459,6 +484,73 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
         house.delete(name).await;
         house.until_gone(name, LIFE).await;
     }
+    house.until_empty(LIFE).await;
+}
+
+/// Puts somebody else's limit range where ours was, so that the quota has no room for ours; the chart's admission policies are not in force here.
+async fn plant(house: &House, cell: &str) {
+    delete::<LimitRange>(house, cell, names::SEAL).await;
+    until_counted(house, cell, names::CLOSED, "count/limitranges", 0).await;
+    let ranges: Api<LimitRange> = Api::namespaced(house.client.clone(), cell);
+    let planted = json!({"metadata": {"name": "planted"}, "spec": {"limits": []}});
+    let planted = serde_json::from_value(planted).unwrap();
+    ranges.create(&PostParams::default(), &planted).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_many_in_a_cell_beside_its_own_is_told_and_the_cell_is_not_kept() {
+    let house = House::take("planted", 1, "24h").await;
+    cells(&house, "Reuse").await;
+    let proxy = Proxy::start(house.client.clone()).await;
+
+    let preview = preview(&house, "planted").await;
+    assert!(kill_at(&house, &proxy, &before_the_pod(), &preview).await);
+    plant(&house, &names::cell(&preview.uid().unwrap())).await;
+    let next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
+    let told = house.until("planted", "it ends", LIFE, is_over).await;
+    let status = told.status.unwrap();
+    assert_eq!(status.phase, Phase::Failed, "{status:?}");
+    assert_eq!(status.reason, Some(StatusReason::QuotaExceeded), "{status:?}");
+    let message = status.message.unwrap_or_default();
+    assert!(message.contains("exceeded quota: vitrine-closed"), "{message}");
+    drop(next);
+    house.delete("planted").await;
+
+    let pools = offer_warm(&house, 1).await;
+    let operator = Operator::start(&house.post, &options(&house, "fills"), Some(&proxy));
+    let point = before_the_pod();
+    let fires = proxy.arm(Trap {
+        label: point.label,
+        nth: point.nth,
+        moment: point.moment,
+        keys: vec![],
+        blow: Blow::Kill(operator.victim()),
+    });
+    tokio::time::timeout(LIFE, fires).await.unwrap().unwrap();
+    proxy.disarm();
+    let [cell] = &free_cells(&house).await[..] else {
+        panic!("a pool of one cell")
+    };
+    plant(&house, cell).await;
+    let _next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
+    until_warm(&pools, 1).await;
+    eventually("no cell has what was planted", LIFE, async || {
+        let ranges: Api<LimitRange> = Api::all(house.client.clone());
+        let ranges = ranges.list(&ListParams::default()).await;
+        let ranges = ranges.map_err(|error| error.to_string())?;
+        let planted: Vec<_> = ranges
+            .iter()
+            .filter(|range| range.name_any() != names::SEAL)
+            .filter_map(ResourceExt::namespace)
+            .collect();
+        if planted.is_empty() {
+            Ok(())
+        } else {
+            Err(planted.join(", "))
+        }
+    })
+    .await;
+    pools.delete("warm", &DeleteParams::default()).await.unwrap();
     house.until_empty(LIFE).await;
 }
 
@@ -503,7 +595,7 @@ impl Warmth {
     }
 }
 
-async fn warm(house: &House, replicas: i32) -> Warmth {
+async fn offer_warm(house: &House, replicas: i32) -> Api<PreviewPool> {
     let pools: Api<PreviewPool> = Api::namespaced(house.client.clone(), &house.shop);
     let pool = json!({
         "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPool", "metadata": {"name": "warm"},
@@ -511,7 +603,10 @@ async fn warm(house: &House, replicas: i32) -> Warmth {
     });
     let pool = serde_json::from_value(pool).unwrap();
     pools.create(&PostParams::default(), &pool).await.unwrap();
-    let _operator = Operator::ready(&house.post, &options(house, "before"), None).await;
+    pools
+}
+
+async fn until_warm(pools: &Api<PreviewPool>, replicas: i32) {
     eventually("the pool is full", LIFE, async || {
         let status = pools.get("warm").await.map_err(|error| error.to_string())?.status;
         let status = status.unwrap_or_default();
@@ -522,6 +617,12 @@ async fn warm(house: &House, replicas: i32) -> Warmth {
         }
     })
     .await;
+}
+
+async fn warm(house: &House, replicas: i32) -> Warmth {
+    let pools = offer_warm(house, replicas).await;
+    let _operator = Operator::ready(&house.post, &options(house, "before"), None).await;
+    until_warm(&pools, replicas).await;
     let paused = Patch::Merge(json!({"spec": {"paused": true}}));
     pools
         .patch("warm", &PatchParams::default(), &paused)
