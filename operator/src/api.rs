@@ -19,7 +19,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer, timeout::TimeoutLayer};
 
 use crate::error::{Error, Result};
 
@@ -35,6 +35,16 @@ const ASKED: u32 = 3;
 /// What was sent and not acknowledged for so long was sent to nobody. So are questions whether it is still there (tcp(7),
 /// `TCP_USER_TIMEOUT`): with 20 s, a gateway did not know of a ready preview half a minute after an API server had come back.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+
+/// An answer begins within this, or never: an API server gives up a request, other than a watch, after a minute (kube-apiserver,
+/// `--request-timeout`), and a watch answers at once. A load balancer may keep a connection alive behind which nobody is.
+const ANSWERED: Duration = Duration::from_secs(65);
+/// An API server that is overloaded says when to ask again; where a load balancer answers for one that is away, it is asked after this first, …
+const FIRST_RETRY: Duration = Duration::from_millis(5);
+/// … then after twice as long each time, and at most this: it is back at some moment, and kube's own pauses grow to a quarter of an hour.
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
+/// What failed so often is told to who asked, who tries again in his own way.
+const RETRIES: u32 = 10;
 
 /// Bytes that are read from a connection at once: a TLS record has no more (RFC 8446, 5.1). hyper's own limit is 400 KiB, each connection on
 /// which a page of a list has come keeps as much as that took, and a start with three thousand previews kept 15 MB of it.
@@ -139,10 +149,13 @@ pub fn connect(config: Config) -> Result<Client> {
         .http1_max_buf_size(BUFFER)
         .pool_max_idle_per_host(IDLE)
         .build(bounded);
+    let again = RetryPolicy::new(FIRST_RETRY, LONGEST_RETRY, RETRIES, true)
+        .map_err(|error| Error::Setting(error.to_string()))?;
     // The layers, and their order, of kube's own client (`ClientBuilder::try_from`).
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .layer(RetryLayer::new(again))
+        .layer(TimeoutLayer::new(ANSWERED))
         .option_layer(config.auth_layer().map_err(unusable)?)
         .layer(config.extra_headers_layer().map_err(unusable)?)
         .map_err(BoxError::from)

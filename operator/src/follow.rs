@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
@@ -52,9 +52,8 @@ pub async fn previews(client: Client, table: &impl Table, readiness: &Readiness)
                 }
             }
             Ok(Some(Event::Delete(guarded))) => {
-                if let Ok(preview) = &guarded.0 {
-                    table.forget(&preview.uid().unwrap_or_default());
-                }
+                // Also one that cannot be read, as a newer operator may have written it.
+                table.forget(&guarded.meta().uid.clone().unwrap_or_default());
             }
             // What is known stays good: everything in the table has its own end.
             Err(error) => tracing::warn!(%error, "the watch of previews broke, going on with what is known"),

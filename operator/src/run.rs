@@ -22,14 +22,11 @@ use crate::{
     link::LinkSigner,
     link_keys,
     metrics::Metrics,
-    pool::{
-        self,
-        controller::{Controllers, Wakes},
-    },
+    pool::{self, controller::Sources},
     preview::{
         Context, Settings,
         controller::{self, Previews, Told},
-        sweep,
+        seals, sweep,
     },
     prober::{CONTROL_PORT, Prober},
     receipts::{self, Office, Receipts, exporter, key, post::Post, spool::Spool},
@@ -191,14 +188,9 @@ async fn work(
                 () = told(stopped.clone()) => break,
             }
         }
-        let (wakes, woken) = Wakes::new();
-        let told = Told {
-            looks: Arc::default(),
-            pools: Arc::default(),
-            wakes,
-        };
+        let told = Told::default();
         let (controller, pools, watched) =
-            controller::controller(&client, &settings.slots, &office.namespace, woken, told.clone());
+            controller::controller(&client, &settings.slots, &office.namespace, told.clone());
         let spool = Spool::new(&client, &office.namespace, watched.receipts.clone(), office.kept);
         let reporter = Reporter {
             controller: "vitrine.dev/operator".into(),
@@ -250,7 +242,7 @@ async fn lead(
     arguments: &Arguments,
     context: Arc<Context>,
     controller: Previews,
-    pools: Controllers,
+    pools: Sources,
     readiness: &Readiness,
     stopped: watch::Receiver<bool>,
 ) {
@@ -287,7 +279,7 @@ async fn lead(
 }
 
 /// What runs beside the controller; never returns.
-async fn background(context: Arc<Context>, pools: Controllers) {
+async fn background(context: Arc<Context>, pools: Sources) {
     // An orphan is one that the watches do not know: without their first lists everything would be one.
     context.watched.indexes.previews.wait_until_ready().await;
     context.watched.indexes.cells.wait_until_ready().await;
@@ -307,6 +299,7 @@ async fn background(context: Arc<Context>, pools: Controllers) {
         publishing,
         pool::controller::run(pools, context.clone()),
         sweep::run(context.clone()),
+        seals::run(&context),
         activity::run(&context),
         costs::run(&context),
         denials::run(&context),

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Another sample is taken once an object has so much more to say.
 const RICHER: usize = 2;
+/// In bytes; larger ones are like no other, and LZ4 looks back 64 KiB only.
+const LARGEST: usize = 16 << 10;
 
 /// Of one kind, by `namespace/name`, or `name` alone.
 pub struct Shelf<K> {
@@ -229,7 +231,7 @@ impl<K: Shelved> Shelf<K> {
             }
         };
         let mut sample = self.sample.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if json.len() > sample.len() * RICHER {
+        if json.len() > sample.len() * RICHER && json.len() <= LARGEST {
             sample = Arc::from(json.as_slice());
             *self.sample.write().unwrap_or_else(PoisonError::into_inner) = sample.clone();
         }

@@ -111,19 +111,22 @@ fn amount(allocatable: &BTreeMap<String, Quantity>, name: &str) -> Amount {
     text.parse().unwrap_or(Amount::whole(0))
 }
 
+/// Whether a node's kubelet says that all is well with it, and says so often enough (Kubernetes "Node Status", condition Ready).
+pub fn is_ready(node: &Node) -> bool {
+    node.status
+        .as_ref()
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
 /// Whether a pod without tolerations, as a preview's is, can come to a node.
 fn takes_previews(node: &Node) -> bool {
     let spec = node.spec.as_ref();
-    let ready = node
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
     let cordoned = spec.and_then(|s| s.unschedulable).unwrap_or(false);
     let tainted = spec
         .and_then(|s| s.taints.as_ref())
         .is_some_and(|taints| taints.iter().any(|taint| taint.effect != "PreferNoSchedule"));
-    ready && !cordoned && !tainted
+    is_ready(node) && !cordoned && !tainted
 }
 
 #[cfg(test)]

@@ -135,10 +135,12 @@ async fn judge(context: &Context, name: &str) -> Result<Action> {
         Ok(waits) => waits,
         Err(action) => return Ok(action),
     };
+    // What is told from here on may be of the pod that is read now, or of what came after it.
+    let begun = context.pools.confinement.begin(name);
     let world = look(context, name, record, &of).await?;
     let plan = decide::decide(&world, Timestamp::now());
     tracing::debug!(cell = name, ?plan, "decided");
-    apply(context, &cell, &of, &world, plan).await
+    apply(context, &cell, &of, &world, begun, plan).await
 }
 
 async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Result<World> {
@@ -190,8 +192,7 @@ async fn look(context: &Context, name: &str, record: Record, of: &OfPool) -> Res
         needed: table.needs(&of.uid, name),
         paused: pool.as_ref().is_none_or(|pool| pool.spec.paused) || context.watched.admission_is_suspended(),
         proven,
-        replaceable: table.counts(&of.uid).ready > 1
-            || pool.as_ref().is_some_and(|pool| pool.spec.replicas <= 1),
+        distrusted: node.and_then(|node| context.watched.distrusts(Some(&node))),
         node_gone,
         holds_any: !held.is_empty(),
         holds_more,
@@ -214,7 +215,14 @@ async fn pod(context: &Context, cell: &str) -> Result<Option<Pod>> {
     Ok(pod)
 }
 
-async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan: Plan) -> Result<Action> {
+async fn apply(
+    context: &Context,
+    cell: &Meta,
+    of: &OfPool,
+    world: &World,
+    begun: Begun,
+    plan: Plan,
+) -> Result<Action> {
     let name = cell.name_any();
     let set = |state, warm| {
         if context.pools.set(&of.uid, &name, state, warm) {
@@ -227,7 +235,7 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
                 if is_current(world) {
                     State::Warming
                 } else {
-                    State::Going
+                    leaving(world)
                 },
                 None,
             );
@@ -242,20 +250,29 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
             hold(context, cell, of, world).await
         }
         Plan::Fill => fill(context, cell, of, world).await,
+        Plan::Renew(Why::Old) if !context.pools.renews(&of.uid, &name) => {
+            Ok(Action::requeue(look_again(world)))
+        }
         Plan::Renew(why) => {
-            set(State::Going, None);
+            set(leaving(world), None);
             tell(context, &name, of, world, &why).await?;
             renew(context, cell).await
         }
         Plan::EndPod => {
-            set(State::Going, None);
+            set(leaving(world), None);
             if let Some(pod) = &world.pod {
+                if cells::is_of_now(context, &name, pod).await? {
+                    return Ok(Action::requeue(BEHIND));
+                }
                 pods::end(context, pod, shape::GRACE_SECONDS).await?;
             }
             Ok(Action::requeue(decide::SAFETY))
         }
         Plan::ReleasePod => {
             if let Some(pod) = &world.pod {
+                if cells::is_of_now(context, &name, pod).await? {
+                    return Ok(Action::requeue(BEHIND));
+                }
                 if world.node_gone {
                     pods::end(context, pod, 0).await?;
                 }
@@ -264,7 +281,6 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
             Ok(Action::requeue(decide::SAFETY))
         }
         Plan::Prove(verdict) => {
-            let begun = context.pools.confinement.begin(&name);
             let seal = match confined(context, cell, world, begun).await? {
                 Ok(seal) => seal,
                 Err(broken) => {
@@ -274,7 +290,8 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
                         "what confines a cell was changed while its pod came up"
                     );
                     set(State::Going, None);
-                    return renew(context, cell).await;
+                    cells::remove_free(&context.client, cell).await?;
+                    return Ok(Action::await_change());
                 }
             };
             let Some(warm) = prove(context, &name, of, world, &verdict, seal).await else {
@@ -294,15 +311,26 @@ async fn apply(context: &Context, cell: &Meta, of: &OfPool, world: &World, plan:
             set(State::Going, None);
             match cells::remove_free(&context.client, cell).await {
                 // Somebody has taken it meanwhile.
-                Err(error) if error.is_conflict() => Ok(Action::requeue(Duration::ZERO)),
+                Err(error) if error.is_conflict() => Ok(Action::requeue(BEHIND)),
                 removed => removed.map(|()| Action::await_change()),
             }
         }
         Plan::GiveBack => {
             set(State::Going, None);
+            // An operator beside this one may have made one that no watch has told of yet: what it holds is taken as long as it runs.
+            let pods: Api<Pod> = context.api(&name);
+            let pod = found(pods.get_metadata(names::POD).await).map_err(Error::kube("get", "Pod", &name))?;
+            if pod.is_some() {
+                context.pools.confinement.doubt(&name, Doubt::Content);
+                return Ok(Action::requeue(Duration::ZERO));
+            }
             // First that it holds none: as long as it says so, they are taken for its own.
-            if world.record.holds.is_some() {
-                cells::annotate(context, cell, record::holds_nothing()).await?;
+            if world.record.holds.is_some()
+                && cells::annotate(context, cell, record::holds_nothing())
+                    .await?
+                    .is_none()
+            {
+                return Ok(Action::requeue(BEHIND));
             }
             let held = slots::held_by(context, &cell.uid().unwrap_or_default()).await?;
             slots::give_back(context, &held).await?;
@@ -323,6 +351,15 @@ async fn renew(context: &Context, cell: &Meta) -> Result<Action> {
     let renewed = record::renewed(cells::new_epoch(), Timestamp::now());
     cells::annotate(context, cell, renewed).await?;
     Ok(Action::requeue(decide::SAFETY))
+}
+
+/// How a cell is whose pod ends: about to be another one's, unless nobody knows when its node says that it has ended.
+fn leaving(world: &World) -> State {
+    if world.record.going || world.distrusted.is_some() {
+        State::Going
+    } else {
+        State::Emptying
+    }
 }
 
 fn is_current(world: &World) -> bool {
@@ -365,6 +402,13 @@ async fn hold(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     // None of these depends on how well a subject is known.
     let limit = |dimension: Dimension| dimension.limit(&policy.spec, TrustLevel::default());
     let demands = Keys::of_listing(&listing, &envelope.seller).demands(limit);
+    if let Some(lack) = context.watched.lacking(&uid, &demands, &policy) {
+        context
+            .pools
+            .lacks(&of.uid, Some((ShortReason::WaitingForSlot, lack.words())));
+        context.wakes.pool(of);
+        return Ok(Action::requeue(FULL));
+    }
     match slots::take(context, &owner, &policy, &demands).await? {
         Taken::All(taken) => {
             let holds = Holds {
@@ -410,14 +454,11 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     }
     match context.pools.fill(&of.uid, &name, Instant::now()) {
         Turn::Now => {}
-        Turn::After(wait) => {
-            context.pools.set(&of.uid, &name, State::Empty, None);
-            context.wakes.pool(of);
-            return Ok(Action::requeue(wait));
-        }
-        Turn::Enough => {
-            context.pools.set(&of.uid, &name, State::Empty, None);
-            context.wakes.pool(of);
+        // Its pool wakes it when it is its turn.
+        Turn::After(_) | Turn::Enough => {
+            if context.pools.set(&of.uid, &name, State::Empty, None) {
+                context.wakes.pool(of);
+            }
             return Ok(Action::requeue(decide::SAFETY));
         }
     }
@@ -446,6 +487,11 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
             context.pools.confinement.doubt(&name, Doubt::Confinement);
             context.pools.failed(&of.uid, &error.to_string(), Instant::now());
             context.wakes.pool(of);
+            if make::is_by_quota(&error) {
+                tracing::warn!(cell = name, %error, "something else is in a cell that nobody has: it is removed");
+                cells::remove_free(&context.client, cell).await?;
+                return Ok(Action::await_change());
+            }
             Err(error)
         }
     }

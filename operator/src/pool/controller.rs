@@ -2,20 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    StreamExt,
-    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
-};
+use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
-    runtime::{
-        Controller,
-        controller::{Action, Config, Error as ControllerError},
-        reflector::{ObjectRef, Store},
-        watcher,
-    },
+    runtime::reflector::ObjectRef,
 };
 use tokio::time::Instant;
 use vitrine_crds::PreviewPool;
@@ -23,15 +15,15 @@ use vitrine_policies::cell::record::OfPool;
 
 use super::{cell, keep};
 use crate::{
-    error::{Error, Result},
+    error::Error,
     preview::{
         Context,
         controller::WAITING,
         queue::{GuardedListing, GuardedPolicy},
-        watches::Told,
+        watches::{News, Told, well},
     },
     shelf::Shelved,
-    workqueue::{self, Look, Workqueue},
+    workqueue::{Action, Look, Workqueue},
 };
 
 /// A pool as it is watched: one that cannot be read does not stop the others.
@@ -39,7 +31,7 @@ pub type Guarded = DeserializeGuard<PreviewPool>;
 type Cell = PartialObjectMeta<Namespace>;
 
 /// Pools that are looked at at once.
-const POOLS: u16 = 4;
+const POOLS: usize = 4;
 /// News of a pool within this time are one: a pool under load changes many times a second.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// For how long after the start previews wait for what pools have: about as long as one takes that is made cold.
@@ -48,33 +40,17 @@ pub const KNOWN: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Wakes previews, cells and pools.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wakes {
     /// The previews that are to be looked at.
     pub previews: Arc<Workqueue>,
     /// The cells of pools, or that may be.
     pub cells: Arc<Workqueue>,
-    pools: UnboundedSender<ObjectRef<Guarded>>,
-}
-
-/// What wakes the controllers from elsewhere in this process.
-pub struct Woken {
     /// Pools.
-    pub pools: UnboundedReceiver<ObjectRef<Guarded>>,
+    pub pools: Arc<Workqueue>,
 }
 
 impl Wakes {
-    /// Both ends.
-    pub fn new() -> (Self, Woken) {
-        let (pools, woken) = unbounded();
-        let wakes = Self {
-            previews: Arc::default(),
-            cells: Arc::default(),
-            pools,
-        };
-        (wakes, Woken { pools: woken })
-    }
-
     /// This preview is to be looked at.
     pub fn preview(&self, namespace: &str, name: &str) {
         self.previews.add(format!("{namespace}/{name}"));
@@ -89,76 +65,37 @@ impl Wakes {
 
     /// This pool is to be looked at.
     pub fn pool(&self, of: &OfPool) {
-        // Without a controller nobody listens.
-        let _ = self
-            .pools
-            .unbounded_send(ObjectRef::new(&of.name).within(&of.namespace));
+        self.pool_named(&of.namespace, &of.name);
+    }
+
+    /// This pool is to be looked at: soon, not at once, and not later because it is asked for again. A pool under load changes all the time.
+    fn pool_named(&self, namespace: &str, name: &str) {
+        self.pools.add_after(format!("{namespace}/{name}"), DEBOUNCE);
     }
 }
-
-/// The controllers; `run` consumes them.
-pub struct Controllers {
-    cells: Arc<Workqueue>,
-    /// What a watch tells of cells.
-    told: UnboundedReceiver<Told<Cell>>,
-    pools: Controller<Guarded>,
-    /// Pools, also those that are gone, which no controller looks at.
-    news: News<Guarded>,
-    known: Store<Guarded>,
-}
-
-type News<K> = UnboundedReceiver<std::result::Result<K, watcher::Error>>;
 
 /// What the watches tell, each once the stores know it.
 pub struct Sources {
     /// Cells.
     pub cells: UnboundedReceiver<Told<Cell>>,
-    /// Those that are to be looked at.
-    pub cells_queue: Arc<Workqueue>,
     /// Listings.
     pub listings: News<GuardedListing>,
     /// The policy.
     pub policies: News<GuardedPolicy>,
-    /// The pools that are known.
-    pub known_pools: Store<Guarded>,
-    /// Pools, for their controller and for whoever hears of those that are gone.
-    pub pools: [News<Guarded>; 2],
-    /// Pools of which something was.
-    pub woken_pools: UnboundedReceiver<ObjectRef<Guarded>>,
+    /// Pools, also those that are gone.
+    pub pools: News<Guarded>,
 }
 
-/// Makes the controllers.
-pub fn controllers(sources: Sources) -> Controllers {
-    let store = sources.known_pools;
-    let [pools, news] = sources.pools;
-    let pools = Controller::for_stream(pools, store.clone());
-    let (of_listing, of_policy) = (store.clone(), store.clone());
-    let pools = pools
-        .with_config(Config::default().concurrency(POOLS).debounce(DEBOUNCE))
-        .watches_stream(sources.listings, move |listing| {
-            let (namespace, name) = (listing.meta().namespace.clone(), listing.name_any());
-            pools_that(&of_listing, |pool| {
-                pool.namespace() == namespace && pool.spec.listing_ref.name == name
-            })
-        })
-        .watches_stream(sources.policies, move |_| pools_that(&of_policy, |_| true))
-        .reconcile_on(sources.woken_pools);
-    Controllers {
-        cells: sources.cells_queue,
-        told: sources.cells,
-        pools,
-        news,
-        known: store,
+/// Has pools looked at that something means something to.
+fn wake_pools(context: &Context, wanted: impl Fn(&PreviewPool) -> bool) {
+    for pool in context.watched.pools.state() {
+        if let Ok(pool) = &pool.0
+            && wanted(pool)
+        {
+            let namespace = pool.namespace().unwrap_or_default();
+            context.wakes.pool_named(&namespace, &pool.name_any());
+        }
     }
-}
-
-fn pools_that(store: &Store<Guarded>, wanted: impl Fn(&PreviewPool) -> bool) -> Vec<ObjectRef<Guarded>> {
-    let pools = store.state();
-    let readable = pools.iter().filter_map(|pool| pool.0.as_ref().ok());
-    readable
-        .filter(|pool| wanted(pool))
-        .map(|pool| ObjectRef::new(&pool.name_any()).within(&pool.namespace().unwrap_or_default()))
-        .collect()
 }
 
 /// Has previews wait until what is there already is known, for they could be ready in it at once.
@@ -176,9 +113,8 @@ pub fn begin(context: &Context) {
 }
 
 /// Runs until it is dropped.
-pub async fn run(controllers: Controllers, context: Arc<Context>) {
-    let looked = context.clone();
-    let all = controllers.cells.clone();
+pub async fn run(sources: Sources, context: Arc<Context>) {
+    let (looked, all) = (context.clone(), context.wakes.cells.clone());
     let cells = async move {
         looked.pools.watched().await;
         let each = move |name: &Arc<str>| {
@@ -189,8 +125,8 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
         };
         all.work(WAITING, each).await;
     };
-    let queue = controllers.cells;
-    let told = controllers.told.for_each(|told| {
+    let queue = &context.wakes.cells;
+    let told = sources.cells.for_each(|told| {
         match told {
             Told::There(name) => queue.add(name),
             Told::Listed(names) => queue.add_each(names),
@@ -198,15 +134,29 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
         }
         std::future::ready(())
     });
-    let pools = controllers
-        .pools
-        .run(look_after_pool, failed_pool, context.clone())
-        .for_each(|result| async move { log(result) });
-    let known = controllers.known;
-    let gone = controllers.news.for_each(|pool| {
-        if let Ok(pool) = pool {
-            forget(&context, &known, &pool);
-        }
+    let (looked, all) = (context.clone(), context.wakes.pools.clone());
+    let pools = all.work(POOLS, move |name: &Arc<str>| {
+        let Some(pool) = known(&looked, name) else {
+            return Look::Rest(Action::await_change());
+        };
+        let context = looked.clone();
+        Look::Step(async move { look_after_pool(&pool, &context).await })
+    });
+    let of_pools = well(sources.pools).for_each(|pool| {
+        let namespace = pool.meta().namespace.clone().unwrap_or_default();
+        forget(&context, &namespace, &pool);
+        context.wakes.pool_named(&namespace, &pool.name_any());
+        std::future::ready(())
+    });
+    let of_listings = well(sources.listings).for_each(|listing: GuardedListing| {
+        let (namespace, name) = (listing.meta().namespace.clone(), listing.name_any());
+        wake_pools(&context, |pool| {
+            pool.namespace() == namespace && pool.spec.listing_ref.name == name
+        });
+        std::future::ready(())
+    });
+    let of_policies = well(sources.policies).for_each(|_: GuardedPolicy| {
+        wake_pools(&context, |_| true);
         std::future::ready(())
     });
     let settled = async {
@@ -220,29 +170,22 @@ pub async fn run(controllers: Controllers, context: Arc<Context>) {
             );
         }
     };
-    futures::join!(cells, told, pools, gone, settled);
+    futures::join!(cells, told, pools, of_pools, of_listings, of_policies, settled);
+}
+
+/// A pool as the watch has it now, by `namespace/name`.
+fn known(context: &Context, name: &str) -> Option<Arc<Guarded>> {
+    let (namespace, name) = name.split_once('/')?;
+    context.watched.pools.get(&ObjectRef::new(name).within(namespace))
 }
 
 /// The cells of a pool that is gone are nobody's business but their own.
-fn forget(context: &Context, known: &Store<Guarded>, pool: &Guarded) {
+fn forget(context: &Context, namespace: &str, pool: &Guarded) {
     let uid = pool.meta().uid.clone().unwrap_or_default();
-    let namespace = pool.meta().namespace.clone().unwrap_or_default();
-    let there = known.get(&ObjectRef::new(&pool.name_any()).within(&namespace));
+    let there = known(context, &format!("{namespace}/{}", pool.name_any()));
     if there.is_none_or(|there| there.meta().uid.as_ref() != Some(&uid)) {
         context.pools.rest(&uid);
         context.wakes.cells(context.pools.cells(&uid));
-    }
-}
-
-fn log<K: Resource>(
-    result: std::result::Result<(ObjectRef<K>, Action), ControllerError<Error, watcher::Error>>,
-) where
-    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
-{
-    match result {
-        // Expected after deletes (kube#1167).
-        Ok(_) | Err(ControllerError::ObjectNotFound(_)) | Err(ControllerError::ReconcilerFailed(..)) => {}
-        Err(error) => tracing::warn!(%error, "the stream of a pool's controller reported an error"),
     }
 }
 
@@ -251,7 +194,7 @@ fn glance_at_cell(context: &Context, name: &str) -> Look<OfPool> {
     if !context.watched.cells.has(name) {
         context.pools.is_not_there(name, Instant::now());
         keep::tell_totals(context);
-        return Look::Rest(workqueue::Action::await_change());
+        return Look::Rest(Action::await_change());
     }
     match cell::waiting(context, name) {
         Ok((_, _, of)) => Look::Step(of),
@@ -259,16 +202,14 @@ fn glance_at_cell(context: &Context, name: &str) -> Look<OfPool> {
     }
 }
 
-async fn look_after_cell(context: &Context, name: &str, of: &OfPool) -> workqueue::Action {
-    match cell::step(context, name, of).await {
-        Ok(action) => action,
-        Err(error) => workqueue::Action::requeue(failed(name, &error, context)),
-    }
+async fn look_after_cell(context: &Context, name: &str, of: &OfPool) -> Action {
+    let looked = cell::step(context, name, of).await;
+    looked.unwrap_or_else(|error| failed(name, &error, context))
 }
 
-async fn look_after_pool(pool: Arc<Guarded>, context: Arc<Context>) -> Result<Action> {
-    match &pool.0 {
-        Ok(pool) => keep::step(&context, pool).await,
+async fn look_after_pool(pool: &Guarded, context: &Context) -> Action {
+    let looked = match &pool.0 {
+        Ok(pool) => keep::step(context, pool).await,
         Err(invalid) => {
             context.metrics.malformed.inc();
             Err(Error::Malformed {
@@ -276,19 +217,19 @@ async fn look_after_pool(pool: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
                 message: invalid.error.clone(),
             })
         }
-    }
-}
-
-fn failed_pool(pool: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    Action::requeue(failed(&pool.name_any(), error, &context))
+    };
+    looked.unwrap_or_else(|error| failed(&pool.name_any(), &error, context))
 }
 
 /// When to try again.
-fn failed(name: &str, error: &Error, context: &Context) -> Duration {
+fn failed(name: &str, error: &Error, context: &Context) -> Action {
     if error.is_conflict() {
-        return Duration::from_millis(20);
+        return Action::requeue(Duration::from_millis(20));
     }
     context.metrics.failed(error);
     tracing::warn!(name, %error, "failed to look after a pool");
-    AGAIN
+    match error {
+        Error::Malformed { .. } => Action::await_change(),
+        _ => Action::requeue(AGAIN),
+    }
 }

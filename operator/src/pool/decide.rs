@@ -20,6 +20,10 @@ const ENDING: Duration = Duration::from_secs(5);
 pub enum Why {
     /// It waited as long as it may.
     Old,
+    /// The kubelet would end it before a preview that gets it now may have to end.
+    Outlived,
+    /// What it has proven of itself holds no longer.
+    Distrusted(&'static str),
     /// Its listing, the policy or Vitrine's own image is another by now.
     Outdated,
     /// It is one too many, or its pool is gone.
@@ -80,8 +84,8 @@ pub struct World {
     pub paused: bool,
     /// Whether it was seen, this very pod, that its targets are up.
     pub proven: bool,
-    /// Whether another one could take its place at once.
-    pub replaceable: bool,
+    /// Why its node is not to be trusted now.
+    pub distrusted: Option<&'static str>,
     /// Whether the node of its pod is gone.
     pub node_gone: bool,
     /// Whether it holds any slot, as far as the watch knows.
@@ -218,15 +222,16 @@ fn warming(world: &World, pod: &Pod, now: Timestamp) -> Plan {
     };
     // A preview may come to live as long as the policy lets it, and its pod must.
     if outlived(world, pod, age) {
-        return Plan::Renew(Why::Old);
+        return Plan::Renew(Why::Outlived);
     }
-    // Not all at once: while it waits it is of use.
-    let over = age >= world.max_age;
-    if over && world.replaceable {
-        return Plan::Renew(Why::Old);
+    if let Some(why) = world.distrusted {
+        return Plan::Renew(Why::Distrusted(why));
     }
     if !world.proven {
         return Plan::Prove(isolated.clone());
+    }
+    if age >= world.max_age {
+        return Plan::Renew(Why::Old);
     }
     Plan::Ready
 }
@@ -254,8 +259,9 @@ pub fn next_look(pod: &Pod, max_age: Duration, now: Timestamp) -> Duration {
     let left = old
         .ok()
         .and_then(|old| Duration::try_from(old.duration_since(now)).ok());
-    // One that is too old already waits for another one to be ready.
-    left.filter(|left| !left.is_zero()).unwrap_or(ENDING).min(SAFETY)
+    // One that is too old already waits for its turn to be renewed.
+    let turn = (max_age / 10).max(ENDING);
+    left.filter(|left| !left.is_zero()).unwrap_or(turn).min(SAFETY)
 }
 
 #[cfg(test)]
@@ -310,7 +316,7 @@ mod tests {
             needed: true,
             paused: false,
             proven: false,
-            replaceable: true,
+            distrusted: None,
             node_gone: false,
             holds_any: false,
             holds_more: false,
@@ -374,9 +380,9 @@ mod tests {
             vitrine_policies::envelope::of_pool(world.policy.as_ref().unwrap(), &listing, &spec).unwrap();
         let cap = i64::try_from(envelope.ttl_cap.as_duration().as_secs()).unwrap();
         world.envelope = Some(envelope);
-        world.replaceable = false;
+        world.max_age = Duration::from_secs(7200);
         assert_eq!(decide(&world, at(3600 - cap)), Plan::Ready);
-        assert_eq!(decide(&world, at(3601 - cap)), Plan::Renew(Why::Old));
+        assert_eq!(decide(&world, at(3601 - cap)), Plan::Renew(Why::Outlived));
     }
 
     #[test]
@@ -439,6 +445,10 @@ mod tests {
                 Why::Outdated,
             ),
             (|w| w.max_age = Duration::from_secs(5), Why::Old),
+            (
+                |w| w.distrusted = Some("its node is set aside"),
+                Why::Distrusted("its node is set aside"),
+            ),
         ] {
             let mut spoilt = world.clone();
             spoilt.pod = Some(pod("e", "template", running()));
@@ -454,11 +464,6 @@ mod tests {
             spoilt.pod = Some(old);
             assert_eq!(decide(&spoilt, at(12)), Plan::ReleasePod);
         }
-        // While no other is ready, an old one is better than none.
-        world.pod = Some(pod("e", "template", running()));
-        world.max_age = Duration::from_secs(5);
-        world.replaceable = false;
-        assert_eq!(decide(&world, at(10)), Plan::Ready);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{Api, ResourceExt, api::PostParams, runtime::controller::Action};
+use kube::{Api, ResourceExt, api::PostParams};
 use tokio::time::Instant;
 use vitrine_crds::{
     PreviewPolicy, PreviewPool, PreviewPoolStatus, SkuListing, conditions,
@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Result},
     lanes::Lane,
     preview::{Context, cells, make},
+    workqueue::Action,
 };
 
 /// The status follows at most this often: a pool under load changes many times a second, and nobody reads it so fast.
@@ -59,8 +60,10 @@ pub async fn step(context: &Context, pool: &PreviewPool) -> Result<Action> {
                 // Every cell is judged anew by what is wanted now.
                 context.wakes.cells(context.pools.cells(&of.uid));
             }
-            context.wakes.cells(context.pools.to_fill(&of.uid));
-            (*count, grow(context, pool, &of, envelope).await?)
+            let (empty, later) = context.pools.to_fill(&of.uid, Instant::now());
+            context.wakes.cells(empty);
+            let grown = grow(context, pool, &of, envelope).await?;
+            (*count, [later, grown].into_iter().flatten().min())
         }
         Err(_) => {
             context.pools.rest(&of.uid);
@@ -73,7 +76,7 @@ pub async fn step(context: &Context, pool: &PreviewPool) -> Result<Action> {
     let why = wants.err().or_else(|| short(context, &of, pool, counts, count));
     let later = report(context, pool, &of, counts, why).await?;
     let next = [Some(SAFETY), again, later].into_iter().flatten().min();
-    Ok(next.map_or_else(Action::await_change, Action::requeue))
+    Ok(Action::requeue(next.unwrap_or(SAFETY)))
 }
 
 /// Forgets what no watch knows: a deletion that was told while nobody listened.
@@ -146,6 +149,10 @@ async fn grow(
     }
     let lot = record::lot(envelope, pool.spec.trust_level, &context.settings.house);
     for _ in 0..BATCH {
+        // Those that are there wait for slots or room: more would wait with them, however many pools there are.
+        if context.pools.lack(&of.uid).is_some() {
+            return Ok(None);
+        }
         let Some(_turn) = context.lanes.turn(Lane::Refill).await else {
             return Ok(None);
         };

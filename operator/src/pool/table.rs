@@ -30,18 +30,21 @@ pub enum State {
     Ready,
     /// A preview has it.
     Claimed,
-    /// It is being emptied or removed.
+    /// Its pod ends, and another one comes then.
+    Emptying,
+    /// It is being removed, or nobody knows when it is empty.
     Going,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Making,
         Self::Empty,
         Self::Warming,
         Self::Ready,
         Self::Claimed,
+        Self::Emptying,
         Self::Going,
     ];
 
@@ -53,6 +56,7 @@ impl State {
             Self::Warming => "warming",
             Self::Ready => "ready",
             Self::Claimed => "claimed",
+            Self::Emptying => "emptying",
             Self::Going => "going",
         }
     }
@@ -147,13 +151,15 @@ const TOLD: Duration = Duration::from_secs(30);
 /// How long nothing is made after the first failure; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// One of so many ready cells may be missing because it is renewed for its age.
+const RENEWED: usize = 10;
 
 /// How many cells of a pool are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Being made, with or without a pod yet.
     pub warming: usize,
-    /// Without a pod.
+    /// Without a pod, or about to be.
     pub empty: usize,
     /// Ready.
     pub ready: usize,
@@ -178,15 +184,28 @@ impl Bucket {
 
     /// Takes one; or says after what time there is one.
     fn take(&mut self, refill: &Refill, now: Instant) -> Result<(), Duration> {
-        let rate = f64::from(refill.per_second.max(1));
-        let grown = now.saturating_duration_since(self.at).as_secs_f64() * rate;
-        self.tokens = (self.tokens + grown).min(f64::from(refill.burst.max(1)));
-        self.at = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
+        match self.count(refill, now) {
+            (0, next) => Err(next),
+            _ => {
+                self.tokens -= 1.0;
+                Ok(())
+            }
         }
-        Err(Duration::from_secs_f64((1.0 - self.tokens) / rate))
+    }
+
+    /// How many there are, and after what time there is one more.
+    fn count(&mut self, refill: &Refill, now: Instant) -> (usize, Duration) {
+        let rate = f64::from(refill.per_second.max(1));
+        let most = refill.burst.max(1);
+        let grown = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        self.tokens = (self.tokens + grown).min(f64::from(most));
+        self.at = now;
+        // Few enough to count, and exactly so.
+        let whole = (1..=most)
+            .take_while(|count| f64::from(*count) <= self.tokens)
+            .count();
+        let part = self.tokens.fract();
+        (whole, Duration::from_secs_f64((1.0 - part) / rate))
     }
 }
 
@@ -328,6 +347,10 @@ impl Table {
     pub fn failed(&self, pool: &str, message: &str, now: Instant) {
         let mut pools = self.pools();
         let pool = pools.entry(pool.to_owned()).or_default();
+        // Those that fail together, as the pods of one node, are one failure.
+        if pool.failing.as_ref().is_some_and(|failing| failing.until > now) {
+            return;
+        }
         let times = pool
             .failing
             .as_ref()
@@ -385,7 +408,9 @@ impl Table {
                 true
             }
             Some(known) if known.warm.is_some() => pool.set(cell, State::Warming, None),
-            _ => false,
+            // An operator beside this one makes a pod in it.
+            Some(known) => known.state == State::Empty,
+            None => false,
         }
     }
 
@@ -558,22 +583,26 @@ impl Table {
         Ok(name)
     }
 
-    /// Empty cells, as many as are missing.
-    pub fn to_fill(&self, pool: &str) -> Vec<String> {
-        let pools = self.pools();
-        let Some(pool) = pools.get(pool) else {
-            return vec![];
+    /// Empty cells, as many as are missing and may be filled now; after what time there may be more.
+    pub fn to_fill(&self, pool: &str, now: Instant) -> (Vec<String>, Option<Duration>) {
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else {
+            return (vec![], None);
         };
         let counts = pool.sum();
         let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
-        let missing = wanted
-            .saturating_sub(counts.ready + counts.warming)
-            .min(counts.empty);
+        let empty = pool.counts.get(&State::Empty).copied().unwrap_or_default();
+        let missing = wanted.saturating_sub(counts.ready + counts.warming).min(empty);
         if missing == 0 {
-            return vec![];
+            return (vec![], None);
         }
+        let (tokens, next) = pool.tokens(now);
         let empty = pool.cells.iter().filter(|(_, known)| known.state == State::Empty);
-        empty.map(|(name, _)| name.clone()).take(missing).collect()
+        let mut names: Vec<_> = empty.map(|(name, _)| name.clone()).collect();
+        // In one order, so that two operators fill the same ones.
+        names.sort_unstable();
+        names.truncate(missing.min(tokens));
+        (names, (missing > tokens).then_some(next))
     }
 
     /// Whether a pool would have fewer than it wants without a cell, ready or on their way.
@@ -620,18 +649,37 @@ impl Table {
         marked
     }
 
-    /// Whether a cell of this kind is ready.
-    pub fn has(&self, kind: &str) -> bool {
-        self.pools().values().any(|pool| pool.first(kind, "").is_some())
+    /// Whether a cell of this kind is ready, and trusted.
+    pub fn has(&self, kind: &str, trusted: impl Fn(&Warm) -> bool) -> bool {
+        let pools = self.pools();
+        pools
+            .values()
+            .any(|pool| pool.first(kind, "", &trusted).is_some())
     }
 
-    /// Takes a cell of this kind for a preview: the next one after the name that the preview's own cell would have. So operators beside
+    /// Whether a ready cell that has waited as long as it may is renewed now; then it is being emptied. A tenth of a pool at a time, so that one that
+    /// was filled at once is not empty at once when its cells are old.
+    pub fn renews(&self, pool: &str, cell: &str) -> bool {
+        let mut pools = self.pools();
+        let Some(pool) = pools.get_mut(pool) else {
+            return true;
+        };
+        let wanted = pool.wanted.as_ref().map_or(0, |wanted| wanted.count);
+        let ready = pool.sum().ready;
+        let renews = wanted.saturating_sub(ready) < wanted.div_ceil(RENEWED);
+        if renews {
+            pool.set(cell, State::Emptying, None);
+        }
+        renews
+    }
+
+    /// Takes a trusted cell of this kind for a preview: the next one after the name that the preview's own cell would have. So operators beside
     /// each other try one cell for one preview, and another one for each other preview.
-    pub fn take(&self, kind: &str, own: &str) -> Option<Warm> {
+    pub fn take(&self, kind: &str, own: &str, trusted: impl Fn(&Warm) -> bool) -> Option<Warm> {
         let mut pools = self.pools();
         let (pool, name) = pools
             .values_mut()
-            .find_map(|pool| pool.first(kind, own).map(|name| (pool, name)))?;
+            .find_map(|pool| pool.first(kind, own, &trusted).map(|name| (pool, name)))?;
         let warm = pool.cells.get(&name)?.warm.as_deref().cloned();
         pool.set(&name, State::Claimed, None);
         if let (Some(known), Some(warm)) = (pool.cells.get_mut(&name), &warm) {
@@ -642,12 +690,12 @@ impl Table {
 }
 
 impl Pool {
-    /// The first cell of this kind that is ready, in the order of their names from this one on and then from the beginning.
-    fn first(&self, kind: &str, from: &str) -> Option<String> {
+    /// The first cell of this kind that is ready and trusted, in the order of their names from this one on and then from the beginning.
+    fn first(&self, kind: &str, from: &str, trusted: impl Fn(&Warm) -> bool) -> Option<String> {
         self.wanted.as_ref().filter(|wanted| wanted.kind == kind)?;
         let is_of = |name: &String| {
             let warm = self.cells.get(name).and_then(|known| known.warm.as_ref());
-            warm.is_some_and(|warm| warm.kind == kind)
+            warm.is_some_and(|warm| warm.kind == kind && trusted(warm))
         };
         let after = self
             .offered
@@ -662,10 +710,24 @@ impl Pool {
         let count = |state| self.counts.get(&state).copied().unwrap_or_default();
         Counts {
             warming: count(State::Making) + count(State::Warming),
-            empty: count(State::Empty),
+            empty: count(State::Empty) + count(State::Emptying),
             ready: count(State::Ready),
             claimed: count(State::Claimed),
         }
+    }
+
+    /// How many may be made now, and after what time one more.
+    fn tokens(&mut self, now: Instant) -> (usize, Duration) {
+        let Some(wanted) = &self.wanted else {
+            return (0, LONGEST_PAUSE);
+        };
+        if let Some(failing) = self.failing.as_ref().filter(|failing| failing.until > now) {
+            return (0, failing.until - now);
+        }
+        let bucket = self
+            .bucket
+            .get_or_insert_with(|| Bucket::full(&wanted.refill, now));
+        bucket.count(&wanted.refill, now)
     }
 
     fn token(&mut self, now: Instant) -> Turn {
@@ -773,6 +835,10 @@ mod tests {
         table
     }
 
+    fn anywhere(_: &Warm) -> bool {
+        true
+    }
+
     fn fast() -> Refill {
         Refill {
             per_second: 1000,
@@ -792,9 +858,9 @@ mod tests {
             kind: "new".into(),
         };
         assert!(table.want("pool", wanted));
-        assert!(!table.has("new") && table.take("new", "").is_none());
+        assert!(!table.has("new", anywhere) && table.take("new", "", anywhere).is_none());
         assert!(
-            !table.has("t") && table.take("t", "").is_none(),
+            !table.has("t", anywhere) && table.take("t", "", anywhere).is_none(),
             "nobody wants it"
         );
         let new = Warm {
@@ -803,7 +869,7 @@ mod tests {
         };
         table.set("pool", "new", State::Ready, Some(new));
         assert_eq!(
-            table.take("new", "").map(|warm| warm.cell).as_deref(),
+            table.take("new", "", anywhere).map(|warm| warm.cell).as_deref(),
             Some("new")
         );
     }
@@ -816,7 +882,7 @@ mod tests {
         ready.pod.nonce = Some("n".into());
         table.set("pool", "a", State::Ready, Some(ready.clone()));
         assert!(!table.was_just_taken("pool", "a", "n", now));
-        table.take("t", "");
+        table.take("t", "", anywhere);
         assert!(table.was_just_taken("pool", "a", "n", now));
         assert!(
             !table.was_just_taken("pool", "a", "another", now),
@@ -832,7 +898,7 @@ mod tests {
         assert!(table.was_doubted("pool", "a") && !table.was_doubted("pool", "a"));
         assert!(table.doubt("a", Doubt::Confinement));
         table.set("pool", "a", State::Ready, Some(ready));
-        table.take("t", "");
+        table.take("t", "", anywhere);
         assert!(
             !table.was_doubted("pool", "a"),
             "who found it ready has looked at it"
@@ -845,8 +911,8 @@ mod tests {
         for cell in ["c", "a", "b"] {
             table.set("pool", cell, State::Ready, Some(warm(cell, Instant::now())));
         }
-        assert!(table.has("t") && !table.has("another"));
-        let taken: Vec<_> = std::iter::from_fn(|| table.take("t", "b"))
+        assert!(table.has("t", anywhere) && !table.has("another", anywhere));
+        let taken: Vec<_> = std::iter::from_fn(|| table.take("t", "b", anywhere))
             .map(|warm| warm.cell)
             .collect();
         assert_eq!(taken, ["b", "c", "a"]);
@@ -901,6 +967,45 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_was_filled_at_once_is_renewed_a_tenth_at_a_time() {
+        let table = table(20, fast());
+        let cells: Vec<_> = (10..30).map(|number| number.to_string()).collect();
+        for cell in &cells {
+            table.set("pool", cell, State::Ready, Some(warm(cell, Instant::now())));
+        }
+        let renewed = |table: &Table| cells.iter().filter(|cell| table.renews("pool", cell)).count();
+        assert_eq!(renewed(&table), 2);
+        assert_eq!(table.counts("pool").ready, 18);
+        assert_eq!(
+            table.make("pool", Instant::now()),
+            Err(Turn::Enough),
+            "they come back"
+        );
+        for cell in &cells[..2] {
+            table.set("pool", cell, State::Ready, Some(warm(cell, Instant::now())));
+        }
+        assert!(table.renews("pool", &cells[2]));
+        let single = self::table(1, fast());
+        single.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
+        assert!(single.renews("pool", "a"), "or it would never be");
+    }
+
+    #[test]
+    fn what_fails_together_is_one_failure_and_nothing_is_made_meanwhile() {
+        let table = table(3, fast());
+        let now = Instant::now();
+        for _ in 0..10 {
+            table.failed("pool", "the node went", now);
+        }
+        table.set("pool", "empty", State::Empty, None);
+        assert_eq!(table.to_fill("pool", now), (vec![], Some(FIRST_PAUSE)));
+        let later = now + FIRST_PAUSE;
+        assert_eq!(table.to_fill("pool", later), (vec!["empty".to_owned()], None));
+        table.failed("pool", "again", later);
+        assert_eq!(table.make("pool", later), Err(Turn::After(FIRST_PAUSE * 2)));
+    }
+
+    #[test]
     fn what_is_too_many_goes_but_for_empty_ones_and_never_what_a_preview_has() {
         let table = table(1, fast());
         let now = Instant::now();
@@ -912,7 +1017,7 @@ mod tests {
         assert_eq!(table.trim("pool"), ["warming"]);
         assert!(table.trim("pool").is_empty(), "each once");
         assert!(table.is_surplus("pool", "warming") && !table.is_surplus("pool", "ready"));
-        assert_eq!(table.take("t", "").unwrap().cell, "ready");
+        assert_eq!(table.take("t", "", anywhere).unwrap().cell, "ready");
     }
 
     #[test]
@@ -924,10 +1029,10 @@ mod tests {
                 && !table.doubt("a", Doubt::Confinement)
                 && !table.doubt("another", Doubt::Confinement)
         );
-        assert!(table.take("t", "").is_none());
+        assert!(table.take("t", "", anywhere).is_none());
         assert_eq!(table.state("pool", "a"), Some(State::Warming));
         table.set("pool", "a", State::Ready, Some(warm("a", Instant::now())));
-        assert!(table.take("t", "").is_some() && !table.was_doubted("pool", "a"));
+        assert!(table.take("t", "", anywhere).is_some() && !table.was_doubted("pool", "a"));
         assert!(
             table.doubt("a", Doubt::Confinement)
                 && table.was_doubted("pool", "a")
@@ -966,7 +1071,7 @@ mod tests {
         // A look at it is under way, and nothing else is known of it.
         let begun = table.confinement.begin("c");
         table.doubt_all(Doubt::Confinement);
-        assert!(table.take("t", "").is_none());
+        assert!(table.take("t", "", anywhere).is_none());
         assert_eq!(table.state("pool", "a"), Some(State::Warming));
         assert!(!table.ready("pool", begun, warm("c", now)));
         assert_eq!(table.state("pool", "b"), Some(State::Claimed));

@@ -107,13 +107,17 @@ async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Actio
             status::write(context, preview, *report).await?;
             slots::give_back(context, &world.held_slots).await?;
             cells::give_back(context, &world.other_cells).await?;
-            Ok(Action::requeue(Duration::ZERO))
+            // The watch tells what became of them.
+            touch(context, &world.preview);
+            Ok(Action::requeue(TOLD))
         }
         // Which slots and which cell it lives with stands in its status and never changes: the others are nobody's.
         Plan::Shed => {
             slots::give_back(context, &world.held_slots).await?;
             cells::give_back(context, &world.other_cells).await?;
-            Ok(Action::requeue(Duration::ZERO))
+            // The watch tells what became of them.
+            touch(context, &world.preview);
+            Ok(Action::requeue(TOLD))
         }
         Plan::Retake(envelope, lost, after) => {
             match slots::retake(context, preview, &envelope, &lost).await {
@@ -131,9 +135,14 @@ async fn carry_out(context: &Context, world: &World, plan: Plan) -> Result<Actio
         }
         Plan::Provision(envelope) => provision(context, world, &envelope).await,
         Plan::Repair(envelope, drift) => {
+            // First: while a part was missing, anything may have come into the cell.
+            if !cells::forfeit(context, &world.cell).await? {
+                return Ok(Action::requeue(TOLD));
+            }
             for part in drift {
                 repair(context, world, &envelope, part).await?;
             }
+            touch(context, &world.preview);
             Ok(Action::requeue(Duration::ZERO))
         }
         Plan::Open(report) | Plan::Extend(report) => {
@@ -335,7 +344,10 @@ async fn admit_warm(
     // What confines the cell was looked at before it was ready, and is doubted since when a watch tells of it.
     let begun = context.looks.begin(&namespace, &name);
     let tenant = &world.tenant;
-    let Some(warm) = context.pools.take(kind, &tenant.cell) else {
+    let Some(warm) = context
+        .pools
+        .take(kind, &tenant.cell, |warm| context.watched.trusts(warm))
+    else {
         return Ok(None);
     };
     // None needs the others: what is taken in vain is given back.
@@ -393,11 +405,16 @@ async fn admit_warm(
 
 /// It is looked at again at once, by what is read and not by what the watches have.
 fn read_again(context: &Context, preview: &PreviewSandbox) -> Action {
+    touch(context, preview);
+    Action::requeue(Duration::ZERO)
+}
+
+/// It is looked at again as a whole.
+fn touch(context: &Context, preview: &PreviewSandbox) {
     let namespace = preview.namespace().unwrap_or_default();
     context
         .looks
         .touch(&ObjectRef::new(&preview.name_any()).within(&namespace));
-    Action::requeue(Duration::ZERO)
 }
 
 /// Signs the link of a preview that is ready, and says so.
@@ -548,7 +565,7 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else {
         return Err(error);
     };
-    let reason = if make::exceeds_quota(answer) {
+    let reason = if make::is_by_quota(&error) {
         StatusReason::QuotaExceeded
     } else {
         StatusReason::PodRejected
@@ -604,7 +621,7 @@ async fn release_pod(context: &Context, mut world: World) -> Result<Next> {
 
 /// The slots are somebody else's only when nothing can run in the cell any more.
 async fn remove_cell(context: &Context, mut world: World) -> Result<Next> {
-    let again = Ok(Next::Wait(Action::requeue(Duration::ZERO)));
+    let again = Ok(Next::Wait(Action::requeue(TOLD)));
     let Some(receipt) = receipt_of(&world.preview) else {
         return again;
     };

@@ -28,7 +28,10 @@ use vitrine_policies::{
     names,
 };
 
-use super::{Context, decide::World};
+use super::{
+    Context,
+    decide::{Cell, World},
+};
 use crate::{
     api,
     error::{Error, Result, found},
@@ -118,6 +121,39 @@ pub async fn give_back<K: ResourceExt>(context: &Context, cells: &[K]) -> Result
             .is_some();
     }
     Ok(all)
+}
+
+/// Has a cell be nobody's after the preview that has it; whether it was as it was seen, or was so already.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn forfeit(context: &Context, cell: &Cell) -> Result<bool> {
+    let Some(namespace) = &cell.namespace else {
+        return Ok(true);
+    };
+    if Record::of(&namespace.metadata).is_none_or(|record| record.lot.is_none()) {
+        return Ok(true);
+    }
+    Ok(annotate(context, namespace, record::forfeited()).await?.is_some())
+}
+
+/// Whether a pod is the one that a cell is for now. A cell that was read before its pod may have been another's since, and a pod ended in
+/// between: of that look, the pod that it finds then is a live preview's.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn is_of_now(context: &Context, cell: &str, pod: &Pod) -> Result<bool> {
+    let now = record_now(context, cell).await?.filter(|now| !now.going);
+    Ok(now.is_some_and(|now| pod.annotations().get(names::EPOCH_ANNOTATION) == Some(&now.epoch)))
+}
+
+/// What is written on a cell now, if it is there: asked for, not taken from the watch.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn record_now(context: &Context, cell: &str) -> Result<Option<Record>> {
+    let now = as_it_is(context, cell).await?;
+    Ok(now.and_then(|now| Record::of(&now.metadata)))
 }
 
 /// What became of a cell that was to be closed.

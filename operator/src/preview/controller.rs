@@ -54,7 +54,7 @@ use crate::{
     lanes::Lane,
     pool::{
         confinement::Doubt,
-        controller::{Controllers, KNOWN, Sources, Wakes, Woken, controllers},
+        controller::{KNOWN, Sources, Wakes},
         table::Table,
     },
     shelf::{Shelf, Shelved},
@@ -81,9 +81,8 @@ pub fn controller(
     client: &kube::Client,
     slots_namespace: &str,
     receipts_namespace: &str,
-    woken: Woken,
     told: Told,
-) -> (Previews, Controllers, Watched) {
+) -> (Previews, Sources, Watched) {
     let mut reflectors = JoinSet::new();
     let indexes = Indexes::default();
     let (previews, [of_previews]) = shelved(
@@ -111,7 +110,7 @@ pub fn controller(
     let receipts = Api::namespaced(client.clone(), receipts_namespace);
     let kept = everything().labels(vitrine_receipts::names::STATE_LABEL);
     let (receipts, []) = stored(&mut reflectors, receipts, kept, |_| {});
-    let (pools, pools_pools) = stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
+    let (pools, [pools_pools]) = stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
     let tenants = Tenants {
         cells: cells.clone(),
         previews: previews.clone(),
@@ -125,12 +124,8 @@ pub fn controller(
         cells: pools_cells,
         listings: pools_listings,
         policies: pools_policies,
-        known_pools: pools.clone(),
         pools: pools_pools,
-        cells_queue: wakes.cells.clone(),
-        woken_pools: woken.pools,
     };
-    let of_pools = controllers(sources);
     let watched = Watched {
         previews: previews.clone(),
         listings,
@@ -191,10 +186,10 @@ pub fn controller(
             })
         }),
         feed(&queue, well(of_policies), move |_: GuardedPolicy| {
-            by(&of_policy, |p| Some(waits(p)))
+            by(&of_policy, |p| Some(waits(p) || p.phase().is_terminal()))
         }),
     ];
-    (Previews { queue, feeds }, of_pools, watched)
+    (Previews { queue, feeds }, sources, watched)
 }
 
 /// Has previews looked at because of what happens in their cells: from the beginning, so that looks can begin once all that is kept is known.
@@ -288,6 +283,9 @@ where
             }
             Ok(tail::Event::Began) => {
                 tenants.touch_all(doubt::<K>());
+                if K::kind(&()) == NetworkPolicy::KIND {
+                    tenants.told.looks.may_be_unsealed();
+                }
                 if std::mem::take(&mut first) {
                     tenants.told.pools.watch_began();
                 }
@@ -344,7 +342,7 @@ struct Tenants {
 }
 
 /// Who else is told what the watches see in cells.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Told {
     /// Which live previews have to be looked at as a whole.
     pub looks: Arc<Looks>,

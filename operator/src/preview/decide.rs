@@ -61,7 +61,7 @@ pub const SLOW_END: Duration = Duration::from_secs(10);
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// How long before its end a preview gets more time while time stands still: long enough for a new link to be known everywhere, and
 /// for an operator that leads after another one.
-const AHEAD: Duration = Duration::from_secs(60);
+pub const AHEAD: Duration = Duration::from_secs(60);
 /// How much it gets: so long it lives at most once time runs again.
 const STEP: Duration = Duration::from_secs(300);
 /// Characters of a block's reason, as the schema has it.
@@ -1089,11 +1089,11 @@ fn no_targets() -> IsolationTargets {
 }
 
 /// How the network policies of a cell show themselves: uid and generation, so that a change that was undone is seen too.
-pub fn seal_identity(policy: &NetworkPolicy) -> String {
+pub fn seal_identity<K: ResourceExt>(policy: &K) -> String {
     format!(
         "{}/{}",
         policy.uid().unwrap_or_default(),
-        policy.metadata.generation.unwrap_or_default()
+        policy.meta().generation.unwrap_or_default()
     )
 }
 

@@ -244,7 +244,7 @@ fn find_place(context: &Context, world: &mut World) {
     let envelope = envelope::resolve(&policy.spec, listing, preview).ok();
     let level = preview.spec.trust_level;
     let kind = envelope.map(|envelope| pool::kind(&context.settings, &envelope, level));
-    world.warm = kind.filter(|kind| context.pools.has(kind));
+    world.warm = kind.filter(|kind| context.pools.has(kind, |warm| context.watched.trusts(warm)));
     let warm = world.warm.is_some();
     world.place = Some(context.watched.place(preview, listing, policy, own, warm));
 }
@@ -314,14 +314,6 @@ fn as_watched(
 pub async fn policy(context: &Context) -> Result<Option<PreviewPolicy>> {
     let policies: Api<PreviewPolicy> = Api::all(context.client.clone());
     get(&policies, "PreviewPolicy", POLICY_NAME).await
-}
-
-/// The network policy of a cell.
-///
-/// # Errors
-/// If the API server does not answer.
-pub async fn network_policy(context: &Context, cell: &str) -> Result<Option<NetworkPolicy>> {
-    get(&context.api(cell), "NetworkPolicy", names::SEAL).await
 }
 
 /// Reads what is in a cell.

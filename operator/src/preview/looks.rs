@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use vitrine_crds::{Phase, PreviewSandbox, preview_policy::Expiry};
 use vitrine_policies::{
     abuse,
@@ -38,7 +38,11 @@ const PACE: Duration = Duration::from_millis(50);
 
 /// When each live preview is to be looked at as a whole, by `namespace/name`.
 #[derive(Debug)]
-pub struct Looks(Mutex<Inner>);
+pub struct Looks {
+    inner: Mutex<Inner>,
+    /// That something may have happened to network policies of which no watch has told.
+    unheard: Notify,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -68,20 +72,24 @@ pub struct Begun(u64);
 
 impl Default for Looks {
     fn default() -> Self {
-        Self(Mutex::new(Inner {
+        let inner = Mutex::new(Inner {
             due: HashMap::new(),
             touched: HashSet::new(),
             opened: HashMap::new(),
             released: HashMap::new(),
             times: 0,
             next: Instant::now(),
-        }))
+        });
+        Self {
+            inner,
+            unheard: Notify::new(),
+        }
     }
 }
 
 impl Looks {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something of this preview may be other than it was.
@@ -101,6 +109,16 @@ impl Looks {
         inner.due.clear();
         inner.times += 1;
         inner.next = Instant::now();
+    }
+
+    /// The watch on network policies begins to tell only now.
+    pub fn may_be_unsealed(&self) {
+        self.unheard.notify_one();
+    }
+
+    /// Waits until the watch on network policies has begun to tell since this was asked last.
+    pub async fn unheard(&self) {
+        self.unheard.notified().await;
     }
 
     /// A whole look begins; which is to be said when it is done.
@@ -154,7 +172,17 @@ impl Looks {
         self.inner().opened.remove(&key(namespace, name));
     }
 
-    /// It is not live, or gone.
+    /// It is not live, as far as the watch knows. That something of it may be other than it was, is for who looks at it.
+    fn is_not_live(&self, namespace: &str, name: &str) {
+        let (mut inner, key) = (self.inner(), key(namespace, name));
+        inner.due.remove(&key);
+        // It was ready, and the watch should have told of it long since: what it shows is not to be built on.
+        if inner.opened.remove(&key).is_some() {
+            inner.touched.insert(key);
+        }
+    }
+
+    /// It is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
         let (mut inner, key) = (self.inner(), key(namespace, name));
         inner.due.remove(&key);
@@ -201,7 +229,7 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
         if is_waiting(preview) && context.looks.is_behind(&namespace, &name, uid, Instant::now()) {
             return Some(BEHIND);
         }
-        context.looks.forget(&namespace, &name);
+        context.looks.is_not_live(&namespace, &name);
         return None;
     }
     context.looks.caught_up(&namespace, &name);
@@ -234,16 +262,17 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     {
         return None;
     }
-    let policy = watched.policy()?;
+    // What gateways and nodes count no watch tells, nor that the clock was set.
+    let wake = left.min(lives).min(SAFETY);
+    let Some(policy) = watched.policy() else {
+        return Some(wake);
+    };
     if policy.spec.maintenance.expiry == Expiry::Suspended {
-        return None;
+        // When its time is about to be over, it may be given more.
+        let quiet = lives.checked_sub(decide::AHEAD).filter(|left| !left.is_zero())?;
+        return Some(wake.min(quiet));
     }
-    let mut wake = left.min(lives);
-    // What gateways and nodes count no watch tells.
-    let traffic = &policy.spec.traffic;
-    if policy.spec.abuse.is_some() || traffic.unopened.is_some() || traffic.idle.is_some() {
-        wake = wake.min(SAFETY);
-    }
+    let mut wake = wake;
     match decide::deserted(status, &policy, context.watchers.of(&uid).as_ref()) {
         None => {}
         Some(Deserted::From(time)) => wake = wake.min(decide::until(time, now)?),

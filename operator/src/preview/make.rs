@@ -253,11 +253,10 @@ enum Unmade {
 
 impl From<Error> for Unmade {
     fn from(error: Error) -> Self {
-        match &error {
-            Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota) => {
-                Self::Refused(error)
-            }
-            _ => Self::Failed(error),
+        if is_by_quota(&error) {
+            Self::Refused(error)
+        } else {
+            Self::Failed(error)
         }
     }
 }
@@ -367,8 +366,13 @@ fn refusing(error: &Error) -> Option<&'static str> {
     [names::SEAL, names::CLOSED].into_iter().find(refused)
 }
 
-/// Whether it was a quota that refused; the API server has no reason of its own for it.
-pub(super) fn exceeds_quota(answer: &kube::core::Status) -> bool {
+/// Whether it was a quota that refused.
+pub fn is_by_quota(error: &Error) -> bool {
+    matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota))
+}
+
+/// Whether it was the quota that refused; the API server has no reason of its own for it.
+fn exceeds_quota(answer: &kube::core::Status) -> bool {
     answer.is_forbidden() && answer.message.contains("exceeded quota")
 }
 

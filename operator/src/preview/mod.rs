@@ -18,6 +18,7 @@ pub mod observe;
 pub mod pods;
 pub mod queue;
 pub mod report;
+pub mod seals;
 pub mod slots;
 pub mod standing;
 pub mod status;

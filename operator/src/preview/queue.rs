@@ -24,8 +24,8 @@ use vitrine_policies::{
     capacity::{self, Resources, Room},
     cell::record::{OfPool, Record},
     envelope, names,
-    queue::{self, Entry, Place, Stage},
-    slots::{self, Dimension, Keys},
+    queue::{self, Behind, Entry, Lack, Place, Stage},
+    slots::{self, Demand, Dimension, Keys},
 };
 
 use super::{
@@ -35,7 +35,10 @@ use super::{
     index::{Facts, Index},
     is_waiting,
 };
-use crate::{pool::controller::Guarded as PoolGuarded, shelf::Shelf};
+use crate::{
+    pool::{controller::Guarded as PoolGuarded, table::Warm},
+    shelf::Shelf,
+};
 
 /// Over what previews of one network are counted.
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -222,6 +225,27 @@ impl Watched {
         policy.0.as_ref().ok().cloned()
     }
 
+    /// Whether what a cell's pod has proven of itself holds still, going by its node.
+    pub fn trusts(&self, warm: &Warm) -> bool {
+        self.distrusts(warm.node.as_deref()).is_none()
+    }
+
+    /// Why what a pod has proven of itself holds no longer, going by its node: nobody hears the pod's own watch from a node that does not
+    /// report, and where isolation did not hold for another pod, it is not taken to hold for this one (`attacks.md`, 10).
+    pub fn distrusts(&self, node: Option<&str>) -> Option<&'static str> {
+        let Some(node) = node.and_then(|name| self.nodes.get(&ObjectRef::new(name))) else {
+            return Some("its node is not there");
+        };
+        if !capacity::is_ready(&node) {
+            return Some("its node is not ready");
+        }
+        let policy = self.policies.get(&ObjectRef::new(POLICY_NAME));
+        let policy = policy.as_ref().and_then(|policy| policy.0.as_ref().ok());
+        let aside = policy.map(|policy| capacity::set_aside(policy, Timestamp::now()));
+        let aside = aside.is_some_and(|aside| aside.contains(&node.name_any()));
+        aside.then_some("its node is set aside")
+    }
+
     /// Whether the policy ends previews that nobody opens or uses.
     pub fn ends_what_nobody_uses(&self) -> bool {
         let policy = self.policy();
@@ -335,6 +359,30 @@ impl Watched {
         own
     }
 
+    /// Which of these no slot is left for, by what the watch has seen. A slot is held until its cell is closed, longer than the preview is
+    /// said to live: who asks for one all the same, takes the others and gives them back in vain, again and again.
+    pub fn lacking(&self, uid: &str, demands: &[Demand], policy: &PreviewPolicy) -> Option<Lack> {
+        let ceilings = policy.status.as_ref().map(|status| status.ceilings);
+        let ceilings = ceilings.unwrap_or_default();
+        let lacks = |demand: &&Demand| {
+            let stem = slots::stem(demand.dimension, &demand.key);
+            let others = |index: &i32| {
+                let name = format!("{stem}-{index}");
+                !self.slots.is_held_by(&name, uid) && (self.slots.is_held(&name) || self.is_lived_with(&name))
+            };
+            let above = (demand.limit..demand.dimension.ceiling(&ceilings))
+                .filter(others)
+                .count();
+            let above = i32::try_from(above).unwrap_or(i32::MAX);
+            slots::indices(demand.limit, above, uid).iter().all(others)
+        };
+        let demand = demands.iter().find(lacks)?;
+        Some(Lack::Slots {
+            dimension: demand.dimension,
+            limit: demand.limit,
+        })
+    }
+
     /// Where a preview that waits stands, by what the watches have seen.
     pub fn place(
         &self,
@@ -347,6 +395,31 @@ impl Watched {
         if warm && self.has_its_slots_free(preview, policy) {
             return Place::Turn;
         }
+        let place = self.forecast(preview, listing, policy, own, warm);
+        let demands = if warm {
+            slots::own_demands(&policy.spec, preview)
+        } else {
+            slots::demands(&policy.spec, listing, preview)
+        };
+        let lack = self.lacking(&preview.uid().unwrap_or_default(), &demands, policy);
+        match (place, lack) {
+            (Place::Turn, Some(lack)) => Place::Behind(Behind {
+                lack,
+                position: 1,
+                estimate: None,
+            }),
+            (place, _) => place,
+        }
+    }
+
+    fn forecast(
+        &self,
+        preview: &PreviewSandbox,
+        listing: &SkuListing,
+        policy: &PreviewPolicy,
+        own: Duration,
+        warm: bool,
+    ) -> Place {
         let (room, policy) = (self.room(policy), &policy.spec);
         let uid = preview.uid().unwrap_or_default();
         let seen = self.seen(|_, _| false);

@@ -168,7 +168,13 @@ async fn sweep(context: &Context, settling: &mut Settling) -> Result<bool> {
         // Ten thousand of them are a tenth of a second.
         tokio::task::coop::consume_budget().await;
         if is_doubtful(context, &cell, &rules) {
-            clean &= sweep_cell(context, &cell.name_any(), &rules).await?;
+            let name = cell.name_any();
+            clean &= sweep_cell(context, &name, &rules).await.unwrap_or_else(|error| {
+                // The others, and the slots, do not wait for one that cannot be looked at.
+                context.metrics.failed(&error);
+                tracing::warn!(cell = name, %error, "failed to look at a cell, will try again");
+                true
+            });
         }
     }
     // By what the watches have seen.
@@ -375,6 +381,11 @@ async fn remove(context: &Context, namespace: &Namespace, record: &Record) -> Re
             cells::remove(&context.client, namespace).await?;
             context.metrics.orphans.inc();
         }
+        // A preview may have taken the cell since it was read, and this is its pod.
+        Some(_)
+            if cells::record_now(context, &cell)
+                .await?
+                .is_some_and(|now| now.tenant != record.tenant) => {}
         Some(pod) => match observe::end(&pod) {
             End::NotAsked => pods::end(context, &pod, GRACE_SECONDS).await?,
             End::Pending => {}

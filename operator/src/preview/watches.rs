@@ -62,6 +62,9 @@ pub fn bare(cell: &mut PartialObjectMeta<Namespace>) {
 pub fn bare_preview(guarded: &mut Guarded) {
     let Ok(preview) = &mut guarded.0 else { return };
     preview.metadata.managed_fields = None;
+    // Anybody may have written 256 KiB into these, and nobody reads them here.
+    preview.metadata.annotations = None;
+    preview.metadata.labels = None;
     let Some(status) = &mut preview.status else { return };
     for condition in &mut status.conditions {
         condition.message = String::new();

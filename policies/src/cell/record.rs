@@ -232,6 +232,11 @@ pub fn returned(now: Timestamp) -> BTreeMap<String, Value> {
     ])
 }
 
+/// The annotation of a cell that nobody may use after the preview that has it: it is of no lot.
+pub fn forfeited() -> BTreeMap<String, Value> {
+    BTreeMap::from([(LOT_ANNOTATION.to_owned(), Value::Null)])
+}
+
 /// The annotations of a cell whose preview is over: it is for another pod from now on.
 pub fn freed(record: &Record, epoch: String, now: Timestamp) -> BTreeMap<String, Value> {
     let mut annotations = renewed(epoch, now);

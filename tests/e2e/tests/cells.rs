@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod};
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
@@ -131,6 +131,36 @@ async fn another_trust_level_another_size_or_another_seller_gets_another_cell() 
     assert_ne!(ready_status(&house, "rivals").await.cell, first);
 }
 
+/// While it was missing anything may have been put there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_whose_quota_was_missing_for_a_while_is_nobody_s_after_the_preview_that_has_it() {
+    let house = House::take("cells-mended", 1, "24h").await;
+    let _operator = Operator::ready(&house.post, &Options::alone("cells-mended"), None).await;
+    house.preview("mended", "mended", None).await;
+    let cell = ready_status(&house, "mended").await.cell.unwrap();
+    let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
+    let before = quotas.get(names::CLOSED).await.unwrap().uid();
+    quotas
+        .delete(names::CLOSED, &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually("it is put back", PATIENCE, async || {
+        match quotas.get_opt(names::CLOSED).await {
+            Ok(Some(quota)) if quota.uid() != before => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    house.delete("mended").await;
+    house.until_gone("mended", PATIENCE).await;
+    let namespaces: Api<Namespace> = Api::all(house.client.clone());
+    let left = namespaces.get_opt(&cell).await.unwrap();
+    assert!(
+        left.is_none_or(|left| left.metadata.deletion_timestamp.is_some()),
+        "it is used again"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cell_is_removed_after_an_end_that_leaves_a_doubt() {
     let house = House::take("cells-doubt", 1, "24h").await;
@@ -200,7 +230,16 @@ async fn what_was_changed_in_a_free_cell_is_put_back_or_the_cell_is_removed_befo
             .received
     };
     assert!(when("update limitranges") < when("create pods"));
+    assert!(
+        house
+            .cells()
+            .await
+            .iter()
+            .all(|(name, record)| *name != cell || record.going),
+        "nobody has it after that"
+    );
 
+    let cell = life(&house, "another").await.cell.unwrap();
     // A network policy beside ours opens what ours shuts.
     let policies: Api<k8s_openapi::api::networking::v1::NetworkPolicy> =
         Api::namespaced(house.client.clone(), &cell);

@@ -1,9 +1,14 @@
 //! Previews of one subject wait for its slots, in the order in which they were made, and are told how long the queue is.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::core::v1::Namespace,
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
@@ -17,6 +22,8 @@ use vitrine_e2e::{
 use vitrine_kit::objects;
 use vitrine_policies::slots::{self, Dimension, Owner};
 
+/// Longer than any time after which a preview that waits is looked at again.
+const QUIET: Duration = Duration::from_secs(6);
 /// How long after the end of one preview the next may be admitted.
 const NEXT: SignedDuration = SignedDuration::from_secs(5);
 
@@ -134,6 +141,42 @@ async fn a_preview_waits_for_room_on_the_nodes_and_is_told_when_its_time_in_the_
     for name in ["waits", "patient"] {
         house.delete(name).await;
     }
+    house.until_empty(PATIENCE).await;
+}
+
+/// As that of a preview which is over while its cell is not closed yet: nobody who lives is in the way, and the slot is all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_held_by_nobody_who_lives_is_waited_for_and_not_tried_again_and_again() {
+    let house = House::take("held", 1, "24h").await;
+    let leases = house.leases();
+    let namespace = leases.namespace().unwrap_or_default();
+    // Of a namespace that is there, as a pool's cell is: no sweep takes it away.
+    let namespaces: Api<Namespace> = Api::all(house.client.clone());
+    let owner = namespaces.get(&house.shop).await.unwrap();
+    let owner = Owner::cell(&house.shop, &owner.uid().unwrap());
+    let held = slots::lease(namespace, Dimension::Subject, "bert", 0, &owner);
+    let held = leases.create(&PostParams::default(), &held).await.unwrap();
+    let _operator = Operator::ready(&house.post, &Options::alone("held"), None).await;
+    let mark = house.mark();
+    house.preview("one", "bert", None).await;
+    house
+        .until("one", "it waits", PATIENCE, |p| {
+            place(p) == (Phase::Queued, Some(StatusReason::WaitingForSlot), Some(1))
+        })
+        .await;
+    tokio::time::sleep(QUIET).await;
+    let delete = DeleteParams::default();
+    leases.delete(&held.name_any(), &delete).await.unwrap();
+    house
+        .until("one", "it is ready", PATIENCE, |p| place(p).0 == Phase::Ready)
+        .await;
+    let writes = house.writes(mark);
+    let told = writes
+        .iter()
+        .filter(|w| w.name.as_deref() == Some("one") && w.label() == "update previewsandboxes/status");
+    let told = told.count();
+    assert!(told < 10, "its status was written {told} times");
+    house.delete("one").await;
     house.until_empty(PATIENCE).await;
 }
 

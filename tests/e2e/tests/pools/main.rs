@@ -1,6 +1,7 @@
 //! Pools: previews that are ready before anybody asks for them.
 #![allow(clippy::unwrap_used, reason = "a test panics when what it needs is missing")]
 
+mod kept;
 mod rolled_under_claims;
 mod widened;
 
@@ -32,7 +33,7 @@ use vitrine_e2e::{
     house::{House, LISTING, PATIENCE},
     operator::{self, Operator, Options},
 };
-use vitrine_kit::objects;
+use vitrine_kit::{audit, objects};
 use vitrine_policies::{
     names,
     slots::{self, Dimension},
@@ -167,18 +168,29 @@ async fn a_preview_is_ready_at_once_in_a_cell_that_waited_and_the_pool_is_filled
     })
     .await;
     assert_eq!(again.reason, None);
-    let uid = made.uid().unwrap();
-    let of_preview = |w: &&vitrine_kit::audit::Write| {
-        w.is_done()
-            && !w.is_aside()
-            && w.user.starts_with("vitrine-e2e:")
-            && w.name.as_deref() == Some("warm")
-    };
-    let writes = house.writes(mark);
-    let labels: Vec<_> = writes.iter().filter(of_preview).map(|w| w.label()).collect();
-    println!("{uid}: {labels:?}");
-
     let cell = status.cell.clone().unwrap();
+    let concerned = ["warm", cell.as_str(), status.slots[0].as_str()];
+    let of_preview = |w: &&audit::Write| {
+        let named = [&w.name, &w.namespace].map(|name| name.as_deref().unwrap_or_default());
+        let own = w.user.starts_with("vitrine-e2e:") && named.iter().any(|name| concerned.contains(name));
+        w.is_done() && !w.is_aside() && own
+    };
+    let labels = || -> Vec<_> {
+        let writes = house.writes(mark);
+        writes
+            .iter()
+            .filter(of_preview)
+            .map(audit::Write::label)
+            .collect()
+    };
+    let mut claim = labels();
+    let told = claim
+        .iter()
+        .position(|label| label == "update previewsandboxes/status");
+    claim.truncate(told.unwrap() + 1);
+    println!("until {} is ready: {claim:?}", made.name_any());
+    assert!(claim.len() <= 4, "{claim:?}");
+
     house.delete("warm").await;
     house.until_gone("warm", PATIENCE).await;
     until(&house, "pool", "nobody has any", |s| {
@@ -186,11 +198,18 @@ async fn a_preview_is_ready_at_once_in_a_cell_that_waited_and_the_pool_is_filled
     })
     .await;
     let free = house.cells().await;
-    let used = free.iter().find(|(name, _)| *name == cell);
+    let used = free
+        .iter()
+        .find(|(name, _)| *name == cell)
+        .map(|(_, record)| record);
     assert!(
-        used.is_none_or(|(_, record)| record.uses == 1 && record.tenant.is_none()),
+        used.is_some_and(|record| record.uses == 1 && record.tenant.is_none()),
         "{free:?}"
     );
+    // And the pod for the next preview, which another cell of the pool has got here.
+    let life = labels();
+    println!("its whole life: {life:?}");
+    assert!(life.len() < 11, "{life:?}");
     retire(&house, "pool").await;
     house.until_empty(GONE).await;
 }
