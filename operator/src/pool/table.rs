@@ -657,6 +657,13 @@ impl Table {
             .any(|pool| pool.first(kind, "", &trusted).is_some())
     }
 
+    /// Whether a pool keeps cells of this kind ready, or would.
+    pub fn keeps(&self, kind: &str) -> bool {
+        let pools = self.pools();
+        let mut wanted = pools.values().filter_map(|pool| pool.wanted.as_ref());
+        wanted.any(|wanted| wanted.kind == kind && wanted.count > 0)
+    }
+
     /// Whether a ready cell that has waited as long as it may is renewed now; then it is being emptied. A tenth of a pool at a time, so that one that
     /// was filled at once is not empty at once when its cells are old.
     pub fn renews(&self, pool: &str, cell: &str) -> bool {

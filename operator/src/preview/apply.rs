@@ -39,7 +39,7 @@ use super::{
 use crate::{
     error::{self, Error, Result, found},
     link,
-    pool::{keep, table::BEHIND},
+    pool::{self, keep, table::BEHIND},
     receipts::spool::{Keep, Kept},
     workqueue::Action,
 };
@@ -284,11 +284,13 @@ async fn admit(context: &Context, world: &World, envelope: &Envelope, demands: &
             if let Some(free) = cells::take(context, &preview, envelope, &policy.spec).await? {
                 tenant.cell = free;
             }
+            let kind = pool::kind(&context.settings, envelope, preview.spec.trust_level);
             let mut report = Report::from(&preview, Timestamp::now());
             report.admitted(
                 &tenant,
                 envelope,
                 slots.iter().map(ResourceExt::name_any).collect(),
+                context.pools.keeps(&kind),
             );
             status::write(context, &preview, report).await?;
             context.metrics.admissions.with_label_values(&[COLD]).inc();
@@ -390,6 +392,7 @@ async fn admit_warm(
         &tenant,
         envelope,
         slots.iter().map(ResourceExt::name_any).collect(),
+        false,
     );
     report.status.node = warm.node;
     report.status.pod = Some(warm.pod);

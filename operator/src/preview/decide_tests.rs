@@ -107,7 +107,7 @@ fn provisioned(pod_status: serde_json::Value) -> World {
     policy.metadata.uid = Some("np".into());
     policy.metadata.generation = Some(1);
     let mut report = Report::from(&world.preview, at(0));
-    report.admitted(&world.tenant, &envelope, vec!["slot".into()]);
+    report.admitted(&world.tenant, &envelope, vec!["slot".into()], false);
     report.provisioned(seal_identity(&policy));
     report.status.pod = serde_json::from_value(json!({"uid": "pod", "port": 8090})).unwrap();
     world.preview.status = Some(report.status);

@@ -68,8 +68,8 @@ impl Report {
         report
     }
 
-    /// Holds its slots; the envelope is frozen.
-    pub fn admitted(&mut self, tenant: &Tenant, envelope: &Envelope, slots: Vec<String>) {
+    /// Holds its slots; the envelope is frozen. `drained` is whether it might have been ready at once, had its pool not been empty.
+    pub fn admitted(&mut self, tenant: &Tenant, envelope: &Envelope, slots: Vec<String>, drained: bool) {
         self.leaves_queue();
         self.status.slots = slots;
         self.status.admitted_at = Some(self.now.clone());
@@ -84,7 +84,11 @@ impl Report {
             types::ADMITTED,
             Some(true),
             StatusReason::Admitted,
-            "within the envelope; slots held",
+            if drained {
+                "within the envelope; slots held; made for it alone, since its pool had none ready"
+            } else {
+                "within the envelope; slots held"
+            },
         );
     }
 

@@ -994,6 +994,11 @@ async fn a_pool_is_scaled_with_kubectl_and_read_by_autoscalers() {
     let client = client().await;
     let pool = create(&client, Pool, &Pool.sound()).await.unwrap();
     let name = format!("previewpool/{}", name_of(&pool));
+    // With a precondition kubectl reads the scale and puts it back, without one it patches it.
+    let put = kubectl(
+        &cluster,
+        &["scale", &name, "--current-replicas=3", "--replicas=6"],
+    );
     let scaled = kubectl(&cluster, &["scale", &name, "--replicas=7"]);
     let wanted = kubectl(&cluster, &["get", &name, "-o", "jsonpath={.spec.replicas}"]);
     let status = json!({"status": {
@@ -1009,7 +1014,10 @@ async fn a_pool_is_scaled_with_kubectl_and_read_by_autoscalers() {
     let shown = kubectl(&cluster, &["get", "ppool", name_of(&pool)]);
     delete(&client, Pool, &pool).await;
     patched.unwrap();
-    assert!(scaled.contains("scaled"), "{scaled}");
+    assert!(
+        put.contains("scaled") && scaled.contains("scaled"),
+        "{put} {scaled}"
+    );
     assert_eq!(wanted, "7");
     let scale: Value = serde_json::from_str(&scale).unwrap();
     assert_eq!(scale, json!({"replicas": 5, "selector": "vitrine.dev/pool=x"}));

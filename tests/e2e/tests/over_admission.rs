@@ -9,10 +9,13 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
-use kube::{ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
 use serde_json::json;
 use tokio::sync::watch;
-use vitrine_crds::{PreviewSandbox, StatusReason, preview_sandbox::EndResult};
+use vitrine_crds::{PreviewPool, PreviewSandbox, StatusReason, preview_sandbox::EndResult};
 use vitrine_e2e::{
     eventually::eventually,
     history::History,
@@ -26,6 +29,8 @@ use vitrine_policies::{names, slots::Dimension};
 
 /// How many may live at once.
 const CAP: usize = 5;
+/// How many of them a pool wants for itself.
+const WAITING: usize = 3;
 /// How many ask.
 const CROWD: usize = 50;
 /// After so many proven ends a round has seen enough changes of hands; the rest of the crowd is sent away.
@@ -125,7 +130,7 @@ fn may_be_done(write: &Write) -> bool {
 }
 
 /// One round in which this dimension is the narrow one; how many previews lived at once in it.
-async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
+async fn round(house: &House, dimension: Dimension, seed: u64, waiting: usize) -> usize {
     let limit = |of| if of == dimension { CAP } else { 100 };
     house
         .limit(
@@ -138,6 +143,15 @@ async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
         .await;
     let (begun, before) = (Instant::now(), house.mark());
     let history = History::begin(house).await;
+    let pools: Api<PreviewPool> = Api::namespaced(house.client.clone(), &house.shop);
+    if waiting > 0 {
+        let pool = json!({
+            "apiVersion": "vitrine.dev/v1alpha1", "kind": "PreviewPool", "metadata": {"name": "pool"},
+            "spec": {"listingRef": {"name": LISTING}, "replicas": waiting}
+        });
+        let pool = serde_json::from_value(pool).unwrap();
+        pools.create(&PostParams::default(), &pool).await.unwrap();
+    }
     let (stop, stopped) = watch::channel(false);
     let troubles = OPERATORS
         .iter()
@@ -164,6 +178,9 @@ async fn round(house: &House, dimension: Dimension, seed: u64) -> usize {
         stop.send_replace(true);
     };
     let (done, ()) = tokio::join!(join_all(troubles), visit);
+    if waiting > 0 {
+        pools.delete("pool", &DeleteParams::default()).await.unwrap();
+    }
     // Whatever was left half done is put in order by one that nobody troubles.
     let _last = Operator::ready(&house.post, &Options::alone("last"), None).await;
     house.until_empty(ROUND).await;
@@ -215,7 +232,7 @@ async fn three_troubled_operators_never_admit_more_than_the_limit() {
     let rounds = if soak() { 200 } else { Dimension::ALL.len() as u64 };
     let mut most: BTreeMap<_, usize> = BTreeMap::new();
     for (seed, dimension) in (1..=rounds).zip(Dimension::ALL.into_iter().cycle()) {
-        let live = round(&house, dimension, seed).await;
+        let live = round(&house, dimension, seed, 0).await;
         let before = most.entry(dimension.as_str()).or_default();
         *before = live.max(*before);
     }
@@ -225,6 +242,17 @@ async fn three_troubled_operators_never_admit_more_than_the_limit() {
     let enough = if soak() { Dimension::ALL.len() } else { 3 };
     assert!(reached >= enough, "previews at once at most: {most:?}");
     println!("over-admission: {rounds} rounds of {CROWD} creates at a cap of {CAP}");
+}
+
+/// What waits for nobody holds its slots too, and each operator has its own idea of how much waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_with_a_pool_beside_those_that_are_made_cold() {
+    let house = House::take("over-admission-warm", 1, "24h").await;
+    let rounds = if soak() { 60 } else { 2 };
+    let dimensions = [Dimension::Listing, Dimension::Cluster, Dimension::Seller];
+    for (seed, dimension) in (1000..1000 + rounds).zip(dimensions.into_iter().cycle()) {
+        round(&house, dimension, seed, WAITING).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

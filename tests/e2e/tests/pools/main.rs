@@ -273,6 +273,11 @@ async fn a_pool_that_is_drained_lets_previews_be_made_cold() {
     );
     let third = house.previews().get("three").await.unwrap().status.unwrap();
     assert_eq!(third.slots.len(), 4, "it was made cold: {third:?}");
+    let admitted = conditions::find(&third.conditions, conditions::types::ADMITTED).unwrap();
+    assert!(
+        admitted.message.contains("its pool had none ready"),
+        "{admitted:?}"
+    );
     retire(&house, "pool").await;
     for name in ["one", "two", "three"] {
         house.delete(name).await;

@@ -77,17 +77,23 @@ pub struct Claim {
     pub created: Duration,
     /// When the watch told that it is ready, and whether it had to be made first.
     pub ready: Option<(Duration, bool)>,
+    /// Until when it was waited for.
+    pub given_up: Duration,
 }
 
 impl Claim {
-    /// From the answer to its creation until it was ready: the peer's own measure.
-    pub fn after_create(&self) -> Option<Duration> {
-        self.ready.map(|(ready, _)| ready.saturating_sub(self.created))
+    /// From the answer to its creation until it was ready, or nobody waited any more: the peer's own measure.
+    pub fn after_create(&self) -> Duration {
+        self.until().saturating_sub(self.created)
     }
 
-    /// From when it was to come until it was ready: what a visitor waits.
-    pub fn in_all(&self) -> Option<Duration> {
-        self.ready.map(|(ready, _)| ready.saturating_sub(self.due))
+    /// From when it was to come until it was ready, or nobody waited any more: what a visitor waits.
+    pub fn in_all(&self) -> Duration {
+        self.until().saturating_sub(self.due)
+    }
+
+    fn until(&self) -> Duration {
+        self.ready.map_or(self.given_up, |(ready, _)| ready)
     }
 
     /// Whether it is ready, and had to be made first.
@@ -211,6 +217,7 @@ pub async fn run(
             }
             Claim {
                 ready: ready.map(|(ready, cold)| (ready.duration_since(begun), cold)),
+                given_up: last + PATIENCE,
                 due,
                 sent,
                 created,

@@ -89,6 +89,8 @@ struct Load {
     name: String,
     arrivals: Arrivals,
     delete_after: Option<Duration>,
+    /// Whether it may empty the pool.
+    runs_dry: bool,
 }
 
 impl Load {
@@ -97,6 +99,7 @@ impl Load {
             name: format!("{rate:.0}/s that stay"),
             arrivals: Arrivals::poisson(rate, seconds, 1),
             delete_after: None,
+            runs_dry: false,
         }
     }
 
@@ -108,6 +111,7 @@ impl Load {
             ),
             arrivals: Arrivals::poisson(rate, seconds, 2),
             delete_after: Some(LIVES),
+            runs_dry: false,
         }
     }
 }
@@ -261,11 +265,13 @@ impl Bench {
                     name: format!("{} at {:.0}/s", GATE.0, GATE.1),
                     arrivals: Arrivals::even(GATE.0, GATE.1),
                     delete_after: None,
+                    runs_dry: false,
                 },
                 Load {
                     name: format!("{BURST} at once"),
                     arrivals: Arrivals::at_once(BURST),
                     delete_after: None,
+                    runs_dry: false,
                 },
             ];
             self.session(system, Tuning::Burst, choice.pool, round, &loads)
@@ -325,6 +331,7 @@ impl Bench {
             costs,
             reconciles,
             noise: noise.await.unwrap(),
+            runs_dry: load.runs_dry,
         };
         eprintln!("{}", measured.line());
         measured
@@ -426,13 +433,23 @@ impl Bench {
                 DRAINED_SECONDS,
             ),
             delete_after: None,
+            runs_dry: true,
         };
         let measured = self.measured(&controller, &side, DRAINED_POOL, 0, &load).await;
+        let last_cold = measured
+            .claims
+            .iter()
+            .filter(|claim| claim.is_cold())
+            .map(|c| c.due)
+            .max();
         let text = format!(
-            "\n{}:\n\n{}\nThe pool was full again {:.0} s after the first claim. In the busiest second {} pods were made.\n",
+            "\n{}:\n\n{}\nThe last claim that was made cold came at second {:.0}; from then on it was steady. The pool was full {:.0} s after the \
+             first claim, the last of which came at second {}. In the busiest second {} pods were made.\n",
             load.name,
             report::windows(&measured.claims),
+            last_cold.unwrap_or_default().as_secs_f64(),
             measured.costs.lasted.as_secs_f64(),
+            2 * DRAINED_SECONDS,
             measured.busiest("create", "pods")
         );
         load::clear(&side, PATIENCE).await;
@@ -443,17 +460,25 @@ impl Bench {
     /// Raises the rate until it is not sustained any more.
     async fn highest(&mut self, system: System, load: fn(f64, u64) -> Load) {
         let (pool, seconds) = (self.choice.pool, self.choice.seconds);
-        let controller = Controller::start(system, Tuning::Steady, &self.house).await;
+        let controller = Controller::start(system, Tuning::Highest, &self.house).await;
         let side = Side::new(system, &self.house).await;
         side.fill(pool, PATIENCE).await;
         let mut rate = FIRST_RATE;
         loop {
-            let load = load(rate, seconds);
+            let load = Load {
+                runs_dry: true,
+                ..load(rate, seconds)
+            };
             let measured = self.measured(&controller, &side, pool, 0, &load).await;
             load::clear(&side, PATIENCE).await;
             let goes_on = measured.is_sustained() && measured.spoiled().is_none();
             self.all.push(measured);
             if !goes_on {
+                eprintln!(
+                    "{}: the highest rate that was sustained is {:.0}/s",
+                    system.name(),
+                    rate / STEP
+                );
                 return;
             }
             rate *= STEP;
@@ -515,15 +540,16 @@ impl Bench {
                 chart::Series {
                     name: system.name(),
                     colour,
-                    points: points
-                        .filter_map(|claim| Some((claim.due, claim.in_all()?)))
-                        .collect(),
+                    points: points.map(|claim| (claim.due, claim.in_all())).collect(),
                 }
             });
         let title = format!(
             "From when a claim was to come until it is ready, {}",
             fastest.unwrap_or_default()
         );
-        std::fs::write(folder.join("previews.svg"), chart::draw(&title, &series)).unwrap();
+        // Where both were measured: a part of the whole leaves the plot of another part as it is.
+        if series.iter().all(|series| !series.points.is_empty()) {
+            std::fs::write(folder.join("previews.svg"), chart::draw(&title, &series)).unwrap();
+        }
     }
 }

@@ -50,6 +50,8 @@ pub enum Tuning {
     Steady,
     /// Refill after a burst.
     Burst,
+    /// Refill as claims come, however many: where its highest rate is looked for, its own bound must not be what is found.
+    Highest,
 }
 
 /// One of them, and where its claims are.
@@ -285,6 +287,10 @@ async fn peer(tuning: Tuning, house: &House) -> Controller {
         "--sandbox-warm-pool-replenish-delay=0",
         "--sandbox-warm-pool-max-refill-rate=30",
     ];
+    let highest = [
+        "--sandbox-warm-pool-replenish-delay=0",
+        "--sandbox-warm-pool-max-refill-rate=200",
+    ];
     let child = Command::new(program)
         .args([
             "--extensions",
@@ -305,6 +311,7 @@ async fn peer(tuning: Tuning, house: &House) -> Controller {
         .args(match tuning {
             Tuning::Steady => &steady[..],
             Tuning::Burst => &burst[..],
+            Tuning::Highest => &highest[..],
         })
         .arg(format!("--metrics-bind-address={metrics}"))
         .arg(format!("--health-probe-bind-address={health}"))
