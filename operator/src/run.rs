@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     pool::{self, controller::Sources},
     preview::{
-        Context, Settings,
+        Context, Settings, clock,
         controller::{self, Previews, Told},
         seals, sweep,
     },
@@ -300,6 +300,7 @@ async fn background(context: Arc<Context>, pools: Sources) {
         pool::controller::run(pools, context.clone()),
         sweep::run(context.clone()),
         seals::run(&context),
+        clock::run(&context),
         activity::run(&context),
         costs::run(&context),
         denials::run(&context),

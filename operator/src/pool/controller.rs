@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{
     Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -82,6 +82,8 @@ pub struct Sources {
     pub listings: News<GuardedListing>,
     /// The policy.
     pub policies: News<GuardedPolicy>,
+    /// Nodes.
+    pub nodes: News<Node>,
     /// Pools, also those that are gone.
     pub pools: News<Guarded>,
 }
@@ -96,6 +98,12 @@ fn wake_pools(context: &Context, wanted: impl Fn(&PreviewPool) -> bool) {
             context.wakes.pool_named(&namespace, &pool.name_any());
         }
     }
+}
+
+/// Has cells looked at that nobody is given any more because of their nodes.
+fn wake_distrusted(context: &Context) {
+    let distrusted = context.pools.distrusted(|warm| context.watched.trusts(warm));
+    context.wakes.cells(distrusted);
 }
 
 /// Has previews wait until what is there already is known, for they could be ready in it at once.
@@ -157,6 +165,11 @@ pub async fn run(sources: Sources, context: Arc<Context>) {
     });
     let of_policies = well(sources.policies).for_each(|_: GuardedPolicy| {
         wake_pools(&context, |_| true);
+        wake_distrusted(&context);
+        std::future::ready(())
+    });
+    let of_nodes = well(sources.nodes).for_each(|_: Node| {
+        wake_distrusted(&context);
         std::future::ready(())
     });
     let settled = async {
@@ -170,7 +183,16 @@ pub async fn run(sources: Sources, context: Arc<Context>) {
             );
         }
     };
-    futures::join!(cells, told, pools, of_pools, of_listings, of_policies, settled);
+    futures::join!(
+        cells,
+        told,
+        pools,
+        of_pools,
+        of_listings,
+        of_policies,
+        of_nodes,
+        settled
+    );
 }
 
 /// A pool as the watch has it now, by `namespace/name`.

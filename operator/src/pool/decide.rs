@@ -15,6 +15,9 @@ pub const SAFETY: Duration = Duration::from_secs(60);
 /// How often a pod is looked at that was asked to end.
 const ENDING: Duration = Duration::from_secs(5);
 
+/// At least so long a ready cell that is too old waits before it is looked at again.
+const TURN: Duration = Duration::from_secs(1);
+
 /// Why a pod that waited for previews is ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -260,7 +263,7 @@ pub fn next_look(pod: &Pod, max_age: Duration, now: Timestamp) -> Duration {
         .ok()
         .and_then(|old| Duration::try_from(old.duration_since(now)).ok());
     // One that is too old already waits for its turn to be renewed.
-    let turn = (max_age / 10).max(ENDING);
+    let turn = (max_age / 20).clamp(TURN, SAFETY);
     left.filter(|left| !left.is_zero()).unwrap_or(turn).min(SAFETY)
 }
 

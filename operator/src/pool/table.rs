@@ -657,6 +657,19 @@ impl Table {
             .any(|pool| pool.first(kind, "", &trusted).is_some())
     }
 
+    /// The ready cells that are not trusted.
+    pub fn distrusted(&self, trusted: impl Fn(&Warm) -> bool) -> Vec<String> {
+        let pools = self.pools();
+        let warm = pools.values().flat_map(|pool| {
+            pool.offered
+                .iter()
+                .filter_map(|name| pool.cells.get(name)?.warm.as_deref())
+        });
+        warm.filter(|warm| !trusted(warm))
+            .map(|warm| warm.cell.clone())
+            .collect()
+    }
+
     /// Whether a pool keeps cells of this kind ready, or would.
     pub fn keeps(&self, kind: &str) -> bool {
         let pools = self.pools();

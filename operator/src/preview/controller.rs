@@ -106,7 +106,7 @@ pub fn controller(
         stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
     let (policies, [of_policies, pools_policies]) =
         stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
-    let (nodes, []) = stored(&mut reflectors, all(), everything(), bare_node);
+    let (nodes, [pools_nodes]) = stored(&mut reflectors, all(), everything(), bare_node);
     let receipts = Api::namespaced(client.clone(), receipts_namespace);
     let kept = everything().labels(vitrine_receipts::names::STATE_LABEL);
     let (receipts, []) = stored(&mut reflectors, receipts, kept, |_| {});
@@ -124,6 +124,7 @@ pub fn controller(
         cells: pools_cells,
         listings: pools_listings,
         policies: pools_policies,
+        nodes: pools_nodes,
         pools: pools_pools,
     };
     let watched = Watched {

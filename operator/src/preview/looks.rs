@@ -262,17 +262,20 @@ pub fn quiet(context: &Context, preview: &PreviewSandbox, now: Timestamp) -> Opt
     {
         return None;
     }
-    // What gateways and nodes count no watch tells, nor that the clock was set.
-    let wake = left.min(lives).min(SAFETY);
+    let mut wake = left.min(lives);
     let Some(policy) = watched.policy() else {
         return Some(wake);
     };
+    // What gateways and nodes count no watch tells.
+    let traffic = &policy.spec.traffic;
+    if policy.spec.abuse.is_some() || traffic.unopened.is_some() || traffic.idle.is_some() {
+        wake = wake.min(SAFETY);
+    }
     if policy.spec.maintenance.expiry == Expiry::Suspended {
         // When its time is about to be over, it may be given more.
         let quiet = lives.checked_sub(decide::AHEAD).filter(|left| !left.is_zero())?;
         return Some(wake.min(quiet));
     }
-    let mut wake = wake;
     match decide::deserted(status, &policy, context.watchers.of(&uid).as_ref()) {
         None => {}
         Some(Deserted::From(time)) => wake = wake.min(decide::until(time, now)?),

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod cells;
+pub mod clock;
 pub mod controller;
 pub mod decide;
 pub mod dereference;

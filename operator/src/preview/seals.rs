@@ -3,7 +3,11 @@
 //! After such a gap all that live are looked at one after the other, which takes minutes where there are thousands. Whether each still has
 //! its network policy, and no other, a list of their metadata says within a second.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::{Api, ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
@@ -19,11 +23,15 @@ use crate::{
 
 /// After a list that failed.
 const AGAIN: Duration = Duration::from_secs(2);
+/// The first list after a start comes so much later: beside the first claims it made those wait, and an operator larger than it is ever
+/// after.
+const AFTER_START: Duration = Duration::from_secs(10);
 /// Every policy, also those without our label: a foreign one in a cell must be seen.
 const ALL: &str = "";
 
 /// Looks after each gap, for ever.
 pub async fn run(context: &Context) {
+    tokio::time::sleep(AFTER_START).await;
     loop {
         context.looks.unheard().await;
         while let Err(error) = look(context).await {
@@ -36,11 +44,11 @@ pub async fn run(context: &Context) {
 
 async fn look(context: &Context) -> Result<()> {
     let policies: Api<NetworkPolicy> = Api::all(context.client.clone());
-    let mut seals: HashMap<String, Seals> = HashMap::new();
+    let mut seals = Seals::default();
     let listed = api::each_in(&policies, ALL, |policy: &PartialObjectMeta<NetworkPolicy>| {
         let cell = policy.namespace().unwrap_or_default();
         if context.watched.cells.has(&cell) {
-            seals.entry(cell).or_default().add(policy);
+            seals.add(&cell, policy);
         }
     });
     listed
@@ -57,7 +65,7 @@ async fn look(context: &Context) -> Result<()> {
         else {
             return;
         };
-        if status.phase == Phase::Ready && seals.get(cell).is_none_or(|found| !found.are(&status.seal)) {
+        if status.phase == Phase::Ready && !seals.has(cell, status.seal.as_deref()) {
             let name = &preview.metadata.name;
             context.looks.touch(&ObjectRef::new(name).within(namespace));
             context.wakes.preview(namespace, name);
@@ -74,24 +82,28 @@ async fn look(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The network policies of one cell.
+/// The network policies of all cells, by hashes: of ten thousand cells, names and uids would be a megabyte and a half.
 #[derive(Default)]
 struct Seals {
-    own: Option<String>,
-    others: bool,
+    hasher: RandomState,
+    /// What the only policy of a cell is known by; `None` where there is another one too.
+    known: HashMap<u64, Option<u64>>,
 }
 
 impl Seals {
-    fn add(&mut self, policy: &PartialObjectMeta<NetworkPolicy>) {
-        if policy.name_any() == names::SEAL {
-            self.own = Some(seal_identity(policy));
-        } else {
-            self.others = true;
+    fn add(&mut self, cell: &str, policy: &PartialObjectMeta<NetworkPolicy>) {
+        let own = policy.name_any() == names::SEAL;
+        let seal = own.then(|| self.hasher.hash_one(seal_identity(policy)));
+        let known = self.known.entry(self.hasher.hash_one(cell)).or_insert(seal);
+        if *known != seal {
+            *known = None;
         }
     }
 
-    fn are(&self, seal: &Option<String>) -> bool {
-        !self.others && self.own.is_some() && self.own == *seal
+    /// Whether a cell has this policy, and no other.
+    fn has(&self, cell: &str, seal: Option<&str>) -> bool {
+        let known = self.known.get(&self.hasher.hash_one(cell)).copied().flatten();
+        known.is_some() && known == seal.map(|seal| self.hasher.hash_one(seal))
     }
 }
 
@@ -133,14 +145,21 @@ mod tests {
     fn a_seal_is_the_very_policy_unchanged_and_alone() {
         let found = |policies: &[PartialObjectMeta<NetworkPolicy>]| {
             let mut seals = Seals::default();
-            policies.iter().for_each(|policy| seals.add(policy));
+            policies.iter().for_each(|policy| seals.add("cell", policy));
             seals
         };
-        let seal = Some("a/1".to_owned());
-        assert!(found(&[policy("vitrine", "a", 1)]).are(&seal));
-        assert!(!found(&[policy("vitrine", "a", 2)]).are(&seal), "changed");
-        assert!(!found(&[policy("vitrine", "b", 1)]).are(&seal), "made anew");
-        assert!(!found(&[policy("vitrine", "a", 1), policy("other", "c", 1)]).are(&seal));
-        assert!(!found(&[]).are(&seal) && !found(&[]).are(&None));
+        let seal = Some("a/1");
+        assert!(found(&[policy("vitrine", "a", 1)]).has("cell", seal));
+        assert!(!found(&[policy("vitrine", "a", 1)]).has("another", seal));
+        assert!(!found(&[policy("vitrine", "a", 2)]).has("cell", seal), "changed");
+        assert!(
+            !found(&[policy("vitrine", "b", 1)]).has("cell", seal),
+            "made anew"
+        );
+        for two in [["vitrine", "other"], ["other", "vitrine"]] {
+            let two = two.map(|name| policy(name, "a", 1));
+            assert!(!found(&two).has("cell", seal), "not alone");
+        }
+        assert!(!found(&[]).has("cell", seal) && !found(&[]).has("cell", None));
     }
 }

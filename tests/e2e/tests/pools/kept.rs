@@ -18,10 +18,12 @@ use vitrine_policies::names;
 
 use crate::{GONE, is_full, offer, pools, ready, retire, until};
 
-/// Each is renewed within a few of the operator's looks at an old one, which are five seconds apart.
-const RENEWED: Duration = Duration::from_secs(120);
+/// Each is renewed within a few of the operator's looks at an old one.
+const RENEWED: Duration = Duration::from_secs(60);
+/// Less than the time after which a cell is looked at even if nothing is told.
+const TOLD: Duration = Duration::from_secs(30);
 /// Longer than any time after which the operator tries again to take a slot.
-const QUIET: Duration = Duration::from_secs(11);
+const QUIET: Duration = Duration::from_secs(8);
 
 /// The pods that wait and do not go: their uids and nodes.
 async fn pods(house: &House) -> Vec<(String, String)> {
@@ -98,7 +100,7 @@ async fn what_waits_on_a_node_that_is_set_aside_is_handed_out_to_nobody_and_made
         }
     })
     .await;
-    eventually("none waits there", RENEWED, async || {
+    eventually("none waits there", TOLD, async || {
         let now = pods(&house).await;
         let stays: Vec<_> = now.iter().filter(|(_, node)| nodes.contains(node)).collect();
         if stays.is_empty() && !now.is_empty() {
