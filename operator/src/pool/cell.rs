@@ -229,6 +229,11 @@ async fn apply(
             context.wakes.pool(of);
         }
     };
+    if let (Plan::EndPod | Plan::ReleasePod, Some(pod)) = (&plan, &world.pod)
+        && cells::is_of_now(context, &name, pod).await?
+    {
+        return Ok(Action::requeue(BEHIND));
+    }
     match plan {
         Plan::Idle(after) => {
             set(
@@ -261,18 +266,12 @@ async fn apply(
         Plan::EndPod => {
             set(leaving(world), None);
             if let Some(pod) = &world.pod {
-                if cells::is_of_now(context, &name, pod).await? {
-                    return Ok(Action::requeue(BEHIND));
-                }
                 pods::end(context, pod, shape::GRACE_SECONDS).await?;
             }
             Ok(Action::requeue(decide::SAFETY))
         }
         Plan::ReleasePod => {
             if let Some(pod) = &world.pod {
-                if cells::is_of_now(context, &name, pod).await? {
-                    return Ok(Action::requeue(BEHIND));
-                }
                 if world.node_gone {
                     pods::end(context, pod, 0).await?;
                 }
@@ -393,8 +392,7 @@ async fn hold(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
             Lack::Slots { .. } => ShortReason::WaitingForSlot,
             Lack::Room { .. } => ShortReason::WaitingForCapacity,
         };
-        context.pools.lacks(&of.uid, Some((reason, behind.words())));
-        context.wakes.pool(of);
+        lacks(context, of, reason, behind.words());
         return Ok(Action::requeue(FULL));
     }
     let listing = envelope::listing_uid(&envelope.listing).to_owned();
@@ -403,10 +401,7 @@ async fn hold(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
     let limit = |dimension: Dimension| dimension.limit(&policy.spec, TrustLevel::default());
     let demands = Keys::of_listing(&listing, &envelope.seller).demands(limit);
     if let Some(lack) = context.watched.lacking(&uid, &demands, &policy) {
-        context
-            .pools
-            .lacks(&of.uid, Some((ShortReason::WaitingForSlot, lack.words())));
-        context.wakes.pool(of);
+        lacks(context, of, ShortReason::WaitingForSlot, lack.words());
         return Ok(Action::requeue(FULL));
     }
     match slots::take(context, &owner, &policy, &demands).await? {
@@ -427,10 +422,7 @@ async fn hold(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
             taken,
         } => {
             let lack = Lack::Slots { dimension, limit };
-            context
-                .pools
-                .lacks(&of.uid, Some((ShortReason::WaitingForSlot, lack.words())));
-            context.wakes.pool(of);
+            lacks(context, of, ShortReason::WaitingForSlot, lack.words());
             // Another operator may have got all of them for it, of which these are some: then it has written the cell, and this is refused.
             // The next attempt may come before these are gone: it writes what it finds, and so keeps it.
             let untouched = cells::annotate(context, cell, record::returned(Timestamp::now())).await?;
@@ -440,6 +432,12 @@ async fn hold(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
             Ok(Action::requeue(FULL))
         }
     }
+}
+
+/// Says what the next cell of a pool waits for.
+fn lacks(context: &Context, of: &OfPool, reason: ShortReason, words: String) {
+    context.pools.lacks(&of.uid, Some((reason, words)));
+    context.wakes.pool(of);
 }
 
 async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Result<Action> {
@@ -485,16 +483,23 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
         Podded::Refused(error) => {
             // Because a part of it is missing, perhaps, of which no watch has told.
             context.pools.confinement.doubt(&name, Doubt::Confinement);
+            if make::is_by_quota(&error) {
+                return give_up(context, cell, of, &error).await;
+            }
             context.pools.failed(&of.uid, &error.to_string(), Instant::now());
             context.wakes.pool(of);
-            if make::is_by_quota(&error) {
-                tracing::warn!(cell = name, %error, "something else is in a cell that nobody has: it is removed");
-                cells::remove_free(&context.client, cell).await?;
-                return Ok(Action::await_change());
-            }
             Err(error)
         }
     }
+}
+
+/// Removes a cell in which something else is, so that its quota has no room for what is to be in it.
+async fn give_up(context: &Context, cell: &Meta, of: &OfPool, error: &Error) -> Result<Action> {
+    tracing::warn!(cell = cell.name_any(), %error, "something else is in a cell that nobody has: it is removed");
+    context.pools.failed(&of.uid, &error.to_string(), Instant::now());
+    context.wakes.pool(of);
+    cells::remove_free(&context.client, cell).await?;
+    Ok(Action::await_change())
 }
 
 /// What a look at all of a cell has found that confines it as it is to be, and nobody doubts since.
@@ -538,13 +543,7 @@ async fn confine(
     match make::seal(context, &name, &there, envelope).await? {
         Sealed::Whole(_) if !new => {}
         Sealed::Whole(_) | Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
-        Sealed::Refused(error) => {
-            tracing::warn!(cell = name, %error, "a cell that nobody has cannot be confined: it is removed");
-            context.pools.failed(&of.uid, &error.to_string(), Instant::now());
-            context.wakes.pool(of);
-            cells::remove_free(&context.client, cell).await?;
-            return Ok(Some(Action::await_change()));
-        }
+        Sealed::Refused(error) => return give_up(context, cell, of, &error).await.map(Some),
         Sealed::Uncounted(_) => {
             context.pools.set(&of.uid, &name, State::Making, None);
             return Ok(Some(Action::requeue(QUOTA)));

@@ -358,22 +358,22 @@ where
 /// Which quota of ours it was that refused, if one did. The API server tells it in words only (apiserver, quota admission:
 /// "exceeded quota: NAME, requested: …").
 fn refusing(error: &Error) -> Option<&'static str> {
-    let Error::Kube { source, .. } = error else {
-        return None;
-    };
-    let answer = error::status(source).filter(|answer| exceeds_quota(answer))?;
+    let answer = quotas_answer(error)?;
     let refused = |by: &&str| answer.message.contains(&format!("exceeded quota: {by}, "));
     [names::SEAL, names::CLOSED].into_iter().find(refused)
 }
 
 /// Whether it was a quota that refused.
 pub fn is_by_quota(error: &Error) -> bool {
-    matches!(error, Error::Kube { source, .. } if error::status(source).is_some_and(exceeds_quota))
+    quotas_answer(error).is_some()
 }
 
-/// Whether it was the quota that refused; the API server has no reason of its own for it.
-fn exceeds_quota(answer: &kube::core::Status) -> bool {
-    answer.is_forbidden() && answer.message.contains("exceeded quota")
+/// The answer of a quota that refused; the API server has no reason of its own for it.
+fn quotas_answer(error: &Error) -> Option<&kube::core::Status> {
+    let Error::Kube { source, .. } = error else {
+        return None;
+    };
+    error::status(source).filter(|answer| answer.is_forbidden() && answer.message.contains("exceeded quota"))
 }
 
 async fn create<K: Part>(api: &Api<K>, object: &K) -> Result<K> {

@@ -395,35 +395,13 @@ impl Watched {
         if warm && self.has_its_slots_free(preview, policy) {
             return Place::Turn;
         }
-        let place = self.forecast(preview, listing, policy, own, warm);
-        let demands = if warm {
-            slots::own_demands(&policy.spec, preview)
-        } else {
-            slots::demands(&policy.spec, listing, preview)
-        };
-        let lack = self.lacking(&preview.uid().unwrap_or_default(), &demands, policy);
-        match (place, lack) {
-            (Place::Turn, Some(lack)) => Place::Behind(Behind {
-                lack,
-                position: 1,
-                estimate: None,
-            }),
-            (place, _) => place,
-        }
-    }
-
-    fn forecast(
-        &self,
-        preview: &PreviewSandbox,
-        listing: &SkuListing,
-        policy: &PreviewPolicy,
-        own: Duration,
-        warm: bool,
-    ) -> Place {
-        let (room, policy) = (self.room(policy), &policy.spec);
+        let room = self.room(policy);
         let uid = preview.uid().unwrap_or_default();
         let seen = self.seen(|_, _| false);
-        let mut entries: Vec<_> = seen.entries(policy).filter(|entry| entry.uid != uid).collect();
+        let mut entries: Vec<_> = seen
+            .entries(&policy.spec)
+            .filter(|entry| entry.uid != uid)
+            .collect();
         // As it was read just now: the watch may be behind.
         let listing_uid = listing.uid().unwrap_or_default();
         // What waits for it in a pool has its slots and its room already.
@@ -439,9 +417,22 @@ impl Watched {
             uid: &uid,
             keys,
             needs,
-            stage: waits(preview.spec.trust_level, since(preview), policy),
+            stage: waits(preview.spec.trust_level, since(preview), &policy.spec),
         });
-        queue::place(&entries, room.as_ref(), &uid, own)
+        let place = queue::place(&entries, room.as_ref(), &uid, own);
+        let demands = if warm {
+            slots::own_demands(&policy.spec, preview)
+        } else {
+            slots::demands(&policy.spec, listing, preview)
+        };
+        match (place, self.lacking(&uid, &demands, policy)) {
+            (Place::Turn, Some(lack)) => Place::Behind(Behind {
+                lack,
+                position: 1,
+                estimate: None,
+            }),
+            (place, _) => place,
+        }
     }
 
     /// Whether there is a free slot for a preview of whatever it has in common with no pool's cell, even if all who wait for the same

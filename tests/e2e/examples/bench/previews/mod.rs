@@ -463,7 +463,7 @@ impl Bench {
         let controller = Controller::start(system, Tuning::Highest, &self.house).await;
         let side = Side::new(system, &self.house).await;
         side.fill(pool, PATIENCE).await;
-        let mut rate = FIRST_RATE;
+        let (mut rate, mut sustained) = (FIRST_RATE, None);
         loop {
             let load = Load {
                 runs_dry: true,
@@ -474,13 +474,14 @@ impl Bench {
             let goes_on = measured.is_sustained() && measured.spoiled().is_none();
             self.all.push(measured);
             if !goes_on {
+                let highest = sustained.map_or_else(|| "none".to_owned(), |rate: f64| format!("{rate:.0}/s"));
                 eprintln!(
-                    "{}: the highest rate that was sustained is {:.0}/s",
-                    system.name(),
-                    rate / STEP
+                    "{}: the highest rate that was sustained is {highest}",
+                    system.name()
                 );
                 return;
             }
+            sustained = Some(rate);
             rate *= STEP;
         }
     }
