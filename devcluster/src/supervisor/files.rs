@@ -40,12 +40,14 @@ pub(crate) struct Inputs<'a> {
     pub(crate) cni_plugins: Option<&'a Path>,
     /// Whether pods may run under gVisor.
     pub(crate) gvisor: bool,
+    /// Whether benches measure others here.
+    pub(crate) unthrottled: bool,
 }
 
 /// Writes everything; nothing of it changes while the cluster lives.
 pub(crate) fn write_all(inputs: &Inputs<'_>) -> Result<()> {
     write_pki(inputs)?;
-    write("audit-policy.json", &audit_policy().to_string())?;
+    write("audit-policy.json", &audit_policy(inputs.unthrottled).to_string())?;
     if inputs.level == Level::Scale {
         write("kwok.yaml", KWOK_STAGES)?;
     }
@@ -178,16 +180,29 @@ fn write_pki(inputs: &Inputs<'_>) -> Result<()> {
     )
 }
 
-/// Every write with its user and object; reads would drown them.
-fn audit_policy() -> Value {
+/// Every write with its user and object; reads would drown them. Who has which cell, and what previews say of themselves, is kept whole: by
+/// that a test judges; a bench would measure it.
+fn audit_policy(unthrottled: bool) -> Value {
+    let whole = [
+        json!({
+            "level": "RequestResponse", "verbs": ["create", "patch", "delete"], "omitManagedFields": true,
+            "resources": [{ "group": "", "resources": ["namespaces"] }],
+        }),
+        json!({
+            "level": "RequestResponse", "verbs": ["update", "patch"], "omitManagedFields": true,
+            "resources": [{ "group": "vitrine.dev", "resources": ["previewsandboxes/status"] }],
+        }),
+    ];
+    let writes = [
+        json!({ "level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"] }),
+        json!({ "level": "None" }),
+    ];
+    let rules: Vec<_> = whole.into_iter().filter(|_| !unthrottled).chain(writes).collect();
     json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
-        "rules": [
-            { "level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"] },
-            { "level": "None" },
-        ],
+        "rules": rules,
     })
 }
 
@@ -378,10 +393,21 @@ mod tests {
     }
 
     #[test]
-    fn only_writes_are_audited() {
-        let policy = audit_policy();
-        assert_eq!(policy["rules"][0]["level"], "Metadata");
-        assert_eq!(policy["rules"][1], json!({ "level": "None" }));
+    fn only_writes_are_audited_and_few_of_them_whole() {
+        let levels = |unthrottled| {
+            let policy = audit_policy(unthrottled);
+            let levels = policy["rules"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|rule| rule["level"].clone());
+            levels.collect::<Vec<_>>()
+        };
+        assert_eq!(levels(true), ["Metadata", "None"]);
+        assert_eq!(
+            levels(false),
+            ["RequestResponse", "RequestResponse", "Metadata", "None"]
+        );
     }
 
     #[test]

@@ -194,6 +194,7 @@ async fn network(cluster: &Cluster) -> Result<namespaces::Namespace> {
         api_port,
         cni_plugins,
         gvisor: cluster.tools.folder(GVISOR).is_ok(),
+        unthrottled: cluster.orders.unthrottled,
     })?;
     Ok(node)
 }

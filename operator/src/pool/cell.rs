@@ -46,7 +46,7 @@ use crate::{
     workqueue::Action,
 };
 
-/// When to look again whether a new quota is counted.
+/// When to look again whether a new quota is counted, at the earliest: while nobody counts, ever later.
 const QUOTA: Duration = Duration::from_millis(200);
 /// When to look again for slots that were all taken.
 const FULL: Duration = Duration::from_secs(5);
@@ -544,9 +544,17 @@ async fn confine(
         Sealed::Whole(_) if !new => {}
         Sealed::Whole(_) | Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
         Sealed::Refused(error) => return give_up(context, cell, of, &error).await.map(Some),
-        Sealed::Uncounted(_) => {
+        Sealed::Unfurnished => {
             context.pools.set(&of.uid, &name, State::Making, None);
-            return Ok(Some(Action::requeue(QUOTA)));
+            return Ok(Some(Action::requeue(make::FURNISHES)));
+        }
+        Sealed::Uncounted(since) => {
+            context.pools.set(&of.uid, &name, State::Making, None);
+            let age = since.map(|since| Timestamp::now().duration_since(since));
+            let age = age
+                .and_then(|age| Duration::try_from(age).ok())
+                .unwrap_or_default();
+            return Ok(Some(Action::requeue(QUOTA.max(age / 4).min(decide::SAFETY))));
         }
     }
     if let Some(broken) = unsealed(&name, &there, envelope, &context.settings.house) {

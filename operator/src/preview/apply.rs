@@ -478,6 +478,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let policy = match make::seal(context, &tenant.cell, cell, envelope).await? {
         Sealed::Whole(policy) => *policy,
         Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
+        Sealed::Unfurnished => return Ok(Action::requeue(make::FURNISHES)),
         Sealed::Refused(error) => return rejected(context, world, error).await,
         Sealed::Uncounted(made) => {
             let now = Timestamp::now();

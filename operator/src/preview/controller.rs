@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use vitrine_crds::{Phase, PreviewSandbox, StatusReason};
 use vitrine_policies::{
     cell::{
-        Tenant,
+        Tenant, boundary,
         record::{self, Record},
         seal,
     },
@@ -208,7 +208,10 @@ fn follow_cells(watches: &mut JoinSet<()>, client: &kube::Client, tenants: &Tena
             Api::<ResourceQuota>::all(client.clone()),
             cells_only,
             tenants,
-            |quota, tenants| !tenants.told.pools.confinement.counts(quota),
+            |quota, tenants| {
+                !tenants.told.pools.confinement.counts(quota)
+                    || boundary::exceeded(quota, quota).next().is_some()
+            },
         ),
         move |quota| quotas.live(&quota),
     ));

@@ -536,7 +536,7 @@ fn admitted(status: &PreviewSandboxStatus, world: &World, now: Timestamp) -> Pla
         return Plan::Provision(Box::new(envelope));
     }
 
-    if let Some(broken) = seal_broken(status, world, &envelope) {
+    if let Some(broken) = seal_broken(status, world, &envelope).or_else(|| planted(world, &envelope)) {
         return end(world, StatusReason::SealBroken, &broken, now);
     }
     let Some(pod) = &world.cell.pod else {
@@ -1131,6 +1131,28 @@ fn seal_broken(status: &PreviewSandboxStatus, world: &World, envelope: &Envelope
     None
 }
 
+/// In words what is in the cell of a live preview beside what is its own. Before its pod is made, the quota says that itself by what it refuses.
+fn planted(world: &World, envelope: &Envelope) -> Option<String> {
+    quotas(&world.tenant.cell, &world.cell, envelope).find_map(|(live, desired)| {
+        let kind = boundary::exceeded(live, &desired).next()?;
+        Some(format!("there are more {kind} in the cell than its own"))
+    })
+}
+
+/// The quotas of a cell that are there, beside what they are to be.
+fn quotas<'a>(
+    name: &str,
+    cell: &'a Cell,
+    envelope: &Envelope,
+) -> impl Iterator<Item = (&'a ResourceQuota, ResourceQuota)> {
+    let quota = cell
+        .quota
+        .as_ref()
+        .map(|live| (live, boundary::quota(name, envelope)));
+    let closed = cell.closed.as_ref().map(|live| (live, boundary::closed(name)));
+    quota.into_iter().chain(closed)
+}
+
 /// In words what is wrong with what confines a cell that nobody has.
 pub fn unsealed(
     name: &str,
@@ -1153,13 +1175,12 @@ pub fn unsealed(
         let allowed = status.and_then(|status| status.hard.as_ref());
         allowed.is_none() || allowed == spec.and_then(|spec| spec.hard.as_ref())
     };
-    for (live, desired) in [
-        (&cell.quota, boundary::quota(name, envelope)),
-        (&cell.closed, boundary::closed(name)),
-    ] {
-        let live = live.as_ref();
-        if spoiled(live.map(|live| is_quota(&desired, live) && allowed(live))) {
+    for (live, desired) in quotas(name, cell, envelope) {
+        if !(is_quota(&desired, live) && allowed(live)) {
             return Some("the ResourceQuota");
+        }
+        if boundary::exceeded(live, &desired).next().is_some() {
+            return Some("what is in it, by its ResourceQuota");
         }
     }
     let range = boundary::limit_range(name, envelope);

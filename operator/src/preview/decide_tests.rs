@@ -420,6 +420,23 @@ fn a_network_policy_that_was_touched_ends_the_preview_even_if_it_was_put_back() 
 }
 
 #[test]
+fn more_in_a_cell_than_its_own_ends_the_preview() {
+    let counting = |counted: serde_json::Value| {
+        let mut world = ready();
+        world.cell.closed.as_mut().unwrap().status =
+            serde_json::from_value(json!({"used": counted})).unwrap();
+        decide(&world, at(6))
+    };
+    let (reason, message) = ends_with(&counting(json!({"count/limitranges": "1", "count/secrets": "1"})));
+    assert_eq!(reason, StatusReason::SealBroken);
+    assert_eq!(message, "there are more secrets in the cell than its own");
+    // What a quota counts is known after it is.
+    let fits =
+        counting(json!({"count/limitranges": "1", "count/serviceaccounts": "1", "count/secrets": "0"}));
+    assert!(matches!(fits, Plan::Idle(_)), "{fits:?}");
+}
+
+#[test]
 fn drift_elsewhere_is_put_back_and_the_preview_lives() {
     let mut world = ready();
     world.cell.quota.as_mut().unwrap().spec = None;

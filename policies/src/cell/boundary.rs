@@ -100,6 +100,47 @@ pub fn closed(cell: &str) -> ResourceQuota {
     limited(cell, names::CLOSED, hard.collect())
 }
 
+/// How many objects of a kind there may be, as a key of a quota (Kubernetes "Resource Quotas", object count quota).
+const OBJECTS: &str = "count/";
+
+/// The kinds of which a quota counts more than `desired` allows: what is too many came in before the quota was, or past it. As resources
+/// (`pods`, `deployments.apps`).
+pub fn exceeded<'a>(live: &'a ResourceQuota, desired: &ResourceQuota) -> impl Iterator<Item = &'a str> {
+    counted(live, desired).filter_map(|(kind, used, most)| (used > most).then_some(kind))
+}
+
+/// The kinds of which a quota counts fewer than `desired` allows, and how many it counts: if there are more of them, there is room for what
+/// is no part of the cell.
+pub fn lacking<'a>(
+    live: &'a ResourceQuota,
+    desired: &ResourceQuota,
+) -> impl Iterator<Item = (&'a str, usize)> {
+    counted(live, desired).filter_map(|(kind, used, most)| (used < most).then_some((kind, used)))
+}
+
+/// How many a quota counts of a kind of object, given as a resource.
+pub fn counts(quota: &ResourceQuota, kind: &str) -> Option<usize> {
+    let used = quota.status.as_ref()?.used.as_ref()?;
+    used.get(&format!("{OBJECTS}{kind}"))?.0.parse().ok()
+}
+
+/// What a quota counts of each kind of object, beside what is allowed.
+fn counted<'a>(
+    live: &'a ResourceQuota,
+    desired: &ResourceQuota,
+) -> impl Iterator<Item = (&'a str, usize, usize)> {
+    let allowed = desired.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    let used = live.status.as_ref().and_then(|status| status.used.as_ref());
+    used.into_iter().flatten().filter_map(move |(key, used)| {
+        let most = allowed?.get(key)?;
+        Some((
+            key.strip_prefix(OBJECTS)?,
+            used.0.parse().ok()?,
+            most.0.parse().ok()?,
+        ))
+    })
+}
+
 fn limited(cell: &str, name: &str, hard: BTreeMap<String, Quantity>) -> ResourceQuota {
     ResourceQuota {
         metadata: metadata(cell, name),

@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::task::JoinSet;
 use vitrine_crds::{
-    Phase, PreviewSandbox, PreviewSandboxStatus,
+    Phase, PreviewSandbox,
     conditions::{self, types},
 };
 use vitrine_policies::slots::Dimension;
@@ -41,12 +41,6 @@ struct Told {
     live: BTreeSet<String>,
     ended: BTreeSet<String>,
     most_live: usize,
-    /// The live preview of each cell.
-    tenants: BTreeMap<String, String>,
-    /// The previews that had each pod, by its uid.
-    pods: BTreeMap<String, BTreeSet<String>>,
-    /// Two live previews in one cell, in words.
-    shared: Vec<String>,
     synced: u8,
 }
 
@@ -121,20 +115,6 @@ impl History {
         self.lock().most_live
     }
 
-    /// Every time that two previews had one cell at once, or one pod ever.
-    pub fn shared(&self) -> Vec<String> {
-        let told = self.lock();
-        let pods = told.pods.iter().filter(|(_, had)| had.len() > 1);
-        let pods = pods.map(|(pod, had)| format!("pod {pod} was had by {had:?}"));
-        told.shared.iter().cloned().chain(pods).collect()
-    }
-
-    /// How many pods previews had, and how many cells.
-    pub fn had(&self) -> (usize, usize) {
-        let told = self.lock();
-        (told.pods.len(), told.tenants.len())
-    }
-
     /// How many previews have come to a proven end after they were admitted.
     pub fn ends(&self) -> usize {
         self.lock().ended.len()
@@ -161,7 +141,6 @@ impl Told {
         };
         let uid = preview.uid().unwrap_or_default();
         let status = preview.status.unwrap_or_default();
-        self.lives_in(&uid, &status);
         if conditions::is_true(&status.conditions, types::ADMITTED) {
             if status.receipt.is_some() {
                 self.live.remove(&uid);
@@ -177,27 +156,6 @@ impl Told {
         }
         if let Some(started) = status.started_at {
             self.starts.entry(uid).or_default().insert(started.0.to_string());
-        }
-    }
-
-    fn lives_in(&mut self, uid: &str, status: &PreviewSandboxStatus) {
-        if let Some(pod) = &status.pod {
-            self.pods
-                .entry(pod.uid.clone())
-                .or_default()
-                .insert(uid.to_owned());
-        }
-        let Some(cell) = &status.cell else { return };
-        let tenant = self.tenants.entry(cell.clone()).or_default();
-        if status.receipt.is_some() {
-            if tenant == uid {
-                tenant.clear();
-            }
-        } else if tenant.is_empty() {
-            uid.clone_into(tenant);
-        } else if tenant != uid {
-            self.shared
-                .push(format!("cell {cell} had {tenant} and {uid} at once"));
         }
     }
 

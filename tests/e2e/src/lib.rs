@@ -9,6 +9,7 @@ pub mod eventually;
 pub mod history;
 pub mod house;
 pub mod installed;
+pub mod ledger;
 pub mod manifest;
 pub mod operator;
 pub mod proxy;

@@ -1,6 +1,7 @@
 //! Reads the audit log of a development cluster: which writes were made, by whom, on what, when. Pure but for reading a file.
 //!
-//! The cluster's audit policy records writes only, each once it is answered, without bodies. Dry runs write nothing and are left out.
+//! The cluster's audit policy records writes only, each once it is answered, and few of them with bodies. Dry runs write nothing and are
+//! left out.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +11,7 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
@@ -95,6 +97,12 @@ fn mark_at(path: &Path, at: Timestamp) -> Result<Mark> {
 /// # Errors
 /// If the file cannot be read.
 pub fn read(path: &Path, since: Mark) -> Result<Vec<Write>> {
+    let mut writes = parse(&text(path, since)?);
+    writes.retain(|write| write.received >= since.at);
+    Ok(writes)
+}
+
+fn text(path: &Path, since: Mark) -> Result<String> {
     let text = || {
         let mut file = std::fs::File::open(path)?;
         file.seek(SeekFrom::Start(since.length))?;
@@ -102,13 +110,53 @@ pub fn read(path: &Path, since: Mark) -> Result<Vec<Write>> {
         file.read_to_string(&mut text)?;
         Ok(text)
     };
-    let text = text().map_err(|source| Error::File {
+    text().map_err(|source| Error::File {
         path: path.to_owned(),
         source,
-    })?;
-    let mut writes = parse(&text);
-    writes.retain(|write| write.received >= since.at);
-    Ok(writes)
+    })
+}
+
+/// What a write has made of an object, where the cluster keeps that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The resource, like `namespaces`.
+    pub resource: String,
+    /// The object as the write was answered, or its metadata if only that was asked for.
+    pub object: Value,
+}
+
+/// What the writes of an audit log that were received since a mark, and took effect, have made of their objects, in no order.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn written(path: &Path, since: Mark) -> Result<Vec<Written>> {
+    let text = text(path, since)?;
+    let whole = text.lines().filter(|line| line.contains(ANSWERED));
+    let events = whole.filter_map(|line| serde_json::from_str::<WholeEvent>(line).ok());
+    Ok(events.filter_map(|whole| whole.written(since)).collect())
+}
+
+/// Only what was written whole has this.
+const ANSWERED: &str = r#""responseObject""#;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WholeEvent {
+    #[serde(flatten)]
+    event: Event,
+    response_object: Value,
+}
+
+impl WholeEvent {
+    fn written(self, since: Mark) -> Option<Written> {
+        let is_real = self.event.is_real();
+        let write = self.event.write()?;
+        let counts = is_real && write.is_done() && write.received >= since.at;
+        counts.then_some(Written {
+            resource: write.resource,
+            object: self.response_object,
+        })
+    }
 }
 
 /// The writes in the text of an audit log, oldest answer first. A last line that is still being written is left out.
@@ -116,7 +164,7 @@ pub fn parse(text: &str) -> Vec<Write> {
     let mut writes: Vec<_> = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Event>(line).ok())
-        .filter(|event| event.stage == "ResponseComplete" && !event.request_uri.contains("dryRun="))
+        .filter(Event::is_real)
         .filter_map(Event::write)
         .collect();
     writes.sort_by_key(|write| write.answered);
@@ -171,6 +219,11 @@ struct ResponseStatus {
 }
 
 impl Event {
+    /// Whether it tells how something was answered that was not only tried.
+    fn is_real(&self) -> bool {
+        self.stage == "ResponseComplete" && !self.request_uri.contains("dryRun=")
+    }
+
     /// `None` for what is about no object.
     fn write(self) -> Option<Write> {
         let object = self.object_ref?;
@@ -191,6 +244,8 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const LOG: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","stage":"ResponseComplete","requestURI":"/apis/coordination.k8s.io/v1/namespaces/vitrine-slots/leases","verb":"create","user":{"username":"admin","groups":["system:masters"]},"impersonatedUser":{"username":"operator-a"},"sourceIPs":["127.0.0.1"],"userAgent":"one","objectRef":{"resource":"leases","namespace":"vitrine-slots","name":"subject-x-0","apiGroup":"coordination.k8s.io","apiVersion":"v1"},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"2026-11-21T10:00:02.000000Z","stageTimestamp":"2026-11-21T10:00:02.500000Z"}
@@ -232,6 +287,30 @@ mod tests {
         assert_eq!(since.len(), 1);
         assert_eq!(logged_late, [], "received before, logged afterwards");
         assert!(mark(&path).is_err(), "it is gone");
+    }
+
+    #[test]
+    fn what_was_written_is_read_where_it_was_kept() {
+        let line = |code: u16, answer: &str| {
+            let event = json!({
+                "stage": "ResponseComplete", "requestURI": format!("/api/v1/namespaces/a{answer}"), "verb": "patch",
+                "requestReceivedTimestamp": "2026-11-21T10:00:02.000000Z", "stageTimestamp": "2026-11-21T10:00:02.500000Z",
+                "objectRef": {"resource": "namespaces", "name": "a"}, "responseStatus": {"code": code},
+                "responseObject": {"metadata": {"name": "a", "resourceVersion": "7"}}
+            });
+            format!("{event}\n")
+        };
+        let path = std::env::temp_dir().join(format!("vitrine-audit-whole-{}", std::process::id()));
+        std::fs::write(
+            &path,
+            [&line(200, ""), &line(409, ""), &line(200, "?dryRun=All"), LOG].concat(),
+        )
+        .unwrap();
+        let all = written(&path, Mark::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let object = json!({"metadata": {"name": "a", "resourceVersion": "7"}});
+        let resource = "namespaces".to_owned();
+        assert_eq!(all, [Written { resource, object }]);
     }
 
     #[test]

@@ -200,6 +200,19 @@ async fn a_widened_network_policy_is_restored_and_the_preview_ends() {
     .await;
 }
 
+/// What came in while its quota was away is counted only once the controller-manager counts everything anew, every five minutes: so here it
+/// is counted by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_in_a_cell_than_its_own_ends_the_preview() {
+    ends("planted", |shop, live| {
+        let counted = r#"{"status":{"used":{"count/secrets":"1"}}}"#;
+        let quota = ["-n", &live.cell, "patch", "resourcequota", names::CLOSED];
+        let how = ["--subresource=status", "--type=merge", "-p", counted];
+        shop.vitrine.break_glass(&[&quota[..], &how].concat());
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_network_policy_is_removed_and_the_preview_ends() {
     ends("foreign", |shop, live| {
