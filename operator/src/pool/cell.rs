@@ -39,15 +39,13 @@ use crate::{
         decide::{Cell, evidence, seal_identity, unsealed},
         dereference, make,
         make::{Podded, Sealed},
-        observe, pods, slots,
+        observe, pods, quotas, slots,
         slots::Taken,
         standing, whose,
     },
     workqueue::Action,
 };
 
-/// When to look again whether a new quota is counted, at the earliest: while nobody counts, ever later.
-const QUOTA: Duration = Duration::from_millis(200);
 /// When to look again for slots that were all taken.
 const FULL: Duration = Duration::from_secs(5);
 /// When to ask again a prober that did not answer.
@@ -483,7 +481,7 @@ async fn fill(context: &Context, cell: &Meta, of: &OfPool, world: &World) -> Res
         Podded::Refused(error) => {
             // Because a part of it is missing, perhaps, of which no watch has told.
             context.pools.confinement.doubt(&name, Doubt::Confinement);
-            if make::is_by_quota(&error) {
+            if quotas::is_by_quota(&error) {
                 return give_up(context, cell, of, &error).await;
             }
             context.pools.failed(&of.uid, &error.to_string(), Instant::now());
@@ -544,17 +542,10 @@ async fn confine(
         Sealed::Whole(_) if !new => {}
         Sealed::Whole(_) | Sealed::Again => return Ok(Some(Action::requeue(Duration::ZERO))),
         Sealed::Refused(error) => return give_up(context, cell, of, &error).await.map(Some),
-        Sealed::Unfurnished => {
+        // A watch tells when to go on.
+        Sealed::Unfurnished | Sealed::Uncounted(_) => {
             context.pools.set(&of.uid, &name, State::Making, None);
-            return Ok(Some(Action::requeue(make::FURNISHES)));
-        }
-        Sealed::Uncounted(since) => {
-            context.pools.set(&of.uid, &name, State::Making, None);
-            let age = since.map(|since| Timestamp::now().duration_since(since));
-            let age = age
-                .and_then(|age| Duration::try_from(age).ok())
-                .unwrap_or_default();
-            return Ok(Some(Action::requeue(QUOTA.max(age / 4).min(decide::SAFETY))));
+            return Ok(Some(Action::requeue(quotas::FURNISHED)));
         }
     }
     if let Some(broken) = unsealed(&name, &there, envelope, &context.settings.house) {

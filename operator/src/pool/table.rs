@@ -384,6 +384,13 @@ impl Table {
         pool.lack.clone().filter(|_| waits)
     }
 
+    /// Whether a cell is being made.
+    pub fn is_made(&self, cell: &str) -> bool {
+        let pools = self.pools();
+        let mut known = pools.values().filter_map(|pool| pool.cells.get(cell));
+        known.any(|known| known.state == State::Making)
+    }
+
     /// A cell is one too many from now on, unless a preview has it; whether that is news.
     pub fn gives_way(&self, pool: &str, cell: &str) -> bool {
         let mut pools = self.pools();

@@ -31,7 +31,7 @@ use super::{
     decide::{self, Cell, Drift, Plan, TOLD, World, seal_identity},
     dereference,
     make::{self, Podded, Sealed},
-    pods,
+    pods, quotas,
     report::Report,
     slots::{self, Taken},
     standing, status,
@@ -478,7 +478,7 @@ async fn provision(context: &Context, world: &World, envelope: &Envelope) -> Res
     let policy = match make::seal(context, &tenant.cell, cell, envelope).await? {
         Sealed::Whole(policy) => *policy,
         Sealed::Again => return Ok(Action::requeue(Duration::ZERO)),
-        Sealed::Unfurnished => return Ok(Action::requeue(make::FURNISHES)),
+        Sealed::Unfurnished => return Ok(Action::requeue(quotas::FURNISHED)),
         Sealed::Refused(error) => return rejected(context, world, error).await,
         Sealed::Uncounted(made) => {
             let now = Timestamp::now();
@@ -569,7 +569,7 @@ async fn rejected(context: &Context, world: &World, error: Error) -> Result<Acti
     let Some(answer) = error::status(source).filter(|s| s.is_forbidden() || s.is_invalid()) else {
         return Err(error);
     };
-    let reason = if make::is_by_quota(&error) {
+    let reason = if quotas::is_by_quota(&error) {
         StatusReason::QuotaExceeded
     } else {
         StatusReason::PodRejected

@@ -42,6 +42,7 @@ use super::{
     looks::{self, Looks},
     observe::{self, End},
     queue::{GuardedListing, GuardedPolicy, Indexes, Watched, reference},
+    quotas,
     watches::{
         self, bare, bare_node, bare_ones, bare_preview, everything, in_cells, meta, objects, shelved, stored,
         well,
@@ -213,17 +214,28 @@ fn follow_cells(watches: &mut JoinSet<()>, client: &kube::Client, tenants: &Tena
                     || boundary::exceeded(quota, quota).next().is_some()
             },
         ),
-        move |quota| quotas.live(&quota),
+        move |quota| {
+            if quotas::closes(&quota) {
+                quotas.furnished(&quota);
+            }
+            quotas.live(&quota)
+        },
     ));
     watches.spawn(feed(
         queue,
         bare_changes::<LimitRange>(client, cells_only, tenants),
         move |range| ranges.live(&range),
     ));
+    // Every account, also without our label: that of the controller-manager is waited for.
     watches.spawn(feed(
         queue,
-        bare_changes::<ServiceAccount>(client, cells_only, tenants),
-        move |account| accounts.live(&account),
+        bare_changes::<ServiceAccount>(client, None, tenants),
+        move |account| {
+            if quotas::furnishes(&account) {
+                accounts.furnished(&account);
+            }
+            accounts.live(&account)
+        },
     ));
     // Every policy, also those without our label: a foreign one in a cell must be seen.
     watches.spawn(feed(
@@ -407,6 +419,14 @@ impl Tenants {
         }
         for preview in self.live(object) {
             self.told.looks.touch(&preview);
+        }
+    }
+
+    /// What a pool's cell waits for that is being made, is there.
+    fn furnished<K: ResourceExt>(&self, object: &K) {
+        let cell = object.namespace().unwrap_or_default();
+        if self.told.pools.is_made(&cell) {
+            self.told.wakes.cells([cell]);
         }
     }
 

@@ -1,22 +1,16 @@
 //! Makes what a cell consists of, and the pod in it. Writes in one cell; each write can be repeated.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, ServiceAccount},
+        core::v1::{Namespace, Pod},
         networking::v1::NetworkPolicy,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
-    },
-    core::PartialObjectMeta,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use vitrine_crds::PreviewPolicy;
@@ -28,22 +22,13 @@ use vitrine_policies::{
 
 use super::{
     Context,
-    decide::{self, Cell, Drift},
+    decide::{Cell, Drift},
+    quotas,
 };
 use crate::{
     error::{self, Error, Result, found},
     targets,
 };
-
-/// How long a cell waits for what the controller-manager puts into every namespace; it takes a twentieth of a second where it is not busy. Some
-/// clusters have it put in less.
-const FURNISHED: Duration = Duration::from_secs(2);
-/// When to look again whether it is there.
-pub const FURNISHES: Duration = Duration::from_millis(50);
-/// The ServiceAccount and the ConfigMap that it puts in (kube-controller-manager, serviceaccount-controller and
-/// root-ca-certificate-publisher-controller).
-const DEFAULT_ACCOUNT: &str = "default";
-const AUTHORITY: &str = "kube-root-ca.crt";
 
 /// What came of making what confines a cell.
 #[derive(Debug)]
@@ -137,66 +122,23 @@ async fn sealed(
     );
     let (quota, _, _, policy) = (quota?, limit_range?, account?, policy?);
     // Last: what comes before the controller-manager has counted for it is not charged.
-    if cell.closed.is_none() && !is_furnished(context, name, cell).await? {
+    if cell.closed.is_none() && !quotas::is_furnished(context, name, cell).await? {
         return Ok(Sealed::Unfurnished);
     }
     let closed = part(context, name, cell.closed.as_ref(), boundary::closed(name)).await?;
     // No pod before the quotas count: until then the API server would let everything through.
-    let counts = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|s| s.hard.is_some());
-    if let Some(quota) = [&quota, &closed].into_iter().find(|quota| !counts(quota)) {
+    if let Some(quota) = [&quota, &closed]
+        .into_iter()
+        .find(|quota| !quotas::is_counted(quota))
+    {
         return Ok(Sealed::Uncounted(
             quota.metadata.creation_timestamp.as_ref().map(|made| made.0),
         ));
     }
-    // The controller-manager counts by its own watches, which may not have told of all; then it does not count again for five minutes, and
-    // for what it missed something else has room.
-    for (kind, counted) in boundary::lacking(&closed, &boundary::closed(name)) {
-        if there(context, name, kind).await?.len() > counted {
-            tracing::info!(
-                cell = name,
-                kind,
-                counted,
-                "a quota counts fewer than there are; counting anew"
-            );
-            count_anew(context, &closed).await?;
-            return Ok(Sealed::Again);
-        }
+    if quotas::misses_some(context, name, &closed).await? {
+        return Ok(Sealed::Again);
     }
     Ok(Sealed::Whole(Box::new(policy)))
-}
-
-/// Whether what the controller-manager puts into every namespace is in a cell, or has had its time to come.
-async fn is_furnished(context: &Context, name: &str, cell: &Cell) -> Result<bool> {
-    let made = cell
-        .namespace
-        .as_ref()
-        .and_then(|namespace| namespace.metadata.creation_timestamp.as_ref());
-    if made.is_some_and(|made| decide::remaining(made.0, FURNISHED, Timestamp::now()).is_none()) {
-        return Ok(true);
-    }
-    let accounts: Api<ServiceAccount> = context.api(name);
-    let (account, authority) = tokio::try_join!(
-        async {
-            found(accounts.get_metadata(DEFAULT_ACCOUNT).await).map_err(Error::kube(
-                "get",
-                "ServiceAccount",
-                format!("{name}/{DEFAULT_ACCOUNT}"),
-            ))
-        },
-        authority(context, name)
-    )?;
-    Ok(account.is_some() && authority.is_some())
-}
-
-/// What the controller-manager writes into every namespace so that pods know the API server. Asked for by its name, since the operator may
-/// read no other ConfigMap.
-async fn authority(context: &Context, cell: &str) -> Result<Option<PartialObjectMeta<ConfigMap>>> {
-    let maps: Api<ConfigMap> = context.api(cell);
-    found(maps.get_metadata(AUTHORITY).await).map_err(Error::kube(
-        "get",
-        "ConfigMap",
-        format!("{cell}/{AUTHORITY}"),
-    ))
 }
 
 /// Makes the pod of a cell that is whole, for one epoch; with the label of the pool that the cell is of.
@@ -239,7 +181,7 @@ pub async fn pod(
     // "exceeded quota", not "already exists".
     Ok(match found(pods.get(names::POD).await) {
         Ok(Some(pod)) => Podded::There(Box::new(pod)),
-        Ok(None) if recount(context, &desired, &error).await? => Podded::Again,
+        Ok(None) if quotas::recount(context, &desired, &error).await? => Podded::Again,
         _ => Podded::Refused(error),
     })
 }
@@ -333,7 +275,7 @@ enum Unmade {
 
 impl From<Error> for Unmade {
     fn from(error: Error) -> Self {
-        if is_by_quota(&error) {
+        if quotas::is_by_quota(&error) {
             Self::Refused(error)
         } else {
             Self::Failed(error)
@@ -354,7 +296,7 @@ async fn part<K: Part>(
     let api: Api<K> = context.api(cell);
     match create(&api, &desired).await {
         Ok(made) => Ok(made),
-        Err(error) if recount(context, &desired, &error).await? => Err(Unmade::Again),
+        Err(error) if quotas::recount(context, &desired, &error).await? => Err(Unmade::Again),
         Err(error) => Err(error.into()),
     }
 }
@@ -364,89 +306,20 @@ async fn restore<K: Part>(context: &Context, live: Option<&K>, desired: K) -> Re
     let api: Api<K> = context.api(desired.meta().namespace.as_deref().unwrap_or_default());
     match put(&api, live, &desired).await {
         // The quota is missing now, and the next look puts both back.
-        Err(error) if !recount(context, &desired, &error).await? => Err(error),
+        Err(error) if !quotas::recount(context, &desired, &error).await? => Err(error),
         _ => Ok(K::KIND),
     }
 }
 
-/// Whether to try again what a quota of ours refused: because our object is there after all, or because the quota counts one that is
-/// not; then the quota is removed, and the next attempt makes one that counts anew. Where what is there is as many as the quota allows,
-/// somebody else's object is what is too many.
-///
-/// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
-/// the controller-manager looks only every five minutes. The object's name, not the quota, keeps two attempts from two.
-async fn recount<K: Part>(context: &Context, desired: &K, error: &Error) -> Result<bool> {
-    let Some(by) = refusing(error) else {
-        return Ok(false);
-    };
-    let cell = desired.meta().namespace.as_deref().unwrap_or_default();
-    let quotas: Api<ResourceQuota> = context.api(cell);
-    let quota = found(quotas.get(by).await).map_err(Error::kube("get", "ResourceQuota", by))?;
-    let Some(quota) = quota else { return Ok(true) };
-    let kind = K::plural(&());
-    let charged = boundary::counts(&quota, &kind);
-    let there = there(context, cell, &kind).await?;
-    // Charged first, stored then: an operator beside this one may have stored our object since we asked for it.
-    let ours = desired.name_any();
-    if there.iter().any(|object| object.name.as_ref() == Some(&ours)) {
-        return Ok(true);
-    }
-    if charged.is_none_or(|charged| charged <= there.len()) {
-        return Ok(false);
-    }
-    tracing::info!(
-        cell,
-        by,
-        "the quota counts a {} that was never made; counting anew",
-        K::KIND
-    );
-    count_anew(context, &quota).await?;
-    Ok(true)
-}
-
-/// Has a quota made anew by the next look: a new one is counted at once, one that is there every five minutes.
-async fn count_anew(context: &Context, quota: &ResourceQuota) -> Result<()> {
-    let (cell, name) = (quota.namespace().unwrap_or_default(), quota.name_any());
-    let quotas: Api<ResourceQuota> = context.api(&cell);
-    let params = DeleteParams::default().preconditions(Preconditions {
-        uid: quota.uid(),
-        resource_version: None,
-    });
-    let deleted = found(quotas.delete(&name, &params).await);
-    deleted.map_err(Error::kube("recount", "ResourceQuota", format!("{cell}/{name}")))?;
-    Ok(())
-}
-
-/// What there is in a cell of a kind of the core group, given as a resource; of all that cells have and quotas count, each is in that group.
-async fn there(context: &Context, cell: &str, kind: &str) -> Result<Vec<ObjectMeta>> {
-    if kind == ConfigMap::plural(&()) {
-        let authority = authority(context, cell).await?;
-        return Ok(authority
-            .map(|authority| authority.metadata)
-            .into_iter()
-            .collect());
-    }
-    let resource = ApiResource {
-        group: String::new(),
-        version: "v1".to_owned(),
-        api_version: "v1".to_owned(),
-        kind: kind.to_owned(),
-        plural: kind.to_owned(),
-    };
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), cell, &resource);
-    let there = api.list_metadata(&ListParams::default()).await;
-    let there = there.map_err(Error::kube("list what is in", "Namespace", cell))?;
-    Ok(there.items.into_iter().map(|object| object.metadata).collect())
-}
-
 /// What a cell consists of, and the pod in it.
-trait Part:
+pub trait Part:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + Clone
     + Serialize
     + DeserializeOwned
     + std::fmt::Debug
 {
+    /// The kind, as Kubernetes writes it.
     const KIND: &'static str;
 }
 
@@ -460,27 +333,6 @@ where
         + std::fmt::Debug,
 {
     const KIND: &'static str = <K as k8s_openapi::Resource>::KIND;
-}
-
-/// Which quota of ours it was that refused, if one did. The API server tells it in words only (apiserver, quota admission:
-/// "exceeded quota: NAME, requested: …").
-fn refusing(error: &Error) -> Option<&'static str> {
-    let answer = quotas_answer(error)?;
-    let refused = |by: &&str| answer.message.contains(&format!("exceeded quota: {by}, "));
-    [names::SEAL, names::CLOSED].into_iter().find(refused)
-}
-
-/// Whether it was a quota that refused.
-pub fn is_by_quota(error: &Error) -> bool {
-    quotas_answer(error).is_some()
-}
-
-/// The answer of a quota that refused; the API server has no reason of its own for it.
-fn quotas_answer(error: &Error) -> Option<&kube::core::Status> {
-    let Error::Kube { source, .. } = error else {
-        return None;
-    };
-    error::status(source).filter(|answer| answer.is_forbidden() && answer.message.contains("exceeded quota"))
 }
 
 async fn create<K: Part>(api: &Api<K>, object: &K) -> Result<K> {

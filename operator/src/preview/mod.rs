@@ -1,7 +1,7 @@
 //! The controller of `PreviewSandbox`: looks → dereference → decide → apply. Only dereference and apply may touch the cluster.
 //!
 //! `observe`, `decide` and `report` are pure; `watches` keeps what is told, `queue` reads that, `index` finds it, and `looks` judges by it;
-//! all others hold a client: `dereference`, `slots`, `cells`, `make`, `pods`, `apply`, `status`, `standing`, and beside the
+//! all others hold a client: `dereference`, `slots`, `cells`, `make`, `quotas`, `pods`, `apply`, `status`, `standing`, and beside the
 //! reconciler `sweep`. `controller` wires them.
 
 pub mod apply;
@@ -18,6 +18,7 @@ pub mod make;
 pub mod observe;
 pub mod pods;
 pub mod queue;
+pub mod quotas;
 pub mod report;
 pub mod seals;
 pub mod slots;
