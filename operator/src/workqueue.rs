@@ -116,11 +116,6 @@ impl Workqueue {
         }
     }
 
-    /// What is gone waits for nothing. If it is being looked at, that goes on.
-    pub fn forget(&self, name: &str) {
-        self.inner().forget(name);
-    }
-
     /// Nothing is given out from now on.
     pub fn close(&self) {
         self.inner().closed = true;
@@ -225,30 +220,6 @@ impl Inner {
         first
     }
 
-    fn forget(&mut self, name: &str) {
-        let Some((name, entry)) = self
-            .entries
-            .get_key_value(name)
-            .map(|(name, e)| (name.clone(), *e))
-        else {
-            return;
-        };
-        if let Some(due) = entry.due {
-            self.due.remove(&(due, name.clone()));
-        }
-        if entry.running {
-            self.entries.insert(
-                name,
-                Entry {
-                    due: None,
-                    running: true,
-                },
-            );
-        } else {
-            self.entries.remove(&name);
-        }
-    }
-
     fn next(&mut self, now: Instant) -> Next {
         if self.closed {
             return Next::Closed;
@@ -351,20 +322,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_does_not_come_also_if_it_is_being_looked_at() {
-        let (mut inner, now) = (Inner::default(), Instant::now());
-        inner.add("a", now);
-        inner.forget("a");
-        assert_eq!(given(&mut inner, now), None);
-        inner.add("a", now);
-        assert_eq!(given(&mut inner, now), Some("a".to_owned()));
-        inner.add("a", now);
-        inner.forget("a");
-        assert!(!inner.done("a"));
-        assert!(inner.entries.is_empty());
-    }
-
-    #[test]
     fn of_many_at_once_each_has_its_time_and_who_was_asked_for_before_keeps_his() {
         let queue = Workqueue::default();
         queue.add("c");
@@ -420,7 +377,6 @@ mod tests {
             seen.push(begins.recv().await.unwrap());
         }
         assert_eq!(seen, ["later", "soon", "soon"]);
-        queue.forget("soon");
         queue.add("step");
         while seen.iter().filter(|name| *name == "step").count() < 2 {
             seen.push(begins.recv().await.unwrap());

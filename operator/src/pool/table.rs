@@ -493,6 +493,7 @@ impl Table {
     }
 
     /// How a cell was when it was last looked at.
+    #[cfg(test)]
     pub fn state(&self, pool: &str, cell: &str) -> Option<State> {
         Some(self.pools().get(pool)?.cells.get(cell)?.state)
     }
