@@ -248,7 +248,9 @@ fn outlived(world: &World, pod: &Pod, age: Duration) -> bool {
     let (Some(lives), Some(envelope)) = (lives, &world.envelope) else {
         return false;
     };
-    lives.saturating_sub(age) < envelope.ttl_cap.as_duration()
+    // What a pool's pod may live in all has its waiting in it (`envelope::of_pool`).
+    let longest = envelope.ttl_cap.as_duration().saturating_sub(world.max_age);
+    lives.saturating_sub(age) < longest
 }
 
 /// When a ready cell is to be looked at again.
@@ -271,7 +273,13 @@ pub fn next_look(pod: &Pod, max_age: Duration, now: Timestamp) -> Duration {
 mod tests {
     use serde_json::json;
     use vitrine_crds::preview_policy::CellUse;
-    use vitrine_policies::cell::record::{Holds, OfPool};
+    use vitrine_policies::{
+        cell::{
+            pod::{self as shape, ProbeImage},
+            record::{Holds, OfPool},
+        },
+        envelope, probe,
+    };
 
     use super::*;
 
@@ -364,13 +372,8 @@ mod tests {
         assert_eq!(decide(&world, at(1)), Plan::Ready);
     }
 
-    #[test]
-    fn a_pod_that_would_not_live_as_long_as_a_preview_may_is_not_offered() {
-        let mut world = world();
-        world.proven = true;
-        let mut pod = pod("e", "template", running());
-        pod.spec.as_mut().unwrap().active_deadline_seconds = Some(3600);
-        world.pod = Some(pod);
+    /// What a pool's previews get whose cells wait for at most an hour, and which live for at most half of one.
+    fn of_pool(world: &World) -> Envelope {
         let listing = serde_json::from_value(json!({
             "apiVersion": "vitrine.dev/v1alpha1", "kind": "SkuListing", "metadata": {"name": "l", "namespace": "shop", "uid": "l"},
             "spec": {"sku": "l", "seller": "acme", "version": "1.0.0", "preview": {
@@ -378,14 +381,49 @@ mod tests {
                 "size": {"cpu": "100m", "memory": "16Mi", "ephemeralStorage": "1Mi"}}}
         }))
         .unwrap();
-        let spec = serde_json::from_value(json!({"listingRef": {"name": "l"}, "replicas": 1})).unwrap();
-        let envelope =
-            vitrine_policies::envelope::of_pool(world.policy.as_ref().unwrap(), &listing, &spec).unwrap();
-        let cap = i64::try_from(envelope.ttl_cap.as_duration().as_secs()).unwrap();
+        let pool = json!({"listingRef": {"name": "l"}, "replicas": 1, "maxAge": "1h"});
+        let pool = serde_json::from_value(pool).unwrap();
+        envelope::of_pool(world.policy.as_ref().unwrap(), &listing, &pool).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_would_not_live_as_long_as_a_preview_may_is_not_offered() {
+        let mut world = world();
+        world.proven = true;
+        let mut pod = pod("e", "template", running());
+        pod.spec.as_mut().unwrap().active_deadline_seconds = Some(3600);
+        world.pod = Some(pod);
+        world.envelope = Some(of_pool(&world));
+        world.max_age = Duration::from_secs(3600);
+        assert_eq!(decide(&world, at(1800)), Plan::Ready);
+        assert_eq!(decide(&world, at(1801)), Plan::Renew(Why::Outlived));
+    }
+
+    /// Every warm cell was made anew after the two minutes that a preview may take until it is ready.
+    #[test]
+    fn a_pod_as_it_is_made_is_offered_for_as_long_as_it_may_wait() {
+        let mut world = world();
+        world.proven = true;
+        let envelope = of_pool(&world);
+        let image = ProbeImage {
+            image: "example.com/vitrine@sha256:0".to_owned(),
+            pull_policy: "IfNotPresent".to_owned(),
+        };
+        let orders = probe::Orders {
+            nonce: String::new(),
+            canary: String::new(),
+            targets: vec![],
+            deadline_seconds: 30,
+            refuse_image_volumes: true,
+        };
+        let made = shape::pod(CELL, "e", &envelope, &image, &orders, None, &[]);
+        let mut pod = pod("e", "template", running());
+        pod.spec.as_mut().unwrap().active_deadline_seconds = made.spec.unwrap().active_deadline_seconds;
+        world.pod = Some(pod);
         world.envelope = Some(envelope);
-        world.max_age = Duration::from_secs(7200);
-        assert_eq!(decide(&world, at(3600 - cap)), Plan::Ready);
-        assert_eq!(decide(&world, at(3601 - cap)), Plan::Renew(Why::Outlived));
+        world.max_age = Duration::from_secs(3600);
+        assert_eq!(decide(&world, at(3599)), Plan::Ready);
+        assert_eq!(decide(&world, at(3600)), Plan::Renew(Why::Old));
     }
 
     #[test]

@@ -84,9 +84,9 @@ pub async fn misses_some(context: &Context, cell: &str, closed: &ResourceQuota) 
     Ok(false)
 }
 
-/// Whether to try again what a quota of ours refused: because our object is there after all, or because the quota counts one that is
-/// not; then the quota is removed, and the next attempt makes one that counts anew. Where what is there is as many as the quota allows,
-/// somebody else's object is what is too many.
+/// Whether to try again what a quota of ours refused: because our object is there after all, because the quota counts otherwise by now, or
+/// because it counts one that is not; then the quota is removed, and the next attempt makes one that counts anew. Where what is there is as
+/// many as the quota allows, somebody else's object is what is too many.
 ///
 /// A create that is cut off between the quota's admission and the store (its operator was killed) leaves such a charge, and
 /// the controller-manager looks only every five minutes. The object's name, not the quota, keeps two attempts from two.
@@ -107,6 +107,10 @@ pub async fn recount<K: Part>(context: &Context, desired: &K, error: &Error) -> 
     // Charged first, stored then: an operator beside this one may have stored our object since we asked for it.
     let ours = desired.name_any();
     if there.iter().any(|object| object.name.as_ref() == Some(&ours)) {
+        return Ok(true);
+    }
+    // The pod that was there before this one, a moment ago.
+    if counts_otherwise(error, &quota) {
         return Ok(true);
     }
     if charged.is_none_or(|charged| charged <= there.len()) {
@@ -168,6 +172,19 @@ fn refusing(error: &Error) -> Option<&'static str> {
     [names::SEAL, names::CLOSED].into_iter().find(refused)
 }
 
+/// Whether a quota counts otherwise than it did when it refused: it says what it counted ("used: KEY=AMOUNT,…").
+fn counts_otherwise(error: &Error, quota: &ResourceQuota) -> bool {
+    let said = quotas_answer(error).and_then(|answer| answer.message.split_once(", used: "));
+    let said = said.and_then(|(_, rest)| rest.split_once(", limited: "));
+    let now = quota.status.as_ref().and_then(|status| status.used.as_ref());
+    let (Some((said, _)), Some(now)) = (said, now) else {
+        return false;
+    };
+    let amounts = said.split(',').filter_map(|amount| amount.split_once('='));
+    let mut amounts = amounts.map(|(key, then)| (now.get(key), then));
+    amounts.any(|(now, then)| now.is_some_and(|now| now.0 != then))
+}
+
 /// Whether it was a quota that refused.
 pub fn is_by_quota(error: &Error) -> bool {
     quotas_answer(error).is_some()
@@ -179,4 +196,51 @@ fn quotas_answer(error: &Error) -> Option<&kube::core::Status> {
         return None;
     };
     error::status(source).filter(|answer| answer.is_forbidden() && answer.message.contains("exceeded quota"))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(message: &str) -> Error {
+        let answer = Status::failure(message, "Forbidden").with_code(403);
+        Error::kube("create", "Pod", "cell/preview")(kube::Error::Api(Box::new(answer)))
+    }
+
+    fn counting(used: serde_json::Value) -> ResourceQuota {
+        serde_json::from_value(json!({"status": {"used": used}})).unwrap()
+    }
+
+    #[test]
+    fn a_quota_that_refuses_says_which_it_is() {
+        let ours = refused(
+            "pods \"preview\" is forbidden: exceeded quota: vitrine, requested: count/pods=1, used: count/pods=1, limited: count/pods=1",
+        );
+        assert_eq!((is_by_quota(&ours), refusing(&ours)), (true, Some(names::SEAL)));
+        let foreign = refused("exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0");
+        assert_eq!((is_by_quota(&foreign), refusing(&foreign)), (true, None));
+        assert!(!is_by_quota(&refused("pods \"preview\" is forbidden")));
+    }
+
+    /// Cells were removed because the pod before was counted a moment longer than it was there.
+    #[test]
+    fn what_a_quota_refused_by_is_compared_with_what_it_counts_now() {
+        let both = refused(
+            "exceeded quota: vitrine, requested: count/pods=1,limits.cpu=100m, used: count/pods=1,limits.cpu=1, limited: count/pods=1,limits.cpu=1",
+        );
+        let otherwise = |used| counts_otherwise(&both, &counting(used));
+        assert!(!otherwise(
+            json!({"count/pods": "1", "limits.cpu": "1", "limits.memory": "9"})
+        ));
+        assert!(otherwise(json!({"count/pods": "0", "limits.cpu": "1"})));
+        assert!(otherwise(json!({"count/pods": "1", "limits.cpu": "0"})));
+        assert!(!otherwise(json!({})), "it does not say");
+        assert!(!counts_otherwise(
+            &refused("no quota"),
+            &counting(json!({"count/pods": "0"}))
+        ));
+    }
 }
