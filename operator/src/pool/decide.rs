@@ -386,15 +386,23 @@ mod tests {
         envelope::of_pool(world.policy.as_ref().unwrap(), &listing, &pool).unwrap()
     }
 
+    /// A cell of that pool that is ready, whose pod the kubelet ends after so many seconds.
+    fn ready(deadline_seconds: Option<i64>) -> World {
+        let mut world = world();
+        let mut pod = pod("e", "template", running());
+        pod.spec.as_mut().unwrap().active_deadline_seconds = deadline_seconds;
+        world.envelope = Some(of_pool(&world));
+        World {
+            pod: Some(pod),
+            proven: true,
+            max_age: Duration::from_secs(3600),
+            ..world
+        }
+    }
+
     #[test]
     fn a_pod_that_would_not_live_as_long_as_a_preview_may_is_not_offered() {
-        let mut world = world();
-        world.proven = true;
-        let mut pod = pod("e", "template", running());
-        pod.spec.as_mut().unwrap().active_deadline_seconds = Some(3600);
-        world.pod = Some(pod);
-        world.envelope = Some(of_pool(&world));
-        world.max_age = Duration::from_secs(3600);
+        let world = ready(Some(3600));
         assert_eq!(decide(&world, at(1800)), Plan::Ready);
         assert_eq!(decide(&world, at(1801)), Plan::Renew(Why::Outlived));
     }
@@ -402,9 +410,6 @@ mod tests {
     /// Every warm cell was made anew after the two minutes that a preview may take until it is ready.
     #[test]
     fn a_pod_as_it_is_made_is_offered_for_as_long_as_it_may_wait() {
-        let mut world = world();
-        world.proven = true;
-        let envelope = of_pool(&world);
         let image = ProbeImage {
             image: "example.com/vitrine@sha256:0".to_owned(),
             pull_policy: "IfNotPresent".to_owned(),
@@ -416,12 +421,8 @@ mod tests {
             deadline_seconds: 30,
             refuse_image_volumes: true,
         };
-        let made = shape::pod(CELL, "e", &envelope, &image, &orders, None, &[]);
-        let mut pod = pod("e", "template", running());
-        pod.spec.as_mut().unwrap().active_deadline_seconds = made.spec.unwrap().active_deadline_seconds;
-        world.pod = Some(pod);
-        world.envelope = Some(envelope);
-        world.max_age = Duration::from_secs(3600);
+        let made = shape::pod(CELL, "e", &of_pool(&world()), &image, &orders, None, &[]);
+        let world = ready(made.spec.unwrap().active_deadline_seconds);
         assert_eq!(decide(&world, at(3599)), Plan::Ready);
         assert_eq!(decide(&world, at(3600)), Plan::Renew(Why::Old));
     }

@@ -441,6 +441,14 @@ async fn until_counted(house: &House, cell: &str, by: &str, counted: &str, there
     .await;
 }
 
+/// Has a quota count so many; the quota as it is then. The controller-manager counts again only after minutes.
+async fn count(house: &House, cell: &str, by: &str, counted: &str, many: i32) -> ResourceQuota {
+    let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), cell);
+    let used = Patch::Merge(json!({"status": {"used": {counted: many.to_string()}}}));
+    let patched = quotas.patch_status(by, &PatchParams::default(), &used).await;
+    patched.unwrap()
+}
+
 async fn delete<K>(house: &House, cell: &str, name: &str)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
@@ -472,12 +480,7 @@ async fn a_quota_that_counts_what_was_never_made_is_counted_anew() {
             _ => {}
         }
         until_counted(&house, &cell, by, counted, there).await;
-        let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
-        let more = Patch::Merge(json!({"status": {"used": {counted: (there + 1).to_string()}}}));
-        quotas
-            .patch_status(by, &PatchParams::default(), &more)
-            .await
-            .unwrap();
+        count(&house, &cell, by, counted, there + 1).await;
         let _next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
         let status = house.until(name, "it ends", LIFE, is_over).await.status.unwrap();
         assert_eq!(status.phase, Phase::Ended, "{name}: {status:?}");
@@ -503,12 +506,7 @@ async fn a_quota_that_counts_fewer_than_there_are_is_counted_anew_before_the_pod
         let preview = preview(&house, name).await;
         assert!(kill_at(&house, &proxy, &before_the_pod(), &preview).await);
         let cell = names::cell(&preview.uid().unwrap());
-        let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
-        let fewer = Patch::Merge(json!({"status": {"used": {counted: "0"}}}));
-        let patched = quotas
-            .patch_status(names::CLOSED, &PatchParams::default(), &fewer)
-            .await
-            .unwrap();
+        let before = count(&house, &cell, names::CLOSED, counted, 0).await;
         let next = Operator::ready(&house.post, &options(&house, "next"), Some(&proxy)).await;
         let pods: Api<Pod> = Api::namespaced(house.client.clone(), &cell);
         eventually("its pod is made", LIFE, async || {
@@ -519,8 +517,9 @@ async fn a_quota_that_counts_fewer_than_there_are_is_counted_anew_before_the_pod
             pod.map(|_| ()).ok_or_else(|| "no pod".to_owned())
         })
         .await;
+        let quotas: Api<ResourceQuota> = Api::namespaced(house.client.clone(), &cell);
         let closed = quotas.get(names::CLOSED).await.unwrap();
-        assert_ne!(closed.uid(), patched.uid(), "{name}");
+        assert_ne!(closed.uid(), before.uid(), "{name}");
         let (used, hard) = closed.status.map(|status| (status.used, status.hard)).unwrap();
         assert_eq!(used, hard, "{name}: as many as there may be of everything");
         house.delete(name).await;
