@@ -1,4 +1,4 @@
-//! Figures of many: percentiles, and how late this machine is by itself. Pure but for the clock.
+//! Figures of many: percentiles; how late this machine is by itself, and a load that is not. Sleeps, and sets priorities by chrt(1).
 
 use std::time::{Duration, Instant};
 
@@ -32,15 +32,27 @@ pub fn ms(duration: Duration) -> String {
     }
 }
 
-/// By how much a sleep of a millisecond is too long, until told to stop: what of every latency is the machine's own.
-pub async fn noise(mut stop: tokio::sync::watch::Receiver<bool>) -> Sorted {
-    let mut late = vec![];
-    while !*stop.borrow_and_update() {
-        let begun = Instant::now();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        late.push(begun.elapsed().saturating_sub(Duration::from_millis(1)));
-    }
-    Sorted::of(late)
+/// By how much a sleep of a millisecond is too long for a thread like any other, until told to stop: what of every latency is the machine's
+/// own.
+pub async fn noise(stop: tokio::sync::watch::Receiver<bool>) -> Sorted {
+    let sleeps = move || {
+        let mut late = vec![];
+        while !*stop.borrow() {
+            let begun = Instant::now();
+            std::thread::sleep(Duration::from_millis(1));
+            late.push(begun.elapsed().saturating_sub(Duration::from_millis(1)));
+        }
+        Sorted::of(late)
+    };
+    tokio::task::spawn_blocking(sleeps).await.unwrap()
+}
+
+/// Has the threads that there are go before all others (sched(7), `SCHED_RR`), and none that begins later: they make the load, and a load
+/// that comes late because what is measured has the processors measures itself. Processes that are started later are like any other.
+pub fn go_first() {
+    let pid = std::process::id().to_string();
+    let arguments = ["--rr", "--reset-on-fork", "--all-tasks", "--pid", "1", &pid];
+    vitrine_kit::program::run_with(std::process::Command::new("chrt").args(arguments)).unwrap();
 }
 
 /// Resident memory of a process, in MiB (proc(5), VmRSS).

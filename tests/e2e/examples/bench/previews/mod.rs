@@ -149,6 +149,7 @@ struct Bench {
 
 /// Measures, and prints Markdown; leaves the figures and a plot in `target/vitrine/bench`.
 pub async fn measure(choice: Choice) {
+    stats::go_first();
     let mut house = House::take("bench-previews", 1, "24h").await;
     policy(&house, "Reuse").await;
     // As it is installed: confined by the chart's own policies, which cost the API server something.
