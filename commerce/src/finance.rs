@@ -1,0 +1,214 @@
+//! What Finance signs: a receipt of one entry in its ledger. Pure.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    money::Money,
+    note::{self, BadNote, NamedKey},
+};
+
+/// What a receipt's note says that it is.
+pub const KIND: &str = "vitrine.dev/finance-receipt/v1";
+
+/// What an entry does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// Money of a payment is the customer's deposit.
+    Deposit,
+    /// A deposit is reserved for seller, fee and tax: what a licence waits for.
+    Reserve,
+    /// What was reserved is theirs.
+    Post,
+    /// What was reserved is a deposit again: only while there is no licence.
+    Void,
+    /// A deposit goes back.
+    Refund,
+    /// An order that costs nothing; no money moves.
+    Memo,
+}
+
+impl EntryKind {
+    /// Whether a licence may be signed by it.
+    pub const fn licenses(self) -> bool {
+        matches!(self, Self::Reserve | Self::Memo)
+    }
+}
+
+/// One entry in Finance's ledger, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Receipt {
+    /// Which ledger: another one after Finance was restored from anything but its own database.
+    pub epoch: Uuid,
+    /// Which entry of the ledger, from 1.
+    pub sequence: u64,
+    /// The ledger's root before this entry: SHA-256 over the root before it and its receipt's text, in hex digits; zeros before the first.
+    pub previous_root: String,
+    /// By which the entry was asked for, and is found again.
+    pub key: String,
+    /// SHA-256 of the bytes that asked for it, in hex digits.
+    pub request_sha256: String,
+    /// What it does.
+    pub kind: EntryKind,
+    /// Of which order.
+    pub order: Uuid,
+    /// How much.
+    pub amount: Money,
+    /// When it was written.
+    pub at: Timestamp,
+}
+
+/// Why a receipt does not allow what it is shown for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadReceipt {
+    /// It is not Finance's.
+    #[error("the receipt proves nothing: {0}")]
+    Note(#[from] BadNote),
+    /// It is of something else.
+    #[error("the receipt is of {field} {said}, and this is of {expected}")]
+    OfSomethingElse {
+        /// In what it differs.
+        field: &'static str,
+        /// What it says.
+        said: String,
+        /// What it should say.
+        expected: String,
+    },
+    /// It is of an entry that acknowledges no order.
+    #[error("an entry of kind {0:?} licenses nothing")]
+    Kind(EntryKind),
+}
+
+/// Opens a receipt.
+///
+/// # Errors
+/// If it is not signed by Finance.
+pub fn open(note: &[u8], keys: &[NamedKey]) -> Result<Receipt, BadNote> {
+    note::open(KIND, note, keys)?.read()
+}
+
+/// Opens the receipt by which a licence is to be signed, and compares it with the order: what a person has put beside an order that it
+/// does not belong to signs nothing.
+///
+/// # Errors
+/// Why it must not be signed.
+pub fn acknowledges(
+    note: &[u8],
+    keys: &[NamedKey],
+    order: Uuid,
+    amount: Money,
+) -> Result<Receipt, BadReceipt> {
+    let receipt = open(note, keys)?;
+    let differs = |field, said: String, expected: String| BadReceipt::OfSomethingElse {
+        field,
+        said,
+        expected,
+    };
+    if !receipt.kind.licenses() {
+        return Err(BadReceipt::Kind(receipt.kind));
+    }
+    if receipt.order != order {
+        return Err(differs("order", receipt.order.to_string(), order.to_string()));
+    }
+    if receipt.amount != amount {
+        return Err(differs("amount", receipt.amount.to_string(), amount.to_string()));
+    }
+    if (receipt.kind == EntryKind::Memo) != amount.is_zero() {
+        return Err(BadReceipt::Kind(receipt.kind));
+    }
+    Ok(receipt)
+}
+
+/// SHA-256 of a receipt's note, in hex digits: what licences and orders know it by.
+pub fn digest(note: &[u8]) -> String {
+    hex::encode(Sha256::digest(note))
+}
+
+/// The ledger's root after an entry.
+pub fn root(previous_root: &str, text: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(previous_root.as_bytes());
+    hash.update(text);
+    hex::encode(hash.finalize())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{
+        money::tests::eur,
+        note::tests::{pair, sign},
+    };
+
+    const ORDER: Uuid = Uuid::from_u128(7);
+
+    fn receipt(kind: EntryKind, minor: i64) -> Receipt {
+        Receipt {
+            epoch: Uuid::from_u128(1),
+            sequence: 3,
+            previous_root: "0".repeat(64),
+            key: "order:7:reserve".to_owned(),
+            request_sha256: "1".repeat(64),
+            kind,
+            order: ORDER,
+            amount: eur(minor),
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn only_the_receipt_of_this_order_and_amount_acknowledges_it() {
+        let finance = pair("shop.example/finance", 3);
+        let keys = [finance.1.clone()];
+        let of = |receipt: Receipt| acknowledges(&sign(KIND, &receipt, &finance), &keys, ORDER, eur(1000));
+        let good = receipt(EntryKind::Reserve, 1000);
+        assert_eq!(of(good.clone()), Ok(good.clone()));
+        let another = Receipt {
+            order: Uuid::from_u128(8),
+            ..good.clone()
+        };
+        assert!(matches!(
+            of(another),
+            Err(BadReceipt::OfSomethingElse { field: "order", .. })
+        ));
+        assert!(matches!(
+            of(receipt(EntryKind::Reserve, 999)),
+            Err(BadReceipt::OfSomethingElse { field: "amount", .. })
+        ));
+        let yen = Receipt {
+            amount: Money::new(1000, "JPY".parse().unwrap()),
+            ..good.clone()
+        };
+        assert!(matches!(
+            of(yen),
+            Err(BadReceipt::OfSomethingElse { field: "amount", .. })
+        ));
+        for kind in [
+            EntryKind::Deposit,
+            EntryKind::Post,
+            EntryKind::Void,
+            EntryKind::Refund,
+            EntryKind::Memo,
+        ] {
+            assert_eq!(of(receipt(kind, 1000)), Err(BadReceipt::Kind(kind)));
+        }
+        let stranger = pair("shop.example/finance", 4);
+        let forged = acknowledges(&sign(KIND, &good, &stranger), &keys, ORDER, eur(1000));
+        assert!(matches!(forged, Err(BadReceipt::Note(BadNote::UnknownKey(_)))));
+    }
+
+    #[test]
+    fn what_costs_nothing_is_acknowledged_by_a_memo_only() {
+        let finance = pair("shop.example/finance", 3);
+        let keys = [finance.1.clone()];
+        let of = |kind| {
+            acknowledges(&sign(KIND, &receipt(kind, 0), &finance), &keys, ORDER, eur(0)).map(|r| r.kind)
+        };
+        assert_eq!(of(EntryKind::Memo), Ok(EntryKind::Memo));
+        assert_eq!(of(EntryKind::Reserve), Err(BadReceipt::Kind(EntryKind::Reserve)));
+    }
+}

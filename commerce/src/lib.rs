@@ -1,0 +1,11 @@
+//! The shop's rules: what things cost, what is known of an order and what that amounts to, what Finance signs, and what a licence says and
+//! whether it holds. Pure: no clock, no network, no randomness of its own; knows nobody.
+
+pub mod facts;
+pub mod finance;
+pub mod licence;
+pub mod money;
+pub mod note;
+pub mod pan;
+pub mod price;
+pub mod split;
