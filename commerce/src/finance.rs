@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
     money::Money,
     note::{self, BadNote, NamedKey},
+    sha256,
 };
 
 /// What a receipt's note says that it is.
@@ -88,7 +88,7 @@ pub enum BadReceipt {
 /// # Errors
 /// If it is not signed by Finance.
 pub fn open(note: &[u8], keys: &[NamedKey]) -> Result<Receipt, BadNote> {
-    note::open(KIND, note, keys)?.read()
+    note::open(KIND, note, keys)
 }
 
 /// Opens the receipt by which a licence is to be signed, and compares it with the order: what a person has put beside an order that it
@@ -125,15 +125,7 @@ pub fn acknowledges(
 
 /// SHA-256 of a receipt's note, in hex digits: what licences and orders know it by.
 pub fn digest(note: &[u8]) -> String {
-    hex::encode(Sha256::digest(note))
-}
-
-/// The ledger's root after an entry.
-pub fn root(previous_root: &str, text: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(previous_root.as_bytes());
-    hash.update(text);
-    hex::encode(hash.finalize())
+    sha256(note)
 }
 
 #[cfg(test)]

@@ -9,3 +9,10 @@ pub mod note;
 pub mod pan;
 pub mod price;
 pub mod split;
+
+use sha2::{Digest, Sha256};
+
+/// In hex digits.
+fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    hex::encode(Sha256::digest(bytes))
+}

@@ -164,20 +164,15 @@ pub fn signed(text: &[u8], key: &NamedKey, signature: &[u8; 64]) -> Vec<u8> {
     [text, line.as_bytes()].concat()
 }
 
-/// A note whose signature holds, before its document is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Opened<'a> {
-    /// The document's bytes.
-    pub json: &'a [u8],
-    /// Who signed it.
-    pub key: &'a NamedKey,
-}
-
-/// Opens a note of this kind. Nothing of the document is looked at before its signature holds by one of these keys.
+/// The document of a note of this kind. Nothing of it is looked at before its signature holds by one of these keys.
 ///
 /// # Errors
 /// Why it proves nothing.
-pub fn open<'a>(kind: &str, note: &'a [u8], keys: &'a [NamedKey]) -> Result<Opened<'a>, BadNote> {
+pub fn open<T: Serialize + DeserializeOwned>(
+    kind: &str,
+    note: &[u8],
+    keys: &[NamedKey],
+) -> Result<T, BadNote> {
     if note.len() > LARGEST {
         return Err(malformed(format!("it is larger than {LARGEST} bytes")));
     }
@@ -206,26 +201,12 @@ pub fn open<'a>(kind: &str, note: &'a [u8], keys: &'a [NamedKey]) -> Result<Open
     key.key
         .verify_strict(text, &signature)
         .map_err(|_| BadNote::BadSignature(name.to_owned()))?;
-    Ok(Opened {
-        json: json.as_bytes(),
-        key,
-    })
-}
-
-impl Opened<'_> {
-    /// The document.
-    ///
-    /// # Errors
-    /// If it is not one, or is written in another way than the canonical one.
-    pub fn read<T: Serialize + DeserializeOwned>(&self) -> Result<T, BadNote> {
-        let document: T = serde_json::from_slice(self.json).map_err(|error| malformed(error.to_string()))?;
-        let again =
-            serde_json_canonicalizer::to_vec(&document).map_err(|error| malformed(error.to_string()))?;
-        if again == self.json {
-            Ok(document)
-        } else {
-            Err(BadNote::NotCanonical)
-        }
+    let document: T = serde_json::from_str(json).map_err(|error| malformed(error.to_string()))?;
+    let again = serde_json_canonicalizer::to_vec(&document).map_err(|error| malformed(error.to_string()))?;
+    if again == json.as_bytes() {
+        Ok(document)
+    } else {
+        Err(BadNote::NotCanonical)
     }
 }
 
@@ -260,9 +241,10 @@ pub(crate) mod tests {
         let document = json!({"b": [1, "\u{e9}"], "a": null});
         let note = sign(KIND, &document, &pair);
         let keys = [pair.1];
-        let opened = open(KIND, &note, &keys).unwrap();
-        assert_eq!(opened.json, "{\"a\":null,\"b\":[1,\"\u{e9}\"]}".as_bytes());
-        assert_eq!(opened.read::<Value>(), Ok(document));
+        let opened: Result<Value, _> = open(KIND, &note, &keys);
+        let canonical = "\n{\"a\":null,\"b\":[1,\"\u{e9}\"]}\n";
+        assert!(std::str::from_utf8(&note).unwrap().contains(canonical));
+        assert_eq!(opened, Ok(document));
     }
 
     #[test]
@@ -271,29 +253,32 @@ pub(crate) mod tests {
         let note = sign(KIND, &json!({}), &mine);
         let keys = [mine.1.clone()];
         assert!(matches!(
-            open("vitrine.dev/other/v1", &note, &keys),
+            open::<Value>("vitrine.dev/other/v1", &note, &keys),
             Err(BadNote::Malformed(_))
         ));
         assert!(matches!(
-            open(KIND, &sign(KIND, &json!({}), &other), &keys),
+            open::<Value>(KIND, &sign(KIND, &json!({}), &other), &keys),
             Err(BadNote::UnknownKey(_))
         ));
         let passed_off = (other.0, mine.1.clone());
         assert!(matches!(
-            open(KIND, &sign(KIND, &json!({}), &passed_off), &keys),
+            open::<Value>(KIND, &sign(KIND, &json!({}), &passed_off), &keys),
             Err(BadNote::BadSignature(_))
         ));
         // What another kind's note was signed for does not count here.
         let text = String::from_utf8(sign("vitrine.dev/other/v1", &json!({}), &mine)).unwrap();
         let renamed = text.replace("vitrine.dev/other/v1", KIND);
         assert!(matches!(
-            open(KIND, renamed.as_bytes(), &keys),
+            open::<Value>(KIND, renamed.as_bytes(), &keys),
             Err(BadNote::BadSignature(_))
         ));
         // Nor does what is signed twice, of which one would be unknown.
         let mut twice = note.clone();
         twice.extend_from_slice("\u{2014} else AAAA\n".as_bytes());
-        assert!(matches!(open(KIND, &twice, &keys), Err(BadNote::Malformed(_))));
+        assert!(matches!(
+            open::<Value>(KIND, &twice, &keys),
+            Err(BadNote::Malformed(_))
+        ));
     }
 
     #[test]
@@ -309,7 +294,7 @@ pub(crate) mod tests {
             let text = format!("{KIND}\n{json}\n").into_bytes();
             let note = signed(&text, &pair.1, &pair.0.sign(&text).to_bytes());
             let keys = [pair.1.clone()];
-            let read = open(KIND, &note, &keys).unwrap().read::<Value>();
+            let read = open::<Value>(KIND, &note, &keys);
             assert_eq!(read, Err(BadNote::NotCanonical), "{json}");
         }
     }
@@ -352,7 +337,7 @@ pub(crate) mod tests {
             }
             prop_assume!(changed != note);
             let keys = [pair.1];
-            prop_assert!(open(KIND, &changed, &keys).is_err());
+            prop_assert!(open::<Value>(KIND, &changed, &keys).is_err());
         }
     }
 }

@@ -63,13 +63,12 @@ const fn is_separator(byte: u8) -> bool {
 /// The runs of digits at or after this byte.
 fn groups(text: &str, from: usize) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = vec![];
-    for (at, byte) in text
+    for (at, _) in text
         .bytes()
         .enumerate()
         .skip(from)
         .filter(|(_, byte)| byte.is_ascii_digit())
     {
-        debug_assert!(byte.is_ascii_digit());
         match groups.last_mut() {
             Some(last) if last.end == at => last.end += 1,
             _ => groups.push(at..at + 1),

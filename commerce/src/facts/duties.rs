@@ -93,12 +93,11 @@ pub fn duties(facts: &Facts) -> Vec<Duty> {
     if !facts.is_paid() || !holds(facts).is_empty() {
         return duties;
     }
-    let is_good = |unit: &&UnitId| standing(facts, **unit) == Standing::Good;
-    let good: Vec<_> = facts.terms.units.iter().filter(is_good).copied().collect();
-    if facts.reserved.is_unknown() && !good.is_empty() {
+    let units = || facts.terms.units.iter().copied();
+    if facts.reserved.is_unknown() && units().any(|unit| standing(facts, unit) == Standing::Good) {
         duties.push(Duty::Reserve);
     }
-    for unit in good.into_iter().filter(|unit| may_license(facts, *unit).is_ok()) {
+    for unit in units().filter(|unit| may_license(facts, *unit).is_ok()) {
         let fulfilment = facts.fulfilment(unit);
         if fulfilment.licence != LicenceState::Signed {
             duties.push(Duty::License(unit));

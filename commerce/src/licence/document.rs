@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::sha256;
 
 /// What a licence's note says that it is.
 pub const KIND: &str = "vitrine.dev/licence/v1";
@@ -116,5 +117,5 @@ pub fn id(item: Uuid, unit: u32) -> Uuid {
 /// Who a licence is for: SHA-256 of the identity provider and its name for the person, in hex digits.
 pub fn account(issuer: &str, subject: &str) -> String {
     // A line break is in neither of them (OpenID Connect Core 1.0, section 2).
-    hex::encode(Sha256::digest(format!("{issuer}\n{subject}")))
+    sha256(format!("{issuer}\n{subject}"))
 }

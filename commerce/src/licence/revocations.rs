@@ -2,10 +2,12 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::note::{self, BadNote, NamedKey};
+use crate::{
+    note::{self, BadNote, NamedKey},
+    sha256,
+};
 
 /// A revocation list. It does not say whose licences it lists, nor how many there are: entries are hashes with a salt of the list's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +27,7 @@ pub struct Revocations {
 
 /// How a list with this salt names a licence: SHA-256, in hex digits.
 pub fn entry(salt: &str, licence: Uuid) -> String {
-    hex::encode(Sha256::digest(format!("{salt}\n{licence}")))
+    sha256(format!("{salt}\n{licence}"))
 }
 
 impl Revocations {
@@ -57,7 +59,7 @@ impl Revocations {
     /// # Errors
     /// If it is not signed by one of these keys, or its entries are not in order.
     pub fn open(note: &[u8], keys: &[NamedKey]) -> Result<Self, BadNote> {
-        let list: Self = note::open(Self::KIND, note, keys)?.read()?;
+        let list: Self = note::open(Self::KIND, note, keys)?;
         if list.revoked.is_sorted_by(|a, b| a < b) {
             Ok(list)
         } else {

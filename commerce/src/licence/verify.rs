@@ -223,7 +223,7 @@ fn of_note(bad: &BadNote) -> Code {
 }
 
 fn judge(note: &[u8], trust: &Trust, asked: &Asked<'_>, verdict: &mut Verdict) -> Result<(), Refusal> {
-    let opened = note::open(KIND, note, &trust.licences).and_then(|opened| opened.read::<Licence>());
+    let opened = note::open::<Licence>(KIND, note, &trust.licences);
     let licence = opened.map_err(|bad| (of_note(&bad), bad.to_string()))?;
     verdict.licence = Some(licence.clone());
     let versions: VersionReq = licence.sku.versions.parse().map_err(|error| {

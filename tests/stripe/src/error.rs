@@ -86,24 +86,6 @@ impl Error {
         }
     }
 
-    /// Too many requests (<https://docs.stripe.com/rate-limits>).
-    pub fn too_many() -> Self {
-        let message = "Request rate limit exceeded. You can learn more about rate limits here https://docs.stripe.com/rate-limits.";
-        Self {
-            status: 429,
-            ..Self::invalid(message).with_code("rate_limit")
-        }
-    }
-
-    /// Something went wrong on Stripe's side.
-    pub fn internal() -> Self {
-        Self {
-            status: 500,
-            kind: "api_error",
-            ..Self::invalid("An unknown error occurred.")
-        }
-    }
-
     /// As it is answered.
     pub fn json(&self) -> Value {
         json!({"error": {"type": self.kind, "code": self.code, "param": self.param, "message": self.message}})

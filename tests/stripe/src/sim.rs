@@ -162,24 +162,6 @@ impl Stripe {
         &self.balance
     }
 
-    /// A session.
-    pub fn session(&self, id: &str) -> Option<&Session> {
-        self.sessions.get(id)
-    }
-
-    /// A payment intent.
-    pub fn intent(&self, id: &str) -> Option<&Intent> {
-        self.intents.get(id)
-    }
-
-    /// Refunds of a payment intent, the oldest first.
-    pub fn refunds_of(&self, intent: &str) -> Vec<&Refund> {
-        self.refunds
-            .values()
-            .filter(|refund| refund.intent == intent)
-            .collect()
-    }
-
     /// Answers a request at a moment, Unix seconds.
     pub fn step(&mut self, request: &Request, now: i64) -> Response {
         self.expire(now);

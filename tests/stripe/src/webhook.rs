@@ -19,3 +19,17 @@ pub fn signature(secrets: &[&str], body: &[u8], at: i64) -> String {
     });
     format!("t={at}{}", signed.collect::<String>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `printf '1800000000.{"id":"evt_1"}' | openssl dgst -sha256 -hmac whsec_a`, and the same with the other secret.
+    #[test]
+    fn a_body_is_signed_with_every_secret_that_lives() {
+        assert_eq!(
+            signature(&["whsec_a", "whsec_b"], br#"{"id":"evt_1"}"#, 1_800_000_000),
+            "t=1800000000,v1=a55079840ea2399121b7cc9ddcc2d7f3eadb4e93e38ab7d315482aa8d4846852,v1=0764d1ee345d13f2345465816f59d50ccae81bde4c6f7fd396f241c73fd47a0d"
+        );
+    }
+}

@@ -21,6 +21,8 @@ use vitrine_e2e::{
 };
 use vitrine_kit::http;
 
+/// More than a run ends previews: with a spool that is full their ends would be one write cheaper from then on.
+const RECEIPTS_KEPT: &str = "1000000";
 /// The name of pools and templates.
 const POOL: &str = "pool";
 /// Refill of Vitrine's pools: above every rate that is measured, for a pool that is filled slower than it is emptied runs dry.
@@ -251,7 +253,8 @@ impl Controller {
     pub async fn start(system: System, tuning: Tuning, house: &House) -> Self {
         match system {
             System::Vitrine => {
-                let operator = Operator::ready(&house.post, &Options::alone("bench-previews"), None).await;
+                let options = Options::alone("bench-previews").with(["--receipts-kept", RECEIPTS_KEPT]);
+                let operator = Operator::ready(&house.post, &options, None).await;
                 Self {
                     pid: operator.pid(),
                     metrics: operator.address,
