@@ -1,6 +1,7 @@
 //! `vitrine`, and `kubectl vitrine` where the same file is called `kubectl-vitrine`. Parses, connects, hands over, prints.
 
 mod error;
+mod licence;
 mod maintenance;
 mod previews;
 mod receipts;
@@ -69,6 +70,9 @@ enum Command {
     Receipt(receipts::One),
     /// Checks a receipt, with the cluster's keys or with keys in files.
     Verify(receipts::Verify),
+    /// Licences: whether one holds.
+    #[command(subcommand)]
+    Licence(licence::Licence),
 }
 
 fn main() -> ExitCode {
@@ -100,11 +104,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<String> {
-    // Whoever has keys in files needs no cluster, and perhaps there is none any more.
-    if let Command::Verify(verify) = &arguments.command
-        && !verify.keys.is_empty()
-    {
-        return receipts::verify_offline(verify);
+    match &arguments.command {
+        // Licences need no cluster.
+        Command::Licence(licence) => return licence::run(licence),
+        // Nor does whoever has keys in files, and perhaps there is none any more.
+        Command::Verify(verify) if !verify.keys.is_empty() => return receipts::verify_offline(verify),
+        _ => {}
     }
     let client = connect(&arguments.cluster).await?;
     match arguments.command {
@@ -120,6 +125,7 @@ async fn run(arguments: Arguments) -> Result<String> {
         Command::Receipts(list) => receipts::list(&client, &list).await,
         Command::Receipt(one) => receipts::one(&client, &one).await,
         Command::Verify(verify) => receipts::verify(&client, &verify).await,
+        Command::Licence(licence) => licence::run(&licence),
     }
 }
 

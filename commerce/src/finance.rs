@@ -23,10 +23,10 @@ pub enum EntryKind {
     Reserve,
     /// What was reserved is theirs.
     Post,
-    /// What was reserved is a deposit again: only while there is no licence.
-    Void,
-    /// A deposit goes back.
+    /// Money goes back to the buyer: of what was shared out, or of a deposit that paid nothing.
     Refund,
+    /// A refund has failed: the money is where it was before.
+    Reinstate,
     /// An order that costs nothing; no money moves.
     Memo,
 }
@@ -38,6 +38,58 @@ impl EntryKind {
     }
 }
 
+impl std::fmt::Display for EntryKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Deposit => "deposit",
+            Self::Reserve => "reserve",
+            Self::Post => "post",
+            Self::Refund => "refund",
+            Self::Reinstate => "reinstate",
+            Self::Memo => "memo",
+        })
+    }
+}
+
+/// Whose part of an entry is how large: of one unit, so that what is reserved for it is to the minor unit what is theirs later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Part {
+    /// Which item of the order.
+    pub item: Uuid,
+    /// Which unit of it.
+    pub unit: u32,
+    /// Whose goods these are.
+    pub seller: String,
+    /// What is paid for it, tax included.
+    pub total: Money,
+    /// The tax in that.
+    pub tax: Money,
+}
+
+/// What Finance is asked for: one entry. The bytes are stored by whoever asks, and sent again as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EntryRequest {
+    /// By which the entry is found again: at most one is ever written by it.
+    pub key: String,
+    /// What it does.
+    pub kind: EntryKind,
+    /// Of which order.
+    pub order: Uuid,
+    /// How much, in all.
+    pub amount: Money,
+    /// The payment of a deposit or refund, by its provider's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<String>,
+    /// What is shared out, or taken back of what was. They add up to the amount. None of a deposit, nor of a refund of a payment that paid nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// The key of the entry that this one reverses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverses: Option<String>,
+}
+
 /// One entry in Finance's ledger, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -46,7 +98,7 @@ pub struct Receipt {
     pub epoch: Uuid,
     /// Which entry of the ledger, from 1.
     pub sequence: u64,
-    /// The ledger's root before this entry: SHA-256 over the root before it and its receipt's text, in hex digits; zeros before the first.
+    /// The ledger's root before this entry ([`next_root`]); zeros before the first.
     pub previous_root: String,
     /// By which the entry was asked for, and is found again.
     pub key: String,
@@ -60,6 +112,30 @@ pub struct Receipt {
     pub amount: Money,
     /// When it was written.
     pub at: Timestamp,
+}
+
+/// Where a ledger stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Head {
+    /// Which ledger.
+    pub epoch: Uuid,
+    /// Its newest entry; 0 before the first.
+    pub sequence: u64,
+    /// Its root after that.
+    pub root: String,
+    /// When it was so.
+    pub at: Timestamp,
+}
+
+impl Head {
+    /// What the note of one says that it is.
+    pub const KIND: &str = "vitrine.dev/finance-head/v1";
+}
+
+/// A ledger's root after an entry: SHA-256 over the root before it and the text of its receipt, in hex digits.
+pub fn next_root(root: &str, text: &[u8]) -> String {
+    sha256([root.as_bytes(), b"\n", text].concat())
 }
 
 /// Why a receipt does not allow what it is shown for.
@@ -182,8 +258,8 @@ pub(crate) mod tests {
         for kind in [
             EntryKind::Deposit,
             EntryKind::Post,
-            EntryKind::Void,
             EntryKind::Refund,
+            EntryKind::Reinstate,
             EntryKind::Memo,
         ] {
             assert_eq!(of(receipt(kind, 1000)), Err(BadReceipt::Kind(kind)));

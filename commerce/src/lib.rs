@@ -12,7 +12,7 @@ pub mod split;
 
 use sha2::{Digest, Sha256};
 
-/// In hex digits.
-fn sha256(bytes: impl AsRef<[u8]>) -> String {
+/// SHA-256 in hex digits.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
     hex::encode(Sha256::digest(bytes))
 }

@@ -201,6 +201,22 @@ pub fn open<T: Serialize + DeserializeOwned>(
     key.key
         .verify_strict(text, &signature)
         .map_err(|_| BadNote::BadSignature(name.to_owned()))?;
+    document(json)
+}
+
+/// The document of a text that is about to be signed as a note of this kind.
+///
+/// # Errors
+/// If it is not the text of one.
+pub fn unsigned<T: Serialize + DeserializeOwned>(kind: &str, text: &[u8]) -> Result<T, BadNote> {
+    let text = std::str::from_utf8(text).map_err(|_| malformed("it is not UTF-8"))?;
+    let json = text
+        .strip_prefix(kind)
+        .and_then(|rest| rest.strip_prefix('\n')?.strip_suffix('\n'));
+    document(json.ok_or_else(|| malformed(format!("it is no text of a {kind:?}")))?)
+}
+
+fn document<T: Serialize + DeserializeOwned>(json: &str) -> Result<T, BadNote> {
     let document: T = serde_json::from_str(json).map_err(|error| malformed(error.to_string()))?;
     let again = serde_json_canonicalizer::to_vec(&document).map_err(|error| malformed(error.to_string()))?;
     if again == json.as_bytes() {

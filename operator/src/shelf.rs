@@ -78,6 +78,11 @@ impl<K> Shelf<K> {
         self.known().keys().cloned().collect()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.known().len()
+    }
+
     /// Whether one is there.
     pub fn has(&self, name: &str) -> bool {
         self.known().contains_key(name)
@@ -220,6 +225,16 @@ impl<K: Shelved> Shelf<K> {
     /// Every object, one at a time: all together would be as large as what this is to avoid.
     pub fn each(&self) -> impl Iterator<Item = K> {
         self.names().into_iter().filter_map(|name| self.get(&name))
+    }
+
+    /// Shows every object, and lets others have their turn in between.
+    pub async fn show(&self, mut show: impl FnMut(K)) {
+        for name in self.names() {
+            tokio::task::coop::consume_budget().await;
+            if let Some(object) = self.get(&name) {
+                show(object);
+            }
+        }
     }
 
     fn pack(&self, object: &K) -> Option<Packed> {

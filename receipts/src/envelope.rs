@@ -5,10 +5,10 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
+use vitrine_keys::{Refused, Signer};
 
 use crate::{
     keys::Keys,
-    signer::{Refused, Signer},
     statement::{PREDICATE_TYPE, STATEMENT_TYPE, Statement},
 };
 
@@ -127,9 +127,10 @@ mod tests {
         StatusReason,
         preview_sandbox::{EndResult, Receipt},
     };
+    use vitrine_keys::SoftwareSigner;
 
     use super::*;
-    use crate::{signer::SoftwareSigner, statement::Predicate};
+    use crate::statement::Predicate;
 
     fn a_statement() -> Statement {
         Statement {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use ed25519_dalek::{Signature, VerifyingKey, pkcs8::DecodePublicKey};
-
-use crate::signer::key_id;
+use vitrine_keys::key_id;
 
 /// Public keys by id. The id is made from the key, so nothing that is published under another's is taken for it.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +51,9 @@ const END: &str = "-----END PUBLIC KEY-----";
 
 #[cfg(test)]
 mod tests {
+    use vitrine_keys::{Signer, SoftwareSigner};
+
     use super::*;
-    use crate::signer::{Signer, SoftwareSigner};
 
     #[test]
     fn a_text_that_is_no_key_is_left_out() {

@@ -15,6 +15,7 @@ mod error;
 mod install;
 mod libtest;
 mod progress;
+mod queries;
 mod requirements;
 mod results;
 mod soak;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::Command),
     /// Write the CRD files of charts/vitrine-crds from crds/src
     Crdgen,
+    /// Write .sqlx/ of the shop's services from a real Postgres
+    Queries,
     /// Run tests of tests/e2e with full counts and write docs/evidence/NAME.md
     Soak(soak::Args),
     /// Check docs/requirements.md and docs/threat-model.md against the tests that ran, and print what is done
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Install(args) => install::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Crdgen => crdgen::run(),
+        Command::Queries => queries::run(),
         Command::Test(args) => test::run(&args).map(verdict),
         Command::Soak(args) => soak::run(&args).map(verdict),
         Command::Trace(args) => trace::run(&args).map(verdict),

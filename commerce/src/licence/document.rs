@@ -109,6 +109,23 @@ impl Limits {
     }
 }
 
+/// What is granted with each unit of a product, as its listing says: what a licence takes over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Grant {
+    /// The signed manifest of what is delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Manifest>,
+    /// How far it goes.
+    #[serde(skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    /// What it allows, sorted.
+    pub entitlements: Vec<String>,
+    /// For how many days; for ever without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub days: Option<u32>,
+}
+
 /// The id of the licence for a unit of an order's item: the same whoever reckons it, and whenever (LIC-26).
 pub fn id(item: Uuid, unit: u32) -> Uuid {
     Uuid::new_v5(&NAMESPACE, format!("{item}/{unit}").as_bytes())

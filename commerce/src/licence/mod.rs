@@ -7,7 +7,7 @@ mod revocations;
 mod tests;
 mod verify;
 
-pub use document::{Buyer, KIND, Licence, Limits, Manifest, Sku, account, id};
+pub use document::{Buyer, Grant, KIND, Licence, Limits, Manifest, Sku, account, id};
 pub use key::{BadLicenceKey, LicenceKey};
 pub use revocations::{Revocations, entry};
 pub use verify::{Asked, BadTrust, Code, Remembered, Trust, Verdict, Warning, verify};

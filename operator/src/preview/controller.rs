@@ -109,8 +109,7 @@ pub fn controller(
         stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
     let (nodes, [pools_nodes]) = stored(&mut reflectors, all(), everything(), bare_node);
     let receipts = Api::namespaced(client.clone(), receipts_namespace);
-    let kept = everything().labels(vitrine_receipts::names::STATE_LABEL);
-    let (receipts, []) = stored(&mut reflectors, receipts, kept, |_| {});
+    let receipts = watches::spooled(&mut reflectors, receipts);
     let (pools, [pools_pools]) = stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
     let tenants = Tenants {
         cells: cells.clone(),

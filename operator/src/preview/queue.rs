@@ -61,7 +61,7 @@ pub struct Watched {
     /// All slots.
     pub slots: Arc<Held>,
     /// Receipts without a preview.
-    pub receipts: Store<PartialObjectMeta<ConfigMap>>,
+    pub receipts: Arc<Shelf<PartialObjectMeta<ConfigMap>>>,
     /// All nodes, with no more than is needed to know their room.
     pub nodes: Store<Node>,
     /// All pools.

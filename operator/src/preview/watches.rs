@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{FutureExt, Stream, StreamExt, channel::mpsc, stream};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{Namespace, Node},
+    core::v1::{ConfigMap, Node},
 };
 use kube::{
     Api, Resource,
@@ -54,8 +54,8 @@ where
 }
 
 /// Without what is large and only the API server's own.
-pub fn bare(cell: &mut PartialObjectMeta<Namespace>) {
-    cell.metadata.managed_fields = None;
+pub fn bare<K>(object: &mut PartialObjectMeta<K>) {
+    object.metadata.managed_fields = None;
 }
 
 /// A preview without what is only the API server's own, and without what only who looks at it needs: he reads it anew.
@@ -189,6 +189,20 @@ where
         }
     });
     (shelf, news)
+}
+
+/// All receipts of the spool, without what is in them.
+pub fn spooled(
+    reflectors: &mut JoinSet<()>,
+    api: Api<PartialObjectMeta<ConfigMap>>,
+) -> Arc<Shelf<PartialObjectMeta<ConfigMap>>> {
+    let shelf = Arc::new(Shelf::default());
+    let known = shelf.clone();
+    let of_receipts = bare_ones(everything()).labels(vitrine_receipts::names::STATE_LABEL);
+    follow(reflectors, api, of_receipts, move |event| {
+        known.handle(&event.modify(bare));
+    });
+    shelf
 }
 
 /// All slots, as a watch of their own tells of them, and what it tells.

@@ -23,8 +23,9 @@ use vitrine_crds::PreviewSandbox;
 use vitrine_receipts::names;
 
 use super::{
-    post::{Entry, Item, Items, undelivered},
+    post::{Item, Items, undelivered},
     sink::Undelivered,
+    spool::Entry,
 };
 use crate::{
     error::{Error, Result, found},
@@ -120,7 +121,7 @@ pub async fn run(context: &Context) {
 
 /// Lets go of what the spool need not hold any more.
 async fn clear(context: &Context) {
-    for entry in outlived(context) {
+    for entry in outlived(context).await {
         if let Err(error) = let_go(context, &entry).await {
             context.metrics.failed(&error);
             tracing::warn!(%error, "a receipt is kept for longer than it has to be");
@@ -167,11 +168,13 @@ async fn all_waiting(context: &Context) -> Items {
     let previews = &context.watched.previews;
     let note = |preview: PreviewSandbox| waiting.extend(undelivered(&preview));
     previews.skim(note).await;
-    for entry in context.receipts.spool.entries().into_iter().filter(is_pending) {
-        if let Some(uid) = entry.name_any().strip_prefix(names::PREFIX) {
-            waiting.insert(uid.to_owned(), Item::Spooled(entry.clone()));
+    let note = |entry: Entry| {
+        let name = entry.name_any();
+        if let Some(uid) = name.strip_prefix(names::PREFIX).filter(|_| is_pending(&entry)) {
+            waiting.insert(uid.to_owned(), Item::Spooled);
         }
-    }
+    };
+    context.receipts.spool.show(note).await;
     waiting
 }
 
@@ -194,7 +197,7 @@ struct Going {
 
 /// What the spool need not hold any more: what was kept for its retention, and what was meant for a sink that there is none of any more,
 /// after the same time.
-fn outlived(context: &Context) -> Vec<Entry> {
+async fn outlived(context: &Context) -> Vec<Entry> {
     let policy = context.watched.policy();
     let retention = policy.map_or(decide::RETENTION, |policy| policy.spec.retention.as_duration());
     let now = Timestamp::now();
@@ -208,13 +211,10 @@ fn outlived(context: &Context) -> Vec<Entry> {
     let has_sink = context.receipts.office.sink.is_some();
     let is_over =
         |entry: &Entry| !(has_sink && is_pending(entry)) && until(entry).is_some_and(|until| until <= now);
-    context
-        .receipts
-        .spool
-        .entries()
-        .into_iter()
-        .filter(is_over)
-        .collect()
+    let mut outlived = vec![];
+    let note = |entry| outlived.extend(Some(entry).filter(is_over));
+    context.receipts.spool.show(note).await;
+    outlived
 }
 
 async fn let_go(context: &Context, entry: &Entry) -> Result<()> {
@@ -250,8 +250,11 @@ async fn settle(context: &Context, uid: &str, item: Item) -> Result<()> {
             deliver(context, uid, &envelope).await?;
             mark(context, &namespace, &name, uid).await
         }
-        Item::Spooled(entry) => {
+        Item::Spooled => {
             let spool = &context.receipts.spool;
+            let Some(entry) = spool.entry(uid) else {
+                return Ok(());
+            };
             if let Some(envelope) = spool.read(&entry.name_any()).await? {
                 deliver(context, uid, &envelope).await?;
             }

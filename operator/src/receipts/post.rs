@@ -4,19 +4,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{ResourceExt, core::PartialObjectMeta};
+use kube::ResourceExt;
 use tokio::{sync::Notify, time::Instant};
 use vitrine_crds::PreviewSandbox;
-
-/// A receipt in the spool, without the receipt itself.
-pub type Entry = Arc<PartialObjectMeta<ConfigMap>>;
 
 /// One receipt that has to go.
 #[derive(Clone, Debug)]
@@ -31,7 +27,7 @@ pub enum Item {
         envelope: String,
     },
     /// In the spool.
-    Spooled(Entry),
+    Spooled,
 }
 
 /// Receipts that have to go, by preview uid.

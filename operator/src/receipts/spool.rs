@@ -1,6 +1,6 @@
 //! Receipts without a preview: one ConfigMap each, until the sink has it or its retention is over. Writes the spool's namespace.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -8,13 +8,18 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
     core::PartialObjectMeta,
-    runtime::reflector::{ObjectRef, Store},
 };
 use vitrine_crds::PreviewSandbox;
 use vitrine_policies::names::PREVIEW_ANNOTATION;
 use vitrine_receipts::names::{DATA, KEPT, PENDING, PREFIX, STATE_LABEL, UNTIL_ANNOTATION};
 
-use crate::error::{Error, Result, found, status};
+use crate::{
+    error::{Error, Result, found, status},
+    shelf::Shelf,
+};
+
+/// A receipt in the spool, without the receipt itself.
+pub type Entry = PartialObjectMeta<ConfigMap>;
 
 /// Why a receipt is kept beyond its preview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,18 +44,13 @@ pub enum Kept {
 pub struct Spool {
     api: Api<ConfigMap>,
     namespace: String,
-    entries: Store<PartialObjectMeta<ConfigMap>>,
+    entries: Arc<Shelf<Entry>>,
     most: usize,
 }
 
 impl Spool {
     /// A spool in a namespace, with what a watch knows of it.
-    pub fn new(
-        client: &Client,
-        namespace: &str,
-        entries: Store<PartialObjectMeta<ConfigMap>>,
-        most: usize,
-    ) -> Self {
+    pub fn new(client: &Client, namespace: &str, entries: Arc<Shelf<Entry>>, most: usize) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
@@ -59,9 +59,18 @@ impl Spool {
         }
     }
 
-    /// What is in it, without the receipts themselves.
-    pub fn entries(&self) -> Vec<std::sync::Arc<PartialObjectMeta<ConfigMap>>> {
-        self.entries.state()
+    /// Shows what is in it.
+    pub async fn show(&self, show: impl FnMut(Entry)) {
+        self.entries.show(show).await;
+    }
+
+    /// The receipt of the preview with this uid, if the spool has it.
+    pub fn entry(&self, uid: &str) -> Option<Entry> {
+        self.entries.get(&self.key(&name(uid)))
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
     }
 
     /// Keeps the receipt of a preview that is about to go. Never in the way of its going: what the spool cannot take is dropped.
@@ -77,12 +86,11 @@ impl Spool {
         is_last_try: bool,
     ) -> Result<Kept> {
         let uid = preview.uid().unwrap_or_default();
-        let name = format!("{PREFIX}{uid}");
-        let reference = ObjectRef::new(&name).within(&self.namespace);
-        if self.entries.get(&reference).is_some() {
+        let name = name(&uid);
+        if self.entries.has(&self.key(&name)) {
             return Ok(Kept::Spooled);
         }
-        if self.entries.len() >= self.most {
+        if self.entries.count() >= self.most {
             return Ok(Kept::Dropped(format!(
                 "the spool holds {} receipts, as many as it may",
                 self.most
@@ -143,7 +151,7 @@ impl Spool {
     ///
     /// # Errors
     /// If the API server does not answer.
-    pub async fn forget(&self, entry: &PartialObjectMeta<ConfigMap>) -> Result<()> {
+    pub async fn forget(&self, entry: &Entry) -> Result<()> {
         let params = DeleteParams::default().preconditions(Preconditions {
             uid: entry.uid(),
             resource_version: None,
@@ -154,4 +162,9 @@ impl Spool {
             .map(drop)
             .map_err(Error::kube("delete", "ConfigMap", name))
     }
+}
+
+/// What the entry of this preview's receipt is called.
+fn name(uid: &str) -> String {
+    format!("{PREFIX}{uid}")
 }

@@ -73,6 +73,8 @@ pub struct Intent {
     pub currency: String,
     pub customer: Option<String>,
     pub latest_charge: Option<String>,
+    /// Whether the last try to pay it has failed.
+    pub has_failed: bool,
     pub metadata: Metadata,
 }
 
@@ -247,7 +249,12 @@ impl Intent {
             "id": self.id, "object": "payment_intent", "created": self.created, "livemode": livemode, "status": self.status.as_str(),
             "amount": self.amount, "amount_received": self.received, "currency": self.currency, "customer": self.customer,
             "latest_charge": self.latest_charge, "metadata": self.metadata, "capture_method": "automatic", "confirmation_method": "automatic",
-            "payment_method_types": ["card"]
+            "payment_method_types": ["card"],
+            "last_payment_error": if self.has_failed {
+                json!({"type": "card_error", "code": "card_declined", "message": "Your card was declined."})
+            } else {
+                Value::Null
+            }
         })
     }
 }
@@ -260,7 +267,7 @@ impl Charge {
             "billing_details": {"address": null, "email": null, "name": null, "phone": null, "tax_id": null}, "captured": self.is_paid,
             "currency": self.currency, "disputed": self.is_disputed, "metadata": self.metadata, "paid": self.is_paid,
             "refunded": self.is_paid && self.refunded == self.amount, "status": if self.is_paid { "succeeded" } else { "failed" },
-            "payment_intent": self.intent, "balance_transaction": self.balance_transaction
+            "payment_intent": self.intent, "balance_transaction": self.balance_transaction, "payment_method_details": {"type": "card"}
         })
     }
 }

@@ -157,6 +157,36 @@ impl Stripe {
         &self.events
     }
 
+    /// A session.
+    pub fn session(&self, id: &str) -> Option<&Session> {
+        self.sessions.get(id)
+    }
+
+    /// All sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// All payment intents.
+    pub fn intents(&self) -> impl Iterator<Item = &Intent> {
+        self.intents.values()
+    }
+
+    /// A payment intent.
+    pub fn intent(&self, id: &str) -> Option<&Intent> {
+        self.intents.get(id)
+    }
+
+    /// All refunds.
+    pub fn refunds(&self) -> impl Iterator<Item = &Refund> {
+        self.refunds.values()
+    }
+
+    /// All disputes.
+    pub fn disputes(&self) -> impl Iterator<Item = &Dispute> {
+        self.disputes.values()
+    }
+
     /// All movements of money, the oldest first.
     pub fn balance(&self) -> &[BalanceTransaction] {
         &self.balance
@@ -223,8 +253,12 @@ impl Stripe {
         );
         let path: Vec<_> = request.path.trim_matches('/').split('/').collect();
         let live = self.account.livemode;
-        // Whoever reads money's objects may ask to have them in one another; here they are told by id.
-        parameters.0.remove("expand");
+        let expanded = parameters.0.remove("expand").unwrap_or_default();
+        let is_expanded = |name: &str| {
+            expanded
+                .as_object()
+                .is_some_and(|all| all.values().any(|one| one == name))
+        };
         let answer = match (request.method.as_str(), path.as_slice()) {
             ("POST", ["v1", "customers"]) => self.create_customer(&mut parameters, now),
             ("GET", ["v1", "customers", id]) => of(&self.customers, "customer", id).map(|one| one.json(live)),
@@ -233,9 +267,15 @@ impl Stripe {
                 of(&self.sessions, "checkout.session", id).map(|one| one.json(live))
             }
             ("POST", ["v1", "checkout", "sessions", id, "expire"]) => self.expire_session(id, now),
-            ("GET", ["v1", "payment_intents", id]) => {
-                of(&self.intents, "payment_intent", id).map(|one| one.json(live))
-            }
+            ("GET", ["v1", "payment_intents", id]) => of(&self.intents, "payment_intent", id).map(|one| {
+                let mut json = one.json(live);
+                // <https://docs.stripe.com/api/expanding_objects>
+                let charge = one.latest_charge.as_ref().and_then(|id| self.charges.get(id));
+                if let Some(charge) = charge.filter(|_| is_expanded("latest_charge")) {
+                    json["latest_charge"] = charge.json(live);
+                }
+                json
+            }),
             ("GET", ["v1", "charges", id]) => of(&self.charges, "charge", id).map(|one| one.json(live)),
             ("POST", ["v1", "refunds"]) => self.create_refund(&mut parameters, now),
             ("GET", ["v1", "refunds", id]) => of(&self.refunds, "refund", id).map(Refund::json),
@@ -243,6 +283,7 @@ impl Stripe {
             ("GET", ["v1", "disputes", id]) => {
                 of(&self.disputes, "dispute", id).map(|one| self.dispute_json(one))
             }
+            ("GET", ["v1", "disputes"]) => self.list_disputes(&mut parameters),
             ("GET", ["v1", "events"]) => self.list_events(&mut parameters, now),
             ("GET", ["v1", "balance_transactions"]) => self.list_balance(&mut parameters),
             (method, _) => {
@@ -521,6 +562,20 @@ impl Stripe {
         )
     }
 
+    fn list_disputes(&self, parameters: &mut Parameters) -> Answer {
+        let intent = parameters.text("payment_intent")?;
+        let all = self
+            .disputes
+            .values()
+            .rev()
+            .filter(|dispute| intent.as_ref().is_none_or(|intent| dispute.intent == *intent));
+        page(
+            parameters,
+            "/v1/disputes",
+            all.map(|dispute| (dispute.id.as_str(), self.dispute_json(dispute))),
+        )
+    }
+
     fn list_events(&self, parameters: &mut Parameters, now: i64) -> Answer {
         let mut created = parameters.inner("created")?;
         let from = created.number("gte")?.unwrap_or(0).max(now - EVENTS_KEPT);
@@ -599,6 +654,7 @@ impl Stripe {
             currency: session.currency.clone(),
             customer: session.customer.clone(),
             latest_charge: None,
+            has_failed: false,
             metadata: session.intent_metadata.clone(),
         };
         if let Some(session) = self.sessions.get_mut(&session.id) {
@@ -737,6 +793,8 @@ impl Stripe {
             return;
         };
         intent.status = status;
+        // <https://docs.stripe.com/payments/payment-intents/verifying-status#checking-status>: after a failed try a method is required again.
+        intent.has_failed = status == IntentStatus::RequiresPaymentMethod;
         let json = intent.json(self.account.livemode);
         self.tell(kind, json, now);
     }

@@ -1,4 +1,4 @@
-//! Who signs receipts. Pure but for the randomness of a development key.
+//! Who signs. Pure but for the randomness of a development key.
 
 use ed25519_dalek::{
     Signer as _, SigningKey, VerifyingKey,
@@ -23,7 +23,7 @@ pub trait Signer: Send + Sync {
 
 /// A signer could not sign.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the receipt was not signed: {0}")]
+#[error("it was not signed: {0}")]
 pub struct Refused(pub String);
 
 /// A key that cannot be used.
@@ -90,7 +90,8 @@ impl Signer for SoftwareSigner {
     }
 }
 
-pub(crate) fn key_id(key: &VerifyingKey) -> String {
+/// The id of a public key: the first 16 hex digits of its SHA-256.
+pub fn key_id(key: &VerifyingKey) -> String {
     hex::encode(&Sha256::digest(key.as_bytes())[..8])
 }
 

@@ -1,0 +1,129 @@
+//! A buyer wants to pay: there is one session at which they can, whoever asks, and however often.
+
+use uuid::Uuid;
+
+use crate::{
+    edges::{
+        Refusal,
+        attempt::{self, Begun},
+        observe,
+    },
+    order::Session,
+    seams::{By, Outside, Store, StoreError, Stripe},
+};
+
+/// A customer is made, an old session expired, and a new one made: at most so many steps, unless others do the same at the same time.
+const STEPS: u32 = 6;
+
+/// Where the buyer goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To Stripe's page.
+    Pay(Session),
+    /// Nowhere: they have paid, or have done all there is to do.
+    Paid,
+    /// Nowhere: the order was given up.
+    Closed,
+}
+
+/// Why a buyer cannot be sent to pay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckoutError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Stripe.
+    #[error(transparent)]
+    Stripe(#[from] Outside),
+    /// Others did the same all the time.
+    #[error("others begin to pay for order {0} at the same time; ask again")]
+    Busy(Uuid),
+}
+
+/// The session at which an order is paid.
+///
+/// # Errors
+/// If there is none now. It may be asked for again.
+pub async fn begin<S: Store, T: Stripe>(
+    store: &S,
+    stripe: &T,
+    order: Uuid,
+    actor: &str,
+) -> Result<Destination, CheckoutError> {
+    let by = By::Somebody(actor);
+    for _ in 0..STEPS {
+        match store.change(order, by, attempt::begin).await? {
+            Begun::Open(session) => return Ok(Destination::Pay(session)),
+            Begun::Paid => return Ok(Destination::Paid),
+            Begun::Closed => return Ok(Destination::Closed),
+            Begun::Customer(call) => {
+                let customer = stripe.make_customer(&call).await?;
+                overtaken(
+                    store
+                        .change(order, by, |order, _| attempt::customer(order, &customer))
+                        .await,
+                )?;
+            }
+            Begun::Send { n, call } => {
+                let session = stripe.make_session(&call).await?;
+                // Written down before anybody is sent there: whoever has given up this attempt meanwhile knew that nobody was.
+                overtaken(
+                    store
+                        .change(order, by, |order, _| attempt::made(order, n, &session))
+                        .await,
+                )?;
+            }
+            Begun::Expire(session) => {
+                stripe.expire_session(&session).await?;
+                look(store, stripe, order, &session, actor).await?;
+            }
+        }
+    }
+    Err(CheckoutError::Busy(order))
+}
+
+/// What somebody else has done first is as good.
+fn overtaken(changed: Result<(), StoreError>) -> Result<(), StoreError> {
+    match changed {
+        Err(StoreError::Refused(Refusal::Overtaken(why))) => {
+            tracing::info!(why, "an attempt to pay was overtaken");
+            Ok(())
+        }
+        changed => changed,
+    }
+}
+
+/// The buyer comes back, and says that they have paid: that grants nothing, and only has Stripe asked (CHK-33).
+///
+/// # Errors
+/// If Stripe or the store does not answer: a webhook or the janitor finds it out.
+pub async fn confirm<S: Store, T: Stripe>(
+    store: &S,
+    stripe: &T,
+    order: Uuid,
+    actor: &str,
+) -> Result<(), CheckoutError> {
+    let known = store.order(order).await?;
+    for attempt in known.attempts.values() {
+        if let Some(session) = &attempt.session {
+            look(store, stripe, order, &session.id, actor).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn look<S: Store, T: Stripe>(
+    store: &S,
+    stripe: &T,
+    order: Uuid,
+    session: &str,
+    actor: &str,
+) -> Result<(), CheckoutError> {
+    if let Some((_, observed)) = stripe.read(session).await? {
+        let by = By::Somebody(actor);
+        store
+            .change(order, by, |order, at| observe::apply(order, &observed, at))
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Finds events that no webhook told of.
+
+use jiff::Timestamp;
+
+use crate::seams::{Outside, Store, StoreError, Stripe};
+
+/// Why a sweep has ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SweepError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Stripe.
+    #[error(transparent)]
+    Stripe(#[from] Outside),
+}
+
+/// Takes in what Stripe says has happened since; how much of it was new.
+///
+/// # Errors
+/// If Stripe or the store does not answer: the next sweep begins at the same moment.
+pub async fn sweep<S: Store, T: Stripe>(store: &S, stripe: &T, since: Timestamp) -> Result<u64, SweepError> {
+    let mut new = 0;
+    for event in stripe.events(since).await? {
+        // What an event says is read anew: its own bytes are not kept.
+        let digest = vitrine_commerce::sha256(&event.id);
+        if store.receive(&event, &digest).await? {
+            new += 1;
+        }
+    }
+    Ok(new)
+}

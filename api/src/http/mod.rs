@@ -1,0 +1,124 @@
+//! The shop's HTTP interface. Turns requests into flows and edges, and what they say into answers; one OpenAPI document is made from this code.
+
+mod admin;
+mod catalogue;
+mod checkout;
+mod licences;
+mod orders;
+mod problems;
+mod views;
+mod webhooks;
+
+use std::sync::Arc;
+
+use axum::{Json, Router, routing::get};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use vitrine_service::Metrics;
+
+use crate::{
+    flows::webhook::Endpoint, identity::Identity, metrics::Counters, outside::stripe::StripeApi,
+    store::postgres::Shop,
+};
+
+/// What the routes work with.
+#[derive(Clone)]
+pub struct Counter {
+    /// Orders.
+    pub shop: Shop,
+    /// Stripe.
+    pub stripe: StripeApi,
+    /// Where Stripe's events come in.
+    pub endpoint: Arc<Endpoint>,
+    /// Who people are.
+    pub identity: Arc<Identity>,
+    /// What is counted.
+    pub counters: Counters,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Vitrine",
+        description = "A software marketplace: what is sold, how it is paid, and what is licensed. Errors are problem details (RFC 9457) with a stable `code`.",
+    ),
+    modifiers(&Bearer),
+    tags(
+        (name = "catalogue", description = "What is sold"),
+        (name = "orders", description = "Buying"),
+        (name = "licences", description = "What was bought"),
+        (name = "webhooks", description = "What Stripe tells"),
+        (name = "admin", description = "For who runs the shop"),
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let scheme = SecurityScheme::Http(
+            Http::builder()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format("JWT")
+                .build(),
+        );
+        components.add_security_scheme("oidc", scheme);
+    }
+}
+
+fn documented() -> OpenApiRouter<Counter> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(catalogue::list))
+        .routes(routes!(checkout::checkout))
+        .routes(routes!(checkout::confirm))
+        .routes(routes!(orders::list))
+        .routes(routes!(orders::read))
+        .routes(routes!(orders::pay))
+        .routes(routes!(orders::refund))
+        .routes(routes!(licences::list))
+        .routes(routes!(licences::read))
+        .routes(routes!(licences::revocations))
+        .routes(routes!(admin::price))
+        .routes(routes!(webhooks::stripe))
+}
+
+/// The OpenAPI document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().into_openapi()
+}
+
+/// The routes.
+pub fn routes(counter: Counter) -> Router {
+    let (routes, document) = documented().split_for_parts();
+    routes
+        .route("/openapi.json", get(async move || Json(document)))
+        .with_state(counter)
+}
+
+/// Registers what is counted.
+pub fn counters(metrics: &Metrics) -> Counters {
+    Counters::new(metrics.registry())
+}
+
+#[cfg(test)]
+mod tests {
+    /// `UPDATE_GOLDEN=1 cargo test -p vitrine-api openapi` writes it anew.
+    #[test]
+    fn the_openapi_document_is_the_one_that_is_committed() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let now = super::openapi().to_pretty_json().unwrap() + "\n";
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &now).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            now == committed,
+            "api/openapi.json is not what the code says; run `UPDATE_GOLDEN=1 cargo test -p vitrine-api openapi`"
+        );
+    }
+}

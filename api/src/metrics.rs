@@ -1,0 +1,66 @@
+//! What the shop counts. In memory.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+
+/// The shop's counters.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Orders that were asked for.
+    pub orders: IntCounter,
+    /// Events of Stripe's: new, known, rejected, unavailable.
+    pub webhooks: IntCounterVec,
+    /// Steps of workers: of events and tasks; done, put off, fenced, failed.
+    pub steps: IntCounterVec,
+    /// By how many seconds Stripe's clock is ahead of ours.
+    pub stripe_ahead: IntGauge,
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: Result<C, prometheus::Error>,
+) -> C {
+    let metric = metric.unwrap_or_else(|error| unreachable!("the metric's name is sound: {error}"));
+    registry
+        .register(Box::new(metric.clone()))
+        .unwrap_or_else(|error| unreachable!("each metric is registered once: {error}"));
+    metric
+}
+
+impl Counters {
+    /// Nothing counted yet.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            orders: registered(
+                registry,
+                IntCounter::new("vitrine_orders_asked_total", "Orders that were asked for."),
+            ),
+            webhooks: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "vitrine_webhooks_total",
+                        "Events of Stripe's, by what became of them.",
+                    ),
+                    &["outcome"],
+                ),
+            ),
+            steps: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "vitrine_worker_steps_total",
+                        "Steps of workers, by what they were of and what became of them.",
+                    ),
+                    &["of", "outcome"],
+                ),
+            ),
+            stripe_ahead: registered(
+                registry,
+                IntGauge::new(
+                    "vitrine_stripe_clock_ahead_seconds",
+                    "By how many seconds Stripe's clock is ahead of ours.",
+                ),
+            ),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Where orders are kept.
+
+pub mod postgres;

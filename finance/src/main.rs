@@ -1,0 +1,130 @@
+//! Command line of Finance. Parses, sets up, hands over.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, Parser, Subcommand};
+use sqlx::postgres::PgPoolOptions;
+use vitrine_finance::{
+    http::{Finance, routes},
+    ledger::{Ledger, MIGRATIONS},
+};
+use vitrine_service::{
+    Addresses, Metrics, Readiness, Seal, ServeError, Token, ended, logging, serve, watch_schema,
+};
+
+/// Connections to the database: one writes, others read.
+const CONNECTIONS: u32 = 8;
+
+#[derive(Parser)]
+#[command(name = "vitrine-finance", version, about = "The shop's books, behind HTTP")]
+struct Arguments {
+    #[command(subcommand)]
+    program: Program,
+}
+
+#[derive(Subcommand)]
+enum Program {
+    /// Answers.
+    Serve(Serve),
+    /// Brings the database's schema up to date.
+    Migrate(Database),
+    /// Says the public key by which receipts are verified.
+    Key(Key),
+}
+
+#[derive(Args)]
+struct Database {
+    /// Finance's own database, `postgres://…`.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database: String,
+}
+
+#[derive(Args)]
+struct Key {
+    /// The file of the key that signs receipts: Ed25519, PKCS #8 PEM.
+    #[arg(long)]
+    key: PathBuf,
+    /// Its name in receipts, like `shop.example/finance`.
+    #[arg(long)]
+    key_name: String,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    addresses: Addresses,
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    key: Key,
+    /// The file with the token that callers have.
+    #[arg(long)]
+    token: PathBuf,
+}
+
+/// Why Finance has ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Key(#[from] vitrine_service::BadSeal),
+    #[error(transparent)]
+    Token(#[from] vitrine_service::BadToken),
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the database's schema: {0}")]
+    Schema(#[from] sqlx::migrate::MigrateError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+fn main() -> ExitCode {
+    let program = Arguments::parse().program;
+    logging();
+    let ran = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Signals)
+        .and_then(|runtime| runtime.block_on(run(program)));
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(program: Program) -> Result<(), Error> {
+    match program {
+        Program::Key(key) => {
+            println!("{}", Seal::open(&key.key, &key.key_name)?.key());
+            Ok(())
+        }
+        Program::Migrate(Database { database }) => {
+            let pool = PgPoolOptions::new().max_connections(1).connect(&database).await?;
+            MIGRATIONS.run(&pool).await?;
+            Ok(())
+        }
+        Program::Serve(arguments) => answer(arguments).await,
+    }
+}
+
+async fn answer(arguments: Serve) -> Result<(), Error> {
+    let seal = Seal::open(&arguments.key.key, &arguments.key.key_name)?;
+    let token = Arc::new(Token::read(&arguments.token)?);
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .connect_lazy(&arguments.database.database)?;
+    let (readiness, metrics) = (Readiness::default(), Metrics::new());
+    let ended = ended().map_err(Error::Signals)?;
+    watch_schema(&pool, &MIGRATIONS, &readiness);
+    let (ledger, writer) = Ledger::new(pool.clone(), seal);
+    let writing = tokio::spawn(writer.run());
+    let finance = Finance { ledger, pool, token };
+    serve(routes(finance), arguments.addresses, readiness, metrics, ended).await?;
+    // All who could ask are gone: it ends once it has written what they asked for.
+    let _ = writing.await;
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Each request has an id: its caller's, or one of ours. It is in the answer, in the log and in every problem. Touches the log.
+
+use axum::{
+    extract::{MatchedPath, Request},
+    http::{HeaderName, HeaderValue},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::Instrument;
+use uuid::Uuid;
+use vitrine_commerce::pan;
+
+use crate::problem::Problem;
+
+/// The header.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A caller's id may be so long, in bytes: longer ones are for somebody who wants to fill the log.
+const LONGEST: usize = 128;
+
+/// The id of a request, for its handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(pub String);
+
+fn is_sound(id: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    (1..=LONGEST).contains(&id.len()) && id.bytes().all(is_plain) && !pan::is_in(id)
+}
+
+/// Gives each request its id.
+pub(crate) async fn with_id(mut request: Request, next: Next) -> Response {
+    let said = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    let id = said
+        .filter(|id| is_sound(id))
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    // Its route and not its path: what a caller writes there may be anything, a card's number too.
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str);
+    let span = tracing::info_span!("request", id, method = %request.method(), route);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
+        problem.instance = Some(format!("urn:request:{id}"));
+        let headers = std::mem::take(response.headers_mut());
+        response = problem.into_response();
+        for (name, value) in &headers {
+            if !response.headers().contains_key(name) && name != axum::http::header::CONTENT_LENGTH {
+                response.headers_mut().append(name, value.clone());
+            }
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_would_forge_a_line_of_the_log_is_none() {
+        assert!(is_sound("01JD-7.a_b:c"));
+        for bad in ["", "a b", "a\nb", "é", "4242424242424242", &"a".repeat(129)] {
+            assert!(!is_sound(bad), "{bad:?}");
+        }
+    }
+}

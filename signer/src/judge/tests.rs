@@ -1,0 +1,155 @@
+//! What is signed, and what is not.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::{Signer, SigningKey};
+use jiff::Timestamp;
+use vitrine_commerce::{
+    finance::{EntryKind, KIND, Receipt},
+    licence::{Buyer, Limits, Sku},
+};
+
+use super::*;
+
+const ORDER: Uuid = Uuid::from_u128(1);
+const ITEM: Uuid = Uuid::from_u128(2);
+
+fn pair(name: &str, seed: u8) -> (SigningKey, NamedKey) {
+    let secret = SigningKey::from_bytes(&[seed; 32]);
+    let named = NamedKey::new(name, secret.verifying_key()).unwrap();
+    (secret, named)
+}
+
+fn eur(minor: i64) -> Money {
+    Money::new(minor, "EUR".parse().unwrap())
+}
+
+fn receipt(change: impl FnOnce(&mut Receipt), seed: u8) -> Vec<u8> {
+    let mut receipt = Receipt {
+        epoch: Uuid::from_u128(3),
+        sequence: 1,
+        previous_root: "0".repeat(64),
+        key: format!("reserve:{ORDER}"),
+        request_sha256: "1".repeat(64),
+        kind: EntryKind::Reserve,
+        order: ORDER,
+        amount: eur(1000),
+        at: Timestamp::UNIX_EPOCH,
+    };
+    change(&mut receipt);
+    let (secret, key) = pair("shop.example/finance", seed);
+    let text = note::text(KIND, &receipt).unwrap();
+    note::signed(&text, &key, &secret.sign(&text).to_bytes())
+}
+
+fn licence_of(receipt: &[u8]) -> Licence {
+    Licence {
+        id: licence::id(ITEM, 0),
+        order: ORDER,
+        sku: Sku {
+            id: "notes".to_owned(),
+            versions: ">=1".to_owned(),
+        },
+        manifest: None,
+        buyer: Buyer {
+            account: licence::account("https://id.example", "alice"),
+            recipient: None,
+        },
+        limits: Limits::default(),
+        entitlements: vec![],
+        issued_at: Timestamp::UNIX_EPOCH,
+        not_before: Timestamp::UNIX_EPOCH,
+        expires: None,
+        max_staleness_seconds: None,
+        grace_seconds: 0,
+        finance_receipt_sha256: finance::digest(receipt),
+        revocations: "https://shop.example/revocations".to_owned(),
+        critical: vec![],
+        extensions: BTreeMap::new(),
+    }
+}
+
+fn row(receipt: Vec<u8>, change: impl FnOnce(&mut Licence)) -> Row {
+    let mut said = licence_of(&receipt);
+    change(&mut said);
+    Row {
+        id: licence::id(ITEM, 0),
+        item: ITEM,
+        unit: 0,
+        order: ORDER,
+        total: eur(1000),
+        buyer: ("https://id.example".to_owned(), "alice".to_owned()),
+        sku: ("notes".to_owned(), ">=1".to_owned()),
+        grant: Grant::default(),
+        text: note::text(licence::KIND, &said).unwrap(),
+        key: pair("shop.example/licence", 2).1.to_string(),
+        receipt,
+    }
+}
+
+fn judged(row: &Row) -> Result<(), Refused> {
+    judge(
+        row,
+        &[pair("shop.example/finance", 1).1],
+        &pair("shop.example/licence", 2).1,
+    )
+}
+
+#[test]
+fn what_finance_has_acknowledged_is_signed() {
+    assert_eq!(judged(&row(receipt(|_| {}, 1), |_| {})), Ok(()));
+}
+
+#[test]
+fn another_orders_receipt_a_wrong_amount_and_a_forged_one_sign_nothing() {
+    for receipt in [
+        receipt(|receipt| receipt.order = ITEM, 1),
+        receipt(|receipt| receipt.amount.minor = 999, 1),
+        receipt(|receipt| receipt.kind = EntryKind::Deposit, 1),
+        receipt(|_| {}, 9),
+        b"by hand".to_vec(),
+    ] {
+        let refused = judged(&row(receipt, |_| {}));
+        assert!(matches!(refused, Err(Refused::Receipt(..))), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_licence_that_says_something_else_than_the_order_is_not_signed() {
+    let differs = |field, change: fn(&mut Licence)| {
+        let refused = judged(&row(receipt(|_| {}, 1), change));
+        let id = licence::id(ITEM, 0);
+        assert_eq!(refused, Err(Refused::Differs { id, field }));
+    };
+    differs("id", |licence| licence.id = ITEM);
+    differs("order", |licence| licence.order = ITEM);
+    differs("product", |licence| licence.sku.id.push('x'));
+    differs("product", |licence| licence.sku.versions.push('0'));
+    differs("buyer", |licence| {
+        licence.buyer.account = licence::account("https://id.example", "mallory")
+    });
+    differs("limits", |licence| licence.limits.users = Some(1_000));
+    differs("entitlements", |licence| {
+        licence.entitlements.push("all".to_owned())
+    });
+    differs("expiry", |licence| licence.expires = Some(Timestamp::MAX));
+    differs("receipt", |licence| {
+        licence.finance_receipt_sha256 = "0".repeat(64)
+    });
+    let mut another_unit = row(receipt(|_| {}, 1), |_| {});
+    another_unit.unit = 1;
+    assert!(matches!(
+        judged(&another_unit),
+        Err(Refused::Differs { field: "id", .. })
+    ));
+}
+
+#[test]
+fn what_is_no_licence_or_of_another_key_is_not_signed() {
+    let mut by_hand = row(receipt(|_| {}, 1), |_| {});
+    by_hand.text = b"vitrine.dev/licence/v1\n{}\n".to_vec();
+    assert!(matches!(judged(&by_hand), Err(Refused::Text(..))));
+    let mut retired = row(receipt(|_| {}, 1), |_| {});
+    retired.key = pair("shop.example/licence", 7).1.to_string();
+    assert!(matches!(judged(&retired), Err(Refused::Key { .. })));
+}

@@ -1,0 +1,99 @@
+//! A database for each test.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use vitrine_postgres::{OWNER, Server};
+
+/// It is ready within a second, and after a crash within a few.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The server of this process.
+pub fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::start)
+}
+
+/// A database with this schema, in a server.
+pub async fn database(server: &Server, schema: &Migrator) -> Database {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let database = Database {
+        socket: server.folder().to_owned(),
+        name: format!("test{}", MADE.fetch_add(1, Ordering::Relaxed)),
+    };
+    let postgres = Database {
+        name: "postgres".to_owned(),
+        ..database.clone()
+    };
+    let mut connection = postgres.connect().await;
+    connection
+        .execute(AssertSqlSafe(format!("CREATE DATABASE {}", database.name)))
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    schema.run(&mut database.connect().await).await.unwrap();
+    database
+}
+
+/// A database of its own.
+#[derive(Clone, Debug)]
+pub struct Database {
+    socket: PathBuf,
+    name: String,
+}
+
+impl Database {
+    /// How it is connected to, as the database's owner.
+    pub fn options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.socket)
+            .username(OWNER)
+            .database(&self.name)
+            .disable_statement_logging()
+    }
+
+    /// A connection, as soon as there is one.
+    pub async fn connect(&self) -> PgConnection {
+        let begun = Instant::now();
+        loop {
+            match PgConnection::connect_with(&self.options()).await {
+                Ok(connection) => return connection,
+                Err(error) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    drop(error);
+                }
+                Err(error) => panic!("Postgres does not answer: {error}"),
+            }
+        }
+    }
+
+    /// Connections as a role.
+    pub async fn pool(&self, role: Option<&str>, most: u32) -> PgPool {
+        let role = role.map(|role| format!("SET ROLE {role}"));
+        PgPoolOptions::new()
+            .max_connections(most)
+            .after_connect(move |connection, _| {
+                let role = role.clone();
+                Box::pin(async move {
+                    if let Some(role) = role {
+                        connection.execute(AssertSqlSafe(role)).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_with(self.options())
+            .await
+            .unwrap()
+    }
+}

@@ -1,0 +1,425 @@
+//! The shop's flows on a scheduler that a seed decides, with all that goes wrong: calls and commits that are lost before or after their effect, processes
+//! that end at any await or sleep past their leases, answers that are old, forged, or told many times. What happens is a history; the same seed is
+//! the same history.
+
+mod executor;
+mod oracle;
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use uuid::Uuid;
+use vitrine_api::{
+    edges::{place::Offer, place::Want, refund},
+    flows::{
+        checkout,
+        sweep::sweep,
+        worker::{self, Step},
+    },
+    order::account_id,
+    seams::{By, Placing, Store, StoreError},
+};
+use vitrine_commerce::{facts::UnitId, licence::Grant, money::Money, price::Tax};
+use vitrine_stripe::{object::DisputeStatus, sim::Act};
+
+pub use executor::{Clock, Executor, Odds, Stepped};
+pub use oracle::Violation;
+pub use world::{Desk, Disk, Faults, Runs, World};
+
+use crate::{house::Keys, model::Model};
+
+/// Replicas of the shop.
+const REPLICAS: u32 = 3;
+/// The process of buyers, who do not crash with the shop.
+const BUYERS: u32 = 100;
+/// The process of Stripe and of banks.
+const STRIPE: u32 = 101;
+/// While things go wrong.
+const STORMY: Odds = Odds {
+    leaps: 0.01,
+    crashes: 0.01,
+};
+/// Afterwards.
+const CALM: Odds = Odds {
+    leaps: 0.0,
+    crashes: 0.0,
+};
+/// So many steps are stormy …
+const STORM: std::ops::Range<u64> = 100..400;
+/// … and so many follow at most, in which everything has to come to rest.
+const BOUND: u64 = 60_000;
+/// In calm, this much time is enough for everything that waits: the longest pause is an hour, a session a little more, and an order is given up
+/// after a day.
+const REST: SignedDuration = SignedDuration::from_hours(36);
+/// Who has nothing to do looks again after half a minute, and after twice as long each time.
+const FIRST_IDLE: i64 = 30;
+/// In seconds: no longer than this.
+const LONGEST_IDLE: i64 = 3_600;
+
+/// A way in which the shop may be built wrongly, so that what finds it is seen to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// It is not.
+    No,
+    /// A webhook is answered before the event is kept.
+    AnswersBeforeItKeeps,
+    /// An event is marked before what it tells of is applied.
+    MarksBeforeItApplies,
+    /// What the buyer says is believed.
+    BelievesTheBuyer,
+    /// Each retry of a call has a key of its own.
+    NewKeyEachTime,
+    /// A task is done although its lease was lost.
+    IgnoresTheFence,
+    /// Whatever comes from Finance's address is Finance's.
+    BelievesAnyReceipt,
+    /// A refund is sent, and then written down.
+    RefundsBeforeItSuspends,
+    /// What is not heard is taken for what has not happened.
+    TakesSilenceForNo,
+}
+
+/// What a history is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// What decides everything.
+    pub seed: u64,
+    /// What goes wrong outside.
+    pub faults: Faults,
+    /// What goes wrong inside.
+    pub odds: Odds,
+    /// How the shop is built wrongly.
+    pub broken: Broken,
+}
+
+impl Choice {
+    /// The usual.
+    pub const fn of(seed: u64) -> Self {
+        Self {
+            seed,
+            faults: Faults::MANY,
+            odds: STORMY,
+            broken: Broken::No,
+        }
+    }
+}
+
+/// What a history has come to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What it is known by.
+    pub trace: u64,
+    /// How many steps it had.
+    pub steps: u64,
+    /// What is wrong with it.
+    pub violation: Option<Violation>,
+    /// What happened how often: effect, and fault.
+    pub coverage: BTreeMap<(&'static str, &'static str), u64>,
+    /// How its orders ended.
+    pub ends: Vec<String>,
+}
+
+fn epoch() -> Timestamp {
+    "2026-11-30T12:00:00Z".parse().unwrap()
+}
+
+/// A history in memory.
+pub fn run(choice: Choice) -> Outcome {
+    let keys = Arc::new(Keys::default());
+    let store = Model::new(keys.house(), epoch());
+    for (sku, minor) in [("notes", 2000), ("gift", 0)] {
+        let offer = Offer {
+            sku: sku.to_owned(),
+            title: sku.to_owned(),
+            seller: "acme".to_owned(),
+            versions: ">=1".to_owned(),
+            grant: Grant::default(),
+            price: Uuid::nil(),
+            amount: Money::new(minor, "EUR".parse().unwrap()),
+            tax: Tax {
+                rate_ppm: 190_000,
+                included: true,
+            },
+        };
+        store
+            .state()
+            .offers
+            .insert((sku.to_owned(), "EUR".to_owned()), offer);
+    }
+    let clock = store.clone();
+    history(choice, store, Runs::AtOnce, keys, move |now| {
+        clock.state().now = now
+    })
+}
+
+/// A history on a store whose clock is set by `set`.
+pub fn history<S: Store + Clone + 'static>(
+    choice: Choice,
+    store: S,
+    runs: Runs,
+    keys: Arc<Keys>,
+    set: impl Fn(Timestamp),
+) -> Outcome {
+    let mut executor = Executor::new(choice.seed, epoch());
+    let world = World::new(choice.seed, executor.clock(), keys, choice.faults);
+    let disk = Disk {
+        store: store.clone(),
+        world: world.clone(),
+        runs: runs.clone(),
+    };
+    let mut rng = StdRng::seed_from_u64(choice.seed ^ 0xca11);
+    for replica in 0..REPLICAS {
+        start(&mut executor, replica, &disk, choice.broken);
+    }
+    let buyers = rng.random_range(1..=3_u64);
+    for buyer in 0..buyers {
+        executor.spawn(BUYERS, buys(disk.clone(), choice, buyer));
+    }
+    executor.spawn(STRIPE, tells(disk.clone(), choice));
+    executor.spawn(STRIPE, banks(world.clone(), choice.seed));
+    let storm = rng.random_range(STORM);
+    let mut now = epoch();
+    let mut calm_since = None;
+    let mut judge = oracle::Oracle::default();
+    let violation = loop {
+        let is_stormy = executor.steps < storm;
+        if !is_stormy && calm_since.is_none() {
+            world.outer().faults = Faults::NONE;
+            calm_since = Some(now);
+        }
+        let stepped = executor.step(if is_stormy { choice.odds } else { CALM }, |moved| {
+            if moved != now {
+                now = moved;
+                set(moved);
+            }
+        });
+        for said in std::mem::take(&mut world.outer().said) {
+            executor.note(&said);
+        }
+        if let Stepped::Crashed(process) = stepped {
+            match process {
+                replica if replica < REPLICAS => start(&mut executor, replica, &disk, choice.broken),
+                // Neither Stripe nor those who buy are ours to end.
+                STRIPE => {
+                    executor.spawn(STRIPE, tells(disk.clone(), choice));
+                    executor.spawn(STRIPE, banks(world.clone(), choice.seed ^ executor.steps));
+                }
+                _ => {}
+            }
+        }
+        let orders = read(&runs, &store, &world);
+        if let Some(violation) = judge.always(&orders, &world) {
+            break Some(violation);
+        }
+        let rested = calm_since.is_some_and(|since| now.duration_since(since) > REST);
+        if rested || executor.steps > storm + BOUND {
+            break judge.at_rest(&orders, &world, rested);
+        }
+    };
+    let orders = read(&runs, &store, &world);
+    let ends: Vec<_> = orders
+        .iter()
+        .map(|order| format!("{:?}", vitrine_commerce::facts::status(&order.facts())))
+        .collect();
+    for end in &ends {
+        executor.note(end);
+    }
+    let coverage = world.outer().coverage.clone();
+    Outcome {
+        trace: executor.trace(),
+        steps: executor.steps,
+        violation,
+        coverage,
+        ends,
+    }
+}
+
+fn read<S: Store>(runs: &Runs, store: &S, world: &World) -> Vec<vitrine_api::order::Order> {
+    let ids = world.outer().orders.clone();
+    ids.into_iter()
+        .filter_map(|id| runs.run(store.order(id)).ok())
+        .collect()
+}
+
+/// One process of the shop.
+fn start<S: Store + Clone + 'static>(executor: &mut Executor, replica: u32, disk: &Disk<S>, broken: Broken) {
+    let clock = disk.world.clock.clone();
+    for kind in 0..2 {
+        let (disk, clock) = (disk.clone(), clock.clone());
+        executor.spawn(replica, async move {
+            let mut idle = FIRST_IDLE;
+            loop {
+                let world = disk.world.clone();
+                let stepped = if kind == 0 {
+                    worker::event(&disk, &world).await
+                } else {
+                    let desk = Desk { disk: disk.clone() };
+                    worker::job(&disk, &world, &world, &desk).await
+                };
+                let rest = match stepped {
+                    Ok(Step::Idle) => idle,
+                    Ok(_) => 0,
+                    Err(_) => 2,
+                };
+                idle = if rest == idle {
+                    (idle * 2).min(LONGEST_IDLE)
+                } else {
+                    FIRST_IDLE
+                };
+                clock.sleep(SignedDuration::from_secs(rest)).await;
+            }
+        });
+    }
+    let (disk, clock) = (disk.clone(), clock);
+    let _ = broken;
+    executor.spawn(replica, async move {
+        loop {
+            // Everything since the beginning: events are few here.
+            let _ = sweep(&disk, &disk.world, epoch()).await;
+            clock.sleep(SignedDuration::from_hours(6)).await;
+        }
+    });
+}
+
+/// A buyer, who tries again whatever goes wrong.
+async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
+    let (world, clock) = (disk.world.clone(), disk.world.clock.clone());
+    let mut rng = StdRng::seed_from_u64(choice.seed ^ (buyer << 32) ^ 0xb0b);
+    let subject = format!("buyer{buyer}");
+    let account = account_id("https://id.example", &subject);
+    let placing = Placing {
+        id: Uuid::from_u128(u128::from(buyer) + 1),
+        account,
+        currency: "EUR".parse().unwrap(),
+        wants: vec![Want {
+            sku: if rng.random_bool(0.9) { "notes" } else { "gift" }.to_owned(),
+            quantity: rng.random_range(1..=2),
+        }],
+        request_sha256: "0".repeat(64),
+    };
+    while disk.account("https://id.example", &subject).await.is_err() {
+        clock.sleep(SignedDuration::from_secs(1)).await;
+    }
+    while disk.place(&placing).await.is_err() {
+        clock.sleep(SignedDuration::from_secs(1)).await;
+    }
+    world.outer().orders.push(placing.id);
+    // Some never pay.
+    let patience = rng.random_range(0..6);
+    for _ in 0..patience {
+        match checkout::begin(&disk, &world, placing.id, "buyer").await {
+            Ok(checkout::Destination::Pay(session)) => {
+                clock
+                    .sleep(SignedDuration::from_secs(rng.random_range(0..90)))
+                    .await;
+                let act = match rng.random_range(0..10) {
+                    0 | 1 => Act::Decline(session.id.clone()),
+                    2 | 3 => Act::PayLater(session.id.clone()),
+                    // Goes away, and comes back later.
+                    4 => {
+                        clock
+                            .sleep(SignedDuration::from_mins(rng.random_range(1..120)))
+                            .await;
+                        continue;
+                    }
+                    _ => Act::Pay(session.id.clone()),
+                };
+                let now = clock.now().as_second();
+                let _ = world.outer().stripe.act(&act, now);
+                if rng.random_bool(0.5) {
+                    let _ = checkout::confirm(&disk, &world, placing.id, "buyer").await;
+                }
+            }
+            Ok(checkout::Destination::Paid) => break,
+            Ok(checkout::Destination::Closed) => return,
+            Err(_) => clock.sleep(SignedDuration::from_secs(5)).await,
+        }
+    }
+    if rng.random_bool(0.4) {
+        clock
+            .sleep(SignedDuration::from_mins(rng.random_range(0..90)))
+            .await;
+        let units: BTreeSet<_> = [UnitId { line: 0, unit: 0 }].into();
+        let id = Uuid::from_u128(1000 + u128::from(buyer));
+        for _ in 0..5 {
+            let asked = disk
+                .change(placing.id, By::Somebody("buyer"), |order, at| {
+                    refund::ask(order, id, &units, "withdrawn", at)
+                })
+                .await;
+            match asked {
+                Err(StoreError::Unknown(_)) => clock.sleep(SignedDuration::from_secs(1)).await,
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Stripe tells of its events: late, out of order, several times; some never.
+async fn tells<S: Store + Clone>(disk: Disk<S>, choice: Choice) {
+    let mut rng = StdRng::seed_from_u64(choice.seed ^ 0x7e11);
+    let mut waiting: Vec<usize> = vec![];
+    let (mut known, mut idle) = (0, FIRST_IDLE);
+    loop {
+        let events = disk.world.outer().stripe.events().len();
+        for at in known..events {
+            waiting.extend(std::iter::repeat_n(at, rng.random_range(0..3)));
+        }
+        idle = if events > known {
+            FIRST_IDLE
+        } else {
+            (idle * 2).min(LONGEST_IDLE)
+        };
+        known = events;
+        if waiting.is_empty() {
+            disk.world.clock.sleep(SignedDuration::from_secs(idle)).await;
+            continue;
+        }
+        let at = waiting.swap_remove(rng.random_range(0..waiting.len()));
+        let told = disk.world.outer().stripe.events().get(at).map(world::event);
+        if let Some(event) = told {
+            // What is not answered is told again.
+            if disk.receive(&event, &"0".repeat(64)).await.is_err() && rng.random_bool(0.8) {
+                waiting.push(at);
+            }
+        }
+    }
+}
+
+/// What banks do, and who sits at Stripe's dashboard.
+async fn banks(world: World, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0xba4c);
+    loop {
+        world
+            .clock
+            .sleep(SignedDuration::from_mins(rng.random_range(1..180)))
+            .await;
+        let now = world.clock.now().as_second();
+        let mut outer = world.outer();
+        let is_calm = outer.faults.lost == 0.0;
+        for act in oracle::moves(&outer.stripe) {
+            // In calm everything comes to its end; before, some of it.
+            if is_calm || rng.random_bool(0.5) {
+                let act = if rng.random_bool(0.8) { act.0 } else { act.1 };
+                let _ = outer.stripe.act(&act, now);
+            }
+        }
+        if !is_calm && rng.random_bool(0.05) {
+            let paid: Vec<_> = oracle::paid(&outer.stripe);
+            if let Some(payment) = paid.first() {
+                let act = match rng.random_range(0..3) {
+                    0 => Act::RefundInDashboard(payment.clone(), None),
+                    1 => Act::RefundInDashboard(payment.clone(), Some(500)),
+                    _ => Act::Dispute(payment.clone(), DisputeStatus::NeedsResponse),
+                };
+                let _ = outer.stripe.act(&act, now);
+            }
+        }
+        drop(outer);
+    }
+}

@@ -1,0 +1,686 @@
+//! What is outside of a shop, with all that goes wrong there: Stripe, Finance and the signer, behind the seams that flows know. Each call has a place
+//! before its effect and one after it, at which it is lost, or its process ends.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::Value;
+use uuid::Uuid;
+use vitrine_api::{
+    edges::{
+        At, Refusal,
+        observe::{Observed, SeenPayment, SeenRefund},
+    },
+    order::{Call, Order, Session},
+    seams::{
+        By, Claim, Event, Finance, Job, Outside, Placing, Read, Signer, Store, StoreError,
+        Stripe as StripeSeam,
+    },
+};
+use vitrine_commerce::{
+    facts::{self, DisputeState, Funds, PaymentState, RefundState},
+    money::Money,
+};
+use vitrine_signer::judge::{Row, judge};
+use vitrine_stripe::sim::{Account, Request, Response, Stripe};
+
+use super::executor::Clock;
+use crate::house::Keys;
+
+/// How likely a call goes wrong, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// It is lost before it takes effect.
+    pub lost: f64,
+    /// It takes effect, and its answer is lost.
+    pub unheard: f64,
+    /// Somebody asks to wait.
+    pub too_often: f64,
+    /// What is read is as it was a while ago.
+    pub stale: f64,
+    /// An answer is forged.
+    pub forged: f64,
+}
+
+impl Faults {
+    /// None.
+    pub const NONE: Self = Self {
+        lost: 0.0,
+        unheard: 0.0,
+        too_often: 0.0,
+        stale: 0.0,
+        forged: 0.0,
+    };
+    /// Many.
+    pub const MANY: Self = Self {
+        lost: 0.06,
+        unheard: 0.06,
+        too_often: 0.02,
+        stale: 0.1,
+        forged: 0.02,
+    };
+}
+
+/// All that is outside.
+pub struct Outer {
+    rng: StdRng,
+    /// What goes wrong now.
+    pub faults: Faults,
+    /// Stripe: the truth of what was paid.
+    pub stripe: Stripe,
+    /// What objects said when they were read, the oldest first.
+    past: BTreeMap<String, Vec<Read>>,
+    /// Finance's entries by key: request and receipt.
+    pub entries: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
+    /// Which effect had which fault, and how often.
+    pub coverage: BTreeMap<(&'static str, &'static str), u64>,
+    /// What was told of, for the trace.
+    pub said: Vec<String>,
+    /// Orders that were placed.
+    pub orders: Vec<Uuid>,
+}
+
+/// The world, as each process sees it.
+#[derive(Clone)]
+pub struct World {
+    /// What is outside.
+    pub outer: Arc<Mutex<Outer>>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Whose keys there are.
+    pub keys: Arc<Keys>,
+}
+
+/// Stripe's secret key.
+const KEY: &str = "sk_test_simulation";
+
+/// What becomes of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Heard,
+    Lost,
+    Unheard,
+    TooOften,
+}
+
+impl World {
+    /// A world in which nothing has happened.
+    pub fn new(seed: u64, clock: Clock, keys: Arc<Keys>, faults: Faults) -> Self {
+        let account = Account {
+            key: KEY.to_owned(),
+            livemode: false,
+            refunds_wait: true,
+            pages: "https://pay.example".to_owned(),
+        };
+        let outer = Outer {
+            rng: StdRng::seed_from_u64(seed ^ 0x5eed),
+            faults,
+            stripe: Stripe::new(account),
+            past: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            coverage: BTreeMap::new(),
+            said: vec![],
+            orders: vec![],
+        };
+        Self {
+            outer: Arc::new(Mutex::new(outer)),
+            clock,
+            keys,
+        }
+    }
+
+    /// What is outside.
+    pub fn outer(&self) -> MutexGuard<'_, Outer> {
+        self.outer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fate(&self, of: &'static str) -> Fate {
+        let mut outer = self.outer();
+        let Faults {
+            lost,
+            unheard,
+            too_often,
+            ..
+        } = outer.faults;
+        let drawn: f64 = outer.rng.random();
+        let (fate, name) = match drawn {
+            drawn if drawn < lost => (Fate::Lost, "lost"),
+            drawn if drawn < lost + unheard => (Fate::Unheard, "unheard"),
+            drawn if drawn < lost + unheard + too_often => (Fate::TooOften, "too often"),
+            _ => (Fate::Heard, "heard"),
+        };
+        *outer.coverage.entry((of, name)).or_default() += 1;
+        outer.said.push(format!("{of} {name}"));
+        fate
+    }
+
+    /// A call to somebody outside, whose effect is at one moment.
+    async fn call<T>(
+        &self,
+        who: &'static str,
+        of: &'static str,
+        effect: impl FnOnce(&mut Outer, Timestamp) -> Result<T, Outside>,
+    ) -> Result<T, Outside> {
+        let lost = || Outside::Unknown {
+            who,
+            why: "lost".to_owned(),
+        };
+        self.clock.turn().await;
+        let fate = self.fate(of);
+        match fate {
+            Fate::Lost => return Err(lost()),
+            Fate::TooOften => {
+                return Err(Outside::TooOften {
+                    who,
+                    wait: Some(Duration::from_secs(5)),
+                });
+            }
+            Fate::Heard | Fate::Unheard => {}
+        }
+        let now = self.clock.now();
+        let answer = effect(&mut self.outer(), now);
+        self.clock.turn().await;
+        if fate == Fate::Unheard {
+            Err(lost())
+        } else {
+            answer
+        }
+    }
+}
+
+fn answered(response: Response) -> Result<Value, Outside> {
+    if response.status < 400 {
+        return Ok(response.body);
+    }
+    let error = &response.body["error"];
+    Err(Outside::Refused {
+        who: "Stripe",
+        code: error["code"].as_str().unwrap_or("none").to_owned(),
+        why: error["message"].to_string(),
+    })
+}
+
+impl Outer {
+    fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        parameters: &str,
+        key: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Value, Outside> {
+        let (query, body) = if method == "GET" {
+            (parameters, "")
+        } else {
+            ("", parameters)
+        };
+        let request = Request {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            body: body.to_owned(),
+            key: Some(KEY.to_owned()),
+            idempotency_key: key.map(str::to_owned),
+        };
+        answered(self.stripe.step(&request, now.as_second()))
+    }
+
+    fn post(&mut self, call: &Call, now: Timestamp) -> Result<Value, Outside> {
+        self.request("POST", &call.path, &call.body, Some(&call.key), now)
+    }
+
+    fn get(&mut self, path: &str, parameters: &str, now: Timestamp) -> Result<Option<Value>, Outside> {
+        match self.request("GET", path, parameters, None, now) {
+            Err(Outside::Refused { code, .. }) if code == "resource_missing" => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn read(&mut self, object: &str, now: Timestamp) -> Result<Option<Read>, Outside> {
+        let mut seen = Observed::default();
+        let (mut order, mut payment) = (None, None);
+        let of = |json: &Value| json["payment_intent"].as_str().map(str::to_owned);
+        let place = match object.split('_').next() {
+            Some("cs") => "checkout/sessions",
+            Some("ch") => "charges",
+            Some("re") => "refunds",
+            Some("dp") => "disputes",
+            _ => "payment_intents",
+        };
+        let Some(json) = self.get(&format!("/v1/{place}/{object}"), "", now)? else {
+            return Ok(None);
+        };
+        if place == "checkout/sessions" {
+            order = uuid(&json["metadata"]["order"]);
+            if let Some(n) = number(&json["metadata"]["attempt"]) {
+                seen.sessions.push((n, session(&json), attempt(&json)));
+            }
+            payment = of(&json);
+        } else if place == "payment_intents" {
+            payment = Some(object.to_owned());
+        } else {
+            payment = payment.or_else(|| of(&json));
+        }
+        if let Some(id) = payment.clone() {
+            order = order.or(self.payment(&id, &mut seen, now)?);
+        }
+        if let (Some((_, _, said)), Some(payment)) = (seen.sessions.last_mut(), seen.payments.last()) {
+            let is_waiting = said.session == facts::Session::Complete && said.funds == Funds::Unpaid;
+            if is_waiting && payment.state == PaymentState::Failed {
+                said.funds = Funds::Failed;
+            }
+        }
+        Ok((!seen.sessions.is_empty() || !seen.payments.is_empty()).then_some((order, seen)))
+    }
+
+    fn payment(&mut self, id: &str, seen: &mut Observed, now: Timestamp) -> Result<Option<Uuid>, Outside> {
+        let Some(intent) = self.get(&format!("/v1/payment_intents/{id}"), "", now)? else {
+            return Ok(None);
+        };
+        let state = match (intent["status"].as_str(), !intent["last_payment_error"].is_null()) {
+            (Some("succeeded"), _) => PaymentState::Succeeded,
+            (Some("processing"), _) => PaymentState::Processing,
+            (Some("canceled"), _) | (Some("requires_payment_method"), true) => PaymentState::Failed,
+            _ => PaymentState::Pending,
+        };
+        let is_paid = state == PaymentState::Succeeded;
+        seen.payments.push(SeenPayment {
+            id: id.to_owned(),
+            attempt: number(&intent["metadata"]["attempt"]),
+            state,
+            received: is_paid.then(|| money(&intent["amount_received"], &intent["currency"])),
+            paid_at: is_paid.then(|| at(&intent["created"])),
+            method: Some("card".to_owned()),
+        });
+        let of = format!("payment_intent={id}&limit=100");
+        let refunds = self.get("/v1/refunds", &of, now)?.unwrap_or_default();
+        for refund in refunds["data"].as_array().into_iter().flatten() {
+            seen.refunds.push(SeenRefund {
+                id: text(&refund["id"]),
+                ours: uuid(&refund["metadata"]["refund"]),
+                payment: id.to_owned(),
+                amount: money(&refund["amount"], &refund["currency"]),
+                state: match refund["status"].as_str() {
+                    Some("requires_action") => RefundState::RequiresAction,
+                    Some("succeeded") => RefundState::Succeeded,
+                    Some("canceled") => RefundState::Canceled,
+                    Some("failed") => RefundState::Failed,
+                    _ => RefundState::Pending,
+                },
+                reason: None,
+            });
+        }
+        let disputes = self.get("/v1/disputes", &of, now)?.unwrap_or_default();
+        for dispute in disputes["data"].as_array().into_iter().flatten() {
+            let state = match dispute["status"].as_str() {
+                Some("warning_needs_response") => DisputeState::WarningNeedsResponse,
+                Some("warning_closed") => DisputeState::WarningClosed,
+                Some("under_review") => DisputeState::UnderReview,
+                Some("won") => DisputeState::Won,
+                Some("lost") => DisputeState::Lost,
+                _ => DisputeState::NeedsResponse,
+            };
+            let said = facts::Dispute {
+                of: facts::Once::Known(id.to_owned()),
+                state,
+            };
+            seen.disputes.push((
+                text(&dispute["id"]),
+                said,
+                money(&dispute["amount"], &dispute["currency"]),
+            ));
+        }
+        Ok(uuid(&intent["metadata"]["order"]))
+    }
+}
+
+fn text(json: &Value) -> String {
+    json.as_str().unwrap_or_default().to_owned()
+}
+
+fn uuid(json: &Value) -> Option<Uuid> {
+    json.as_str()?.parse().ok()
+}
+
+fn number(json: &Value) -> Option<u32> {
+    json.as_str()?.parse().ok()
+}
+
+fn at(json: &Value) -> Timestamp {
+    json.as_i64()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .unwrap_or_default()
+}
+
+fn money(minor: &Value, currency: &Value) -> Money {
+    Money::new(
+        minor.as_i64().unwrap_or_default(),
+        currency.as_str().unwrap_or_default().parse().unwrap(),
+    )
+}
+
+fn session(json: &Value) -> Session {
+    Session {
+        id: text(&json["id"]),
+        url: text(&json["url"]),
+        expires_at: at(&json["expires_at"]),
+    }
+}
+
+fn attempt(json: &Value) -> facts::Attempt {
+    facts::Attempt {
+        session: match json["status"].as_str() {
+            Some("complete") => facts::Session::Complete,
+            Some("expired") => facts::Session::Expired,
+            _ => facts::Session::Open,
+        },
+        funds: if json["payment_status"] == "paid" {
+            Funds::Paid
+        } else {
+            Funds::Unpaid
+        },
+    }
+}
+
+impl StripeSeam for World {
+    async fn make_customer(&self, call: &Call) -> Result<String, Outside> {
+        self.call("Stripe", "make customer", |outer, now| {
+            Ok(text(&outer.post(call, now)?["id"]))
+        })
+        .await
+    }
+
+    async fn make_session(&self, call: &Call) -> Result<Session, Outside> {
+        self.call("Stripe", "make session", |outer, now| {
+            Ok(session(&outer.post(call, now)?))
+        })
+        .await
+    }
+
+    async fn expire_session(&self, id: &str) -> Result<(), Outside> {
+        let expired = self.call("Stripe", "expire session", |outer, now| {
+            outer.request(
+                "POST",
+                &format!("/v1/checkout/sessions/{id}/expire"),
+                "",
+                Some(&format!("expire:{id}")),
+                now,
+            )
+        });
+        match expired.await {
+            Ok(_) | Err(Outside::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn make_refund(&self, call: &Call) -> Result<(), Outside> {
+        self.call("Stripe", "make refund", |outer, now| {
+            outer.post(call, now).map(drop)
+        })
+        .await
+    }
+
+    async fn read(&self, object: &str) -> Result<Option<Read>, Outside> {
+        self.call("Stripe", "read", |outer, now| {
+            let read = outer.read(object, now)?;
+            let past = outer.past.entry(object.to_owned()).or_default();
+            past.extend(read.clone());
+            let stale = outer.faults.stale;
+            let length = outer.past[object].len();
+            if length > 0 && outer.rng.random_bool(stale) {
+                let at = outer.rng.random_range(0..length);
+                *outer.coverage.entry(("read", "stale")).or_default() += 1;
+                return Ok(Some(outer.past[object][at].clone()));
+            }
+            Ok(read)
+        })
+        .await
+    }
+
+    async fn events(&self, since: Timestamp) -> Result<Vec<Event>, Outside> {
+        self.call("Stripe", "events", |outer, _| {
+            let since = since.as_second();
+            let told = outer
+                .stripe
+                .events()
+                .iter()
+                .filter(|event| event.created >= since);
+            Ok(told.map(event).collect())
+        })
+        .await
+    }
+}
+
+/// An event, as the shop takes it.
+pub fn event(event: &vitrine_stripe::sim::Event) -> Event {
+    Event {
+        id: event.id.clone(),
+        kind: event.kind.to_owned(),
+        object: text(&event.json["data"]["object"]["id"]),
+        created: Timestamp::from_second(event.created).unwrap_or_default(),
+    }
+}
+
+impl Finance for World {
+    async fn post(&self, key: &str, request: &[u8]) -> Result<Vec<u8>, Outside> {
+        let keys = self.keys.clone();
+        self.call("Finance", "post entry", |outer, _| {
+            if let Some((known, receipt)) = outer.entries.get(key) {
+                return if known == request {
+                    Ok(receipt.clone())
+                } else {
+                    Err(Outside::Refused {
+                        who: "Finance",
+                        code: "entry-differs".to_owned(),
+                        why: key.to_owned(),
+                    })
+                };
+            }
+            let sequence = outer.entries.len() as u64 + 1;
+            let receipt = keys.receipt(request, sequence);
+            outer
+                .entries
+                .insert(key.to_owned(), (request.to_vec(), receipt.clone()));
+            let forged = outer.faults.forged;
+            if outer.rng.random_bool(forged) {
+                *outer.coverage.entry(("post entry", "forged")).or_default() += 1;
+                return Ok(Keys::strangers().receipt(request, sequence));
+            }
+            Ok(receipt)
+        })
+        .await
+    }
+
+    async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Outside> {
+        self.call("Finance", "find entry", |outer, _| {
+            Ok(outer.entries.get(key).map(|(_, receipt)| receipt.clone()))
+        })
+        .await
+    }
+}
+
+/// A store as a process sees it: each transaction is there whole or not at all, and whether it is may not be known.
+#[derive(Clone)]
+pub struct Disk<S> {
+    /// What is kept.
+    pub store: S,
+    /// The world it is in.
+    pub world: World,
+    /// Runs what the store does, to its end.
+    pub runs: Runs,
+}
+
+/// Runs a future to its end: at once for what is in memory, on a runtime for a real database.
+#[derive(Clone)]
+pub enum Runs {
+    /// It is ready when it is polled.
+    AtOnce,
+    /// It waits for a database.
+    On(Arc<tokio::runtime::Runtime>),
+}
+
+impl Runs {
+    /// Runs it.
+    ///
+    /// # Panics
+    /// If something in memory waits.
+    pub fn run<T>(&self, what: impl Future<Output = T>) -> T {
+        match self {
+            Self::AtOnce => {
+                let mut what = std::pin::pin!(what);
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                match what.as_mut().poll(&mut context) {
+                    std::task::Poll::Ready(answer) => answer,
+                    std::task::Poll::Pending => panic!("a store in memory waits for something"),
+                }
+            }
+            Self::On(runtime) => runtime.block_on(what),
+        }
+    }
+}
+
+impl<S: Store> Disk<S> {
+    async fn transaction<T>(
+        &self,
+        of: &'static str,
+        what: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let lost = || StoreError::Unknown("lost".to_owned());
+        self.world.clock.turn().await;
+        let fate = self.world.fate(of);
+        if matches!(fate, Fate::Lost | Fate::TooOften) {
+            return Err(lost());
+        }
+        let answer = self.runs.run(what);
+        self.world.clock.turn().await;
+        if fate == Fate::Unheard {
+            Err(lost())
+        } else {
+            answer
+        }
+    }
+}
+
+impl<S: Store> Store for Disk<S> {
+    async fn account(&self, issuer: &str, subject: &str) -> Result<Uuid, StoreError> {
+        self.transaction("account", self.store.account(issuer, subject))
+            .await
+    }
+
+    async fn place(&self, placing: &Placing) -> Result<Uuid, StoreError> {
+        self.transaction("place", self.store.place(placing)).await
+    }
+
+    async fn order(&self, id: Uuid) -> Result<Order, StoreError> {
+        self.transaction("order", self.store.order(id)).await
+    }
+
+    async fn change<T: Send>(
+        &self,
+        id: Uuid,
+        by: By<'_>,
+        edge: impl FnOnce(&mut Order, &At<'_>) -> Result<T, Refusal> + Send,
+    ) -> Result<T, StoreError> {
+        let of = match by {
+            By::Somebody(_) => "change",
+            By::Event(_) => "apply event",
+            By::Job(_) => "apply task",
+        };
+        self.transaction(of, self.store.change(id, by, edge)).await
+    }
+
+    async fn order_of(&self, object: &str) -> Result<Option<Uuid>, StoreError> {
+        self.transaction("order of", self.store.order_of(object)).await
+    }
+
+    async fn receive(&self, event: &Event, sha256: &str) -> Result<bool, StoreError> {
+        self.transaction("receive", self.store.receive(event, sha256))
+            .await
+    }
+
+    async fn claim_event(&self, lease: Duration) -> Result<Option<Claim<Event>>, StoreError> {
+        self.transaction("claim event", self.store.claim_event(lease))
+            .await
+    }
+
+    async fn claim_job(&self, lease: Duration) -> Result<Option<Claim<Job>>, StoreError> {
+        self.transaction("claim task", self.store.claim_job(lease)).await
+    }
+
+    async fn put_off_event(&self, claim: &Claim<Event>, wait: Duration) -> Result<(), StoreError> {
+        self.transaction("put off event", self.store.put_off_event(claim, wait))
+            .await
+    }
+
+    async fn put_off_job(&self, claim: &Claim<Job>, wait: Duration) -> Result<(), StoreError> {
+        self.transaction("put off task", self.store.put_off_job(claim, wait))
+            .await
+    }
+
+    async fn ignore(&self, claim: &Claim<Event>) -> Result<(), StoreError> {
+        self.transaction("ignore", self.store.ignore(claim)).await
+    }
+}
+
+/// The signer with its own look at the store.
+#[derive(Clone)]
+pub struct Desk<S> {
+    /// What is kept.
+    pub disk: Disk<S>,
+}
+
+impl<S: Store> Signer for Desk<S> {
+    async fn sign(&self, licence: Uuid) -> Result<[u8; 64], Outside> {
+        let (disk, keys) = (&self.disk, self.disk.world.keys.clone());
+        // Which order it is of is in its text, which is checked; here the store is asked for all.
+        let orders = disk.world.outer().orders.clone();
+        let row = disk.runs.run(row(&disk.store, &orders, licence));
+        disk.world
+            .call("the signer", "sign", move |_, _| {
+                let refused = |why: String| Outside::Refused {
+                    who: "the signer",
+                    code: "licence-refused".to_owned(),
+                    why,
+                };
+                let row = row.ok_or_else(|| refused(format!("no licence {licence}")))?;
+                judge(&row, std::slice::from_ref(&keys.finance.key), &keys.licences.key)
+                    .map_err(|bad| refused(bad.to_string()))?;
+                Ok(keys.licences.sign(&row.text))
+            })
+            .await
+    }
+}
+
+async fn row<S: Store>(store: &S, orders: &[Uuid], licence: Uuid) -> Option<Row> {
+    let mut found = None;
+    for id in orders {
+        let order = store.order(*id).await.ok();
+        found = found.or(order.filter(|order| order.licences.values().any(|frozen| frozen.id == licence)));
+    }
+    let order = found?;
+    let (unit, frozen) = order.licences.iter().find(|(_, frozen)| frozen.id == licence)?;
+    let line = order.line(*unit)?;
+    let receipt = order
+        .bookings
+        .values()
+        .filter_map(|booking| booking.ack.as_ref())
+        .find(|ack| ack.id == frozen.ack)?;
+    Some(Row {
+        id: licence,
+        item: line.item,
+        unit: unit.unit,
+        order: order.id,
+        total: order.sum.total,
+        buyer: (order.buyer.issuer.clone(), order.buyer.subject.clone()),
+        sku: (line.sku.clone(), line.versions.clone()),
+        grant: line.grant.clone(),
+        receipt: receipt.note.clone(),
+        text: frozen.text.clone(),
+        key: frozen.key.clone(),
+    })
+}

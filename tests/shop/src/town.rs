@@ -1,0 +1,361 @@
+//! The whole shop in one process, each part behind its own port of loopback: Stripe (the simulator), Finance, the signer, an identity provider,
+//! the shop itself with its workers, and two databases in a real Postgres.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{Json, Router, routing::get};
+use ed25519_dalek::{
+    SigningKey,
+    pkcs8::{EncodePrivateKey, spki::der::pem::LineEnding},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use vitrine_api::{
+    edges::House,
+    flows::webhook::Endpoint,
+    http::{self, Counter},
+    identity::{Identity, Provider},
+    lists,
+    metrics::Counters,
+    outside::{self, finance::FinanceApi, signer::SignerApi, stripe::StripeApi},
+    store::postgres::{Listed, MIGRATIONS, Shop},
+    stripe_signature::Secrets,
+    work::{self, Bench},
+};
+use vitrine_commerce::{licence::Grant, money::Money, price::Tax};
+use vitrine_finance::{http as finance_http, ledger};
+use vitrine_service::{Metrics, Seal, Token};
+use vitrine_signer::http as signer_http;
+use vitrine_stripe::{
+    server::{Server as StripeServer, Webhooks},
+    sim::Account,
+};
+
+use crate::postgres::{Database, database, server};
+
+/// Stripe's secret key.
+const STRIPE_KEY: &str = "sk_test_town";
+/// The secret of its webhooks.
+pub const WEBHOOK_SECRET: &str = "whsec_town_town_town_town";
+/// Between the parts of the installation.
+const TOKEN: &str = "town-token-town-token-town-token-town-token";
+/// Whom tokens are for.
+const AUDIENCE: &str = "vitrine";
+
+/// A town.
+pub struct Town {
+    /// Where the shop is.
+    pub base: String,
+    /// For requests to it.
+    pub client: reqwest::Client,
+    /// Stripe.
+    pub stripe: StripeServer,
+    /// The shop's store, for what is looked at behind its back.
+    pub shop: Shop,
+    /// The shop's database, as its owner.
+    pub pool: PgPool,
+    /// Finance's database, as its owner.
+    pub books: PgPool,
+    /// The pinned keys, as `vitrine licence verify --keys` reads them.
+    pub pinned: String,
+    provider: IdentityProvider,
+    folder: PathBuf,
+    ended: watch::Sender<bool>,
+    work: Option<JoinHandle<()>>,
+    _servers: JoinSet<()>,
+}
+
+/// Signs tokens.
+pub struct IdentityProvider {
+    key: SigningKey,
+    /// Its address.
+    pub issuer: String,
+}
+
+impl IdentityProvider {
+    async fn start(servers: &mut JoinSet<()>) -> Self {
+        let key = SigningKey::from_bytes(&[9; 32]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("http://{}", listener.local_addr().unwrap());
+        let x = base64_url(key.verifying_key().as_bytes());
+        let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "one", "alg": "EdDSA", "use": "sig"}]});
+        let discovery = json!({"issuer": issuer, "jwks_uri": format!("{issuer}/jwks")});
+        let routes = Router::new()
+            .route(
+                "/.well-known/openid-configuration",
+                get(async move || Json(discovery)),
+            )
+            .route("/jwks", get(async move || Json(keys)));
+        servers.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        Self { key, issuer }
+    }
+
+    /// A token of a person, with these claims changed.
+    pub fn token(&self, subject: &str, changed: &Value) -> String {
+        let now = jiff::Timestamp::now().as_second();
+        let mut claims =
+            json!({"iss": self.issuer, "sub": subject, "aud": AUDIENCE, "iat": now, "exp": now + 600});
+        for (name, value) in changed.as_object().into_iter().flatten() {
+            claims[name] = value.clone();
+        }
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some("one".to_owned());
+        let der = self.key.to_pkcs8_der().unwrap();
+        encode(&header, &claims, &EncodingKey::from_ed_der(der.as_bytes())).unwrap()
+    }
+}
+
+fn base64_url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let padded = [
+            chunk[0],
+            chunk.get(1).copied().unwrap_or(0),
+            chunk.get(2).copied().unwrap_or(0),
+        ];
+        let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
+        for digit in 0..=chunk.len() {
+            text.push(char::from(DIGITS[((bits >> (18 - 6 * digit)) & 63) as usize]));
+        }
+    }
+    text
+}
+
+fn seal(folder: &std::path::Path, name: &str, seed: u8) -> Seal {
+    let file = folder.join(name.replace('/', "-"));
+    let pem = SigningKey::from_bytes(&[seed; 32])
+        .to_pkcs8_pem(LineEnding::LF)
+        .unwrap();
+    std::fs::write(&file, pem.as_bytes()).unwrap();
+    Seal::open(&file, name).unwrap()
+}
+
+async fn serve(servers: &mut JoinSet<()>, routes: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    servers.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    base
+}
+
+impl Town {
+    /// A town in which two products are sold: `notes` for 20 EUR, tax included, and `gift` for nothing.
+    pub async fn new() -> Self {
+        let mut servers = JoinSet::new();
+        let folder = std::env::temp_dir().join(format!("vitrine-town-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("token"), TOKEN).unwrap();
+        let token = Arc::new(Token::read(&folder.join("token")).unwrap());
+        let of_shop = database(server(), &MIGRATIONS).await;
+        let of_finance = database(server(), &ledger::MIGRATIONS).await;
+        let (finance_seal, licence_seal, list_seal) = (
+            seal(&folder, "shop.example/finance", 1),
+            seal(&folder, "shop.example/licence", 2),
+            seal(&folder, "shop.example/revocations", 3),
+        );
+        let pinned = format!(
+            "licence {}\nrevocations {}\n",
+            licence_seal.key(),
+            list_seal.key()
+        );
+        let finance = finance(&mut servers, &of_finance, finance_seal.clone(), token.clone()).await;
+        let desk = signer_http::Desk {
+            pool: of_shop.pool(Some("vitrine_signer"), 4).await,
+            licences: licence_seal.clone(),
+            revocations: list_seal.clone(),
+            finance_keys: vec![finance_seal.key().clone()],
+            token,
+        };
+        let signer = serve(&mut servers, signer_http::routes(desk)).await;
+        let provider = IdentityProvider::start(&mut servers).await;
+        // The shop's port first: Stripe has to know where its events go, and the shop where Stripe is.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let stripe = stripe(&base).await;
+        let house = House {
+            storefront: base.clone(),
+            licence_key: licence_seal.key().clone(),
+            finance_keys: vec![finance_seal.key().clone()],
+            revocations: format!("{base}/revocations"),
+            staleness_seconds: 604_800,
+            grace_seconds: 259_200,
+        };
+        let shop = Shop::new(of_shop.pool(Some("vitrine_api"), 16).await, house);
+        let client = outside::client().unwrap();
+        let metrics = Metrics::new();
+        let counters = Counters::new(metrics.registry());
+        let stripe_api = StripeApi::new(client.clone(), stripe.base(), STRIPE_KEY.to_owned());
+        let bench = Bench {
+            shop: shop.clone(),
+            stripe: stripe_api.clone(),
+            finance: FinanceApi::new(client.clone(), finance, TOKEN.to_owned()),
+            signer: SignerApi::new(client.clone(), signer, TOKEN.to_owned()),
+            counters: counters.clone(),
+            lists: lists::Settings {
+                key: list_seal.key().clone(),
+            },
+        };
+        let counter = Counter {
+            shop: shop.clone(),
+            stripe: stripe_api,
+            endpoint: Arc::new(Endpoint {
+                secrets: Secrets::new([WEBHOOK_SECRET.to_owned()]),
+                livemode: false,
+                account: None,
+            }),
+            identity: Arc::new(Identity::new(
+                Provider {
+                    issuer: provider.issuer.clone(),
+                    audience: AUDIENCE.to_owned(),
+                    admins: "vitrine:admins".to_owned(),
+                    second_factor: "urn:vitrine:loa:2".to_owned(),
+                },
+                client.clone(),
+            )),
+            counters,
+        };
+        servers.spawn(async move { axum::serve(listener, http::routes(counter)).await.unwrap() });
+        let (ended, told) = watch::channel(false);
+        let work = tokio::spawn(work::run(Arc::new(bench), 2, told));
+        let town = Self {
+            base,
+            client,
+            stripe,
+            shop,
+            pool: of_shop.pool(None, 4).await,
+            books: of_finance.pool(None, 4).await,
+            pinned,
+            provider,
+            folder,
+            ended,
+            work: Some(work),
+            _servers: servers,
+        };
+        town.sell("notes", 2000, 0).await;
+        town.sell("gift", 0, 1).await;
+        town
+    }
+
+    async fn sell(&self, sku: &str, minor: i64, uid: u128) {
+        let listed = Listed {
+            sku: sku.to_owned(),
+            object: (uuid::Uuid::from_u128(uid), 1),
+            seller: "acme".to_owned(),
+            title: sku.to_owned(),
+            versions: ">=1, <2".to_owned(),
+            grant: Grant::default(),
+            published: true,
+        };
+        self.shop.list(&listed).await.unwrap();
+        let tax = Tax {
+            rate_ppm: 190_000,
+            included: true,
+        };
+        self.shop
+            .add_price(sku, Money::new(minor, "EUR".parse().unwrap()), tax)
+            .await
+            .unwrap();
+    }
+
+    /// A token of a person, with these claims changed.
+    pub fn token(&self, subject: &str, changed: &Value) -> String {
+        self.provider.token(subject, changed)
+    }
+
+    /// Asks the shop as a person; status and body.
+    pub async fn ask(
+        &self,
+        subject: &str,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let mut request = self
+            .client
+            .request(method.parse().unwrap(), format!("{}{path}", self.base))
+            .bearer_auth(self.token(subject, &json!({})));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.unwrap();
+        (
+            status,
+            serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))),
+        )
+    }
+
+    /// Ends its workers, as a process that is told to end.
+    pub async fn ends(&mut self) {
+        let _ = self.ended.send(true);
+        if let Some(work) = self.work.take() {
+            work.await.unwrap();
+        }
+    }
+}
+
+impl Drop for Town {
+    fn drop(&mut self) {
+        if let Some(work) = &self.work {
+            work.abort();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn finance(servers: &mut JoinSet<()>, database: &Database, seal: Seal, token: Arc<Token>) -> String {
+    let pool = database.pool(None, 4).await;
+    let (ledger, writer) = ledger::Ledger::new(pool.clone(), seal);
+    servers.spawn(writer.run());
+    serve(
+        servers,
+        finance_http::routes(finance_http::Finance { ledger, pool, token }),
+    )
+    .await
+}
+
+async fn stripe(shop: &str) -> StripeServer {
+    let account = Account {
+        key: STRIPE_KEY.to_owned(),
+        livemode: false,
+        refunds_wait: false,
+        pages: String::new(),
+    };
+    let webhooks = Webhooks {
+        url: format!("{shop}/webhooks/stripe"),
+        secrets: vec![WEBHOOK_SECRET.to_owned()],
+    };
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    StripeServer::start(any, account, Some(webhooks)).await.unwrap()
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+/// If it is not so within ten seconds, with what was seen last.
+pub async fn until<T: std::fmt::Debug, F: Future<Output = Result<T, String>>>(
+    mut so: impl FnMut() -> F,
+) -> T {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let begun = std::time::Instant::now();
+    loop {
+        match so().await {
+            Ok(seen) => return seen,
+            Err(seen) if begun.elapsed() > PATIENCE => panic!("not within {PATIENCE:?}: {seen}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

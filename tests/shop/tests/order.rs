@@ -1,0 +1,241 @@
+//! One order, for ever: paid, acknowledged by Finance, licensed, verified without a network, refunded, refused.
+
+#![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use vitrine_commerce::licence::{Asked, Code, Remembered, Trust, verify};
+use vitrine_shop_tests::town::{Town, until};
+use vitrine_stripe::sim::Act;
+
+const CHECKOUT: &str = "/api/v1/marketplace/checkout";
+
+fn wants(sku: &str, quantity: u32) -> Value {
+    json!({"items": [{"sku": sku, "quantity": quantity}], "currency": "EUR"})
+}
+
+/// Waits until an order is so far.
+async fn reaches(town: &Town, who: &str, order: &str, stage: &str) -> Value {
+    until(async || {
+        let (_, seen) = town
+            .ask(
+                who,
+                "GET",
+                &format!("/api/v1/marketplace/orders/{order}"),
+                None,
+                None,
+            )
+            .await;
+        if seen["stage"] == stage {
+            Ok(seen)
+        } else {
+            Err(seen.to_string())
+        }
+    })
+    .await
+}
+
+async fn list(town: &Town) -> Vec<u8> {
+    until(async || {
+        let answer = town
+            .client
+            .get(format!("{}/revocations", town.base))
+            .send()
+            .await
+            .unwrap();
+        if answer.status().is_success() {
+            Ok(answer.bytes().await.unwrap().into())
+        } else {
+            Err(answer.status().to_string())
+        }
+    })
+    .await
+}
+
+fn judged(town: &Town, licence: &str, revocations: &[u8]) -> Code {
+    let trust = Trust::read(&town.pinned).unwrap();
+    let asked = Asked {
+        revocations: Some(revocations),
+        now: Timestamp::now(),
+        remembered: Remembered::default(),
+        account: None,
+        sku: Some("notes"),
+        version: None,
+    };
+    verify(licence.as_bytes(), &trust, &asked).code
+}
+
+#[tokio::test]
+async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
+    let mut town = Town::new().await;
+    let (status, made) = town
+        .ask("alice", "POST", CHECKOUT, Some("k1"), Some(wants("notes", 2)))
+        .await;
+    assert_eq!(
+        (status, &made["total"]),
+        (201, &json!({"minor": 4000, "currency": "EUR"})),
+        "{made}"
+    );
+    // Asked again it is the same order, and the same session.
+    assert_eq!(
+        town.ask("alice", "POST", CHECKOUT, Some("k1"), Some(wants("notes", 2)))
+            .await,
+        (201, made.clone())
+    );
+    let (status, other) = town
+        .ask("alice", "POST", CHECKOUT, Some("k1"), Some(wants("notes", 1)))
+        .await;
+    assert_eq!((status, &other["code"]), (422, &json!("key-reused")), "{other}");
+    let (order, url) = (made["order"].as_str().unwrap(), made["url"].as_str().unwrap());
+    // Coming back without having paid grants nothing.
+    let confirm = json!({"order": order});
+    let (status, seen) = town
+        .ask(
+            "alice",
+            "POST",
+            "/api/v1/marketplace/checkout/confirm",
+            None,
+            Some(confirm.clone()),
+        )
+        .await;
+    assert_eq!((status, &seen["stage"]), (200, &json!("pending")), "{seen}");
+    let session = url.rsplit('/').next().unwrap().to_owned();
+    town.stripe.act(&Act::Decline(session.clone())).unwrap();
+    town.stripe.act(&Act::Pay(session)).unwrap();
+    let done = reaches(&town, "alice", order, "completed").await;
+    assert_eq!(done["payment"]["paymentStatus"], "succeeded");
+    // Another's order is not there.
+    let (status, _) = town
+        .ask(
+            "mallory",
+            "GET",
+            &format!("/api/v1/marketplace/orders/{order}"),
+            None,
+            None,
+        )
+        .await;
+    assert_eq!(status, 404);
+    let (_, licences) = town
+        .ask("alice", "GET", "/api/v1/marketplace/licenses", None, None)
+        .await;
+    let licences: Vec<_> = licences
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["document"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(licences.len(), 2);
+    let before = list(&town).await;
+    assert!(
+        licences
+            .iter()
+            .all(|licence| judged(&town, licence, &before) == Code::Valid)
+    );
+    let refund = json!({"units": [{"line": 0, "unit": 1}], "reason": "withdrawn"});
+    let path = format!("/api/v1/marketplace/orders/{order}/refunds");
+    let (status, asked) = town
+        .ask("alice", "POST", &path, Some("r1"), Some(refund.clone()))
+        .await;
+    assert_eq!(
+        (status, &asked["amount"]["minor"]),
+        (202, &json!(2000)),
+        "{asked}"
+    );
+    assert_eq!(
+        town.ask("alice", "POST", &path, Some("r1"), Some(refund.clone()))
+            .await,
+        (202, asked)
+    );
+    reaches(&town, "alice", order, "partly_refunded").await;
+    let (status, twice) = town.ask("alice", "POST", &path, Some("r2"), Some(refund)).await;
+    assert_eq!(
+        (status, &twice["code"]),
+        (409, &json!("unit-refunded")),
+        "{twice}"
+    );
+    let codes = until(async || {
+        let now = list(&town).await;
+        let codes: Vec<_> = licences
+            .iter()
+            .map(|licence| judged(&town, licence, &now))
+            .collect();
+        if codes.contains(&Code::Revoked) {
+            Ok(codes)
+        } else {
+            Err(format!("{codes:?}"))
+        }
+    })
+    .await;
+    assert_eq!(
+        codes.iter().filter(|code| **code == Code::Valid).count(),
+        1,
+        "{codes:?}"
+    );
+    // Finance has it all, and it adds up.
+    let kinds: Vec<String> = until(async || {
+        let kinds: Vec<String> = sqlx::query_scalar("SELECT kind FROM ledger.entries ORDER BY kind")
+            .fetch_all(&town.books)
+            .await
+            .unwrap();
+        if kinds.len() == 5 {
+            Ok(kinds)
+        } else {
+            Err(format!("{kinds:?}"))
+        }
+    })
+    .await;
+    assert_eq!(kinds, ["deposit", "post", "post", "refund", "reserve"]);
+    let cash: i64 =
+        sqlx::query_scalar("SELECT sum(minor)::bigint FROM ledger.postings WHERE account = 'cash'")
+            .fetch_one(&town.books)
+            .await
+            .unwrap();
+    assert_eq!(cash, 2000);
+    town.ends().await;
+}
+
+#[tokio::test]
+async fn what_costs_nothing_is_licensed_without_stripe() {
+    let mut town = Town::new().await;
+    let (status, made) = town
+        .ask("alice", "POST", CHECKOUT, Some("k1"), Some(wants("gift", 1)))
+        .await;
+    assert_eq!((status, &made["url"]), (201, &Value::Null), "{made}");
+    reaches(&town, "alice", made["order"].as_str().unwrap(), "completed").await;
+    assert!(town.stripe.stripe().events().is_empty());
+    town.ends().await;
+}
+
+#[tokio::test]
+async fn nobody_comes_in_without_a_token_of_the_provider() {
+    let mut town = Town::new().await;
+    let ask = async |token: &str| {
+        let answer = town
+            .client
+            .get(format!("{}/api/v1/marketplace/orders", town.base))
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!(ask(&town.token("alice", &json!({}))).await, 200);
+    let now = Timestamp::now().as_second();
+    for changed in [
+        json!({"iss": "https://elsewhere.example"}),
+        json!({"aud": "another"}),
+        json!({"exp": now - 60}),
+        json!({"nbf": now + 600}),
+        json!({"sub": null}),
+    ] {
+        assert_eq!(ask(&town.token("alice", &changed)).await, 401, "{changed}");
+    }
+    let good = town.token("alice", &json!({}));
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    assert_eq!(ask(&format!("{signed}.AAAA")).await, 401);
+    assert_eq!(ask("").await, 401);
+    // The rest of the token as it was, and no signature (RFC 8725, section 2.1).
+    let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", signed.split('.').nth(1).unwrap());
+    assert_eq!(ask(&unsigned).await, 401);
+    town.ends().await;
+}

@@ -1,0 +1,210 @@
+//! The promises stand in the schema: each is tried to be broken by SQL, as the owner of everything and as the shop's own role.
+
+#![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
+
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use vitrine_api::store::postgres::MIGRATIONS;
+use vitrine_shop_tests::postgres::{database, server};
+
+/// An order of two units for 37 EUR that was paid by pi_1 and acknowledged, with a licence for the first unit. Ids are a digit repeated.
+const ORDER: &str = "
+INSERT INTO shop.accounts (id, issuer, subject) VALUES ('11111111-1111-1111-1111-111111111111', 'https://id', 'alice');
+INSERT INTO shop.products VALUES ('notes', '22222222-2222-2222-2222-222222222222', 1, 'acme', 'Notes', '>=1', '{}', true, now());
+INSERT INTO shop.prices (id, sku, currency, version, minor, tax_rate_ppm, tax_included)
+    VALUES ('33333333-3333-3333-3333-333333333333', 'notes', 'EUR', 1, 1850, 0, false);
+INSERT INTO shop.orders (id, account, request_sha256, currency, subtotal, discount, tax, total)
+    VALUES ('44444444-4444-4444-4444-444444444444', '11111111-1111-1111-1111-111111111111', repeat('0', 64), 'EUR', 3700, 0, 0, 3700),
+    ('55555555-5555-5555-5555-555555555555', '11111111-1111-1111-1111-111111111111', repeat('0', 64), 'EUR', 3700, 0, 0, 3700);
+INSERT INTO shop.order_items (id, order_id, line, sku, title, seller, versions, grants, price, quantity, subtotal, discount, tax, total)
+    SELECT id, order_id, 0, 'notes', 'Notes', 'acme', '>=1', '{}', '33333333-3333-3333-3333-333333333333', 2, 3700, 0, 0, 3700
+    FROM (VALUES ('66666666-6666-6666-6666-666666666666'::uuid, '44444444-4444-4444-4444-444444444444'::uuid),
+        ('77777777-7777-7777-7777-777777777777', '55555555-5555-5555-5555-555555555555')) AS item (id, order_id);
+INSERT INTO shop.units SELECT id, unit, order_id FROM shop.order_items, generate_series(0, 1) AS unit;
+INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at, session, url, expires_at, session_state, funds)
+    VALUES ('44444444-4444-4444-4444-444444444444', 1, '/', '', 'k1', now(), 'cs_1', 'u', now(), 2, 2);
+INSERT INTO shop.payments (id, order_id, attempt, state, received, currency)
+    VALUES ('pi_1', '44444444-4444-4444-4444-444444444444', 1, 3, 3700, 'EUR');
+UPDATE shop.orders SET accepted = 'pi_1' WHERE id = '44444444-4444-4444-4444-444444444444';
+INSERT INTO shop.bookings VALUES ('reserve:4', '44444444-4444-4444-4444-444444444444', 'reserve', ''),
+    ('deposit:pi_1', '44444444-4444-4444-4444-444444444444', 'deposit', '');
+INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES
+    ('88888888-8888-8888-8888-888888888888', 'reserve:4', '44444444-4444-4444-4444-444444444444', 'reserve', '99999999-9999-9999-9999-999999999999', 1, 'n'),
+    ('aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa', 'deposit:pi_1', '44444444-4444-4444-4444-444444444444', 'deposit', '99999999-9999-9999-9999-999999999999', 2, 'n');
+INSERT INTO shop.licences (id, lookup, item_id, unit, order_id, finance_ack_id, ack_kind, payload, key)
+    VALUES ('bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb', 'VL-1', '66666666-6666-6666-6666-666666666666', 0, '44444444-4444-4444-4444-444444444444',
+    '88888888-8888-8888-8888-888888888888', 'reserve', 'p', 'k');
+UPDATE shop.licences SET signature = repeat('x', 64)::bytea, signed_at = now();
+INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, path, body, key)
+    VALUES ('cccccccc-cccc-cccc-cccc-cccccccccccc', '44444444-4444-4444-4444-444444444444', 'pi_1', 1850, 'EUR', true, 'r', '/', '', 'r1');
+UPDATE shop.refunds SET state = 2;
+INSERT INTO shop.inbox (event_id, type, object_id, created, sha256) VALUES ('evt_1', 't', 'pi_1', now(), repeat('0', 64));
+INSERT INTO shop.audit (aggregate, number, actor, kind, body) VALUES ('44444444-4444-4444-4444-444444444444', 1, 'a', 'k', '{}');
+INSERT INTO shop.revocation_lists VALUES (1, now(), now(), 'p', 'k', repeat('x', 64)::bytea);
+";
+
+const LICENCE: &str = "INSERT INTO shop.licences (id, lookup, item_id, unit, order_id, finance_ack_id, ack_kind, payload, key) VALUES \
+                       (gen_random_uuid(), 'VL-2', ";
+
+/// What must be refused, and a word of the refusal.
+fn breaks() -> Vec<(&'static str, String, &'static str)> {
+    let licence = |rest: &str| format!("{LICENCE}{rest}, 'p', 'k')");
+    let (order, other) = (
+        "'44444444-4444-4444-4444-444444444444'",
+        "'55555555-5555-5555-5555-555555555555'",
+    );
+    let (item, others_item) = (
+        "'66666666-6666-6666-6666-666666666666'",
+        "'77777777-7777-7777-7777-777777777777'",
+    );
+    let (reserve, deposit) = (
+        "'88888888-8888-8888-8888-888888888888'",
+        "'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa'",
+    );
+    let mut breaks = vec![
+        ("a second licence for a unit", licence(&format!("{item}, 0, {order}, {reserve}, 'reserve'")), "licences_item_id_unit_key"),
+        ("a licence by another order's acknowledgement", licence(&format!("{others_item}, 0, {other}, {reserve}, 'reserve'")), "licences_finance_ack_id"),
+        ("a licence by a deposit", licence(&format!("{item}, 1, {order}, {deposit}, 'deposit'")), "licences_ack_kind_check"),
+        ("a licence by a deposit that says it is a reserve", licence(&format!("{item}, 1, {order}, {deposit}, 'reserve'")), "licences_finance_ack_id"),
+        ("a licence without an acknowledgement", licence(&format!("{item}, 1, {order}, NULL, 'reserve'")), "finance_ack_id"),
+        ("a licence for a unit that was not bought", licence(&format!("{item}, 2, {order}, {reserve}, 'reserve'")), "licences_item_id_unit_order_id"),
+        ("a licence for another order's unit", licence(&format!("{others_item}, 0, {order}, {reserve}, 'reserve'")), "licences_item_id_unit_order_id"),
+        ("another signature", "UPDATE shop.licences SET signature = repeat('y', 64)::bytea".to_owned(), "said once"),
+        ("another text under a signature", "UPDATE shop.licences SET payload = 'q'".to_owned(), "said once"),
+        ("a signature that is none", "UPDATE shop.revocation_lists SET signature = 'x'".to_owned(), "said once"),
+        ("an acknowledgement of nothing that was asked", format!("INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'x', {order}, 'post', gen_random_uuid(), 1, 'n')"), "finance_acks_key"),
+        ("another note of an acknowledgement", "UPDATE shop.finance_acks SET note = 'm'".to_owned(), "said once"),
+        ("the same entry of a ledger twice", format!("INSERT INTO shop.bookings VALUES ('post:4', {order}, 'post', ''); INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'post:4', {order}, 'post', '99999999-9999-9999-9999-999999999999', 1, 'n')"), "finance_acks_epoch_sequence_key"),
+        ("a second reserve", format!("INSERT INTO shop.bookings VALUES ('reserve:x', {order}, 'reserve', ''); INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'reserve:x', {order}, 'reserve', gen_random_uuid(), 1, 'n')"), "finance_acks_once"),
+        ("another request of an entry", "UPDATE shop.bookings SET request = 'x'".to_owned(), "said once"),
+        ("another payment that pays", format!("INSERT INTO shop.payments (id, order_id, state, received, currency) VALUES ('pi_2', {order}, 3, 3700, 'EUR'); UPDATE shop.orders SET accepted = 'pi_2' WHERE id = {order}"), "said once"),
+        ("another order's payment that pays", format!("UPDATE shop.orders SET accepted = 'pi_1' WHERE id = {other}; SET CONSTRAINTS ALL IMMEDIATE"), "orders_accepted"),
+        ("a payment of another order", format!("UPDATE shop.payments SET order_id = {other}"), "said once"),
+        ("a payment that is taken back", "UPDATE shop.payments SET state = 1".to_owned(), "goes from 3 back to 1"),
+        ("a payment of another amount", "UPDATE shop.payments SET received = 1".to_owned(), "said once"),
+        ("money of nobody knows how much", format!("INSERT INTO shop.payments (id, order_id, state) VALUES ('pi_3', {order}, 3)"), "payments_check"),
+        ("a session that opens again", "UPDATE shop.attempts SET session_state = 0".to_owned(), "goes from 2 back to 0"),
+        ("another session of an attempt", "UPDATE shop.attempts SET session = 'cs_2'".to_owned(), "said once"),
+        ("two attempts at once", format!("INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at) VALUES ({order}, 2, '/', '', 'k2', now()), ({order}, 3, '/', '', 'k3', now())"), "attempts_open"),
+        ("a key of two attempts", format!("INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at) VALUES ({other}, 1, '/', '', 'k1', now())"), "attempts_key_key"),
+        ("more money back than came", format!("INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, path, body, key) VALUES (gen_random_uuid(), {order}, 'pi_1', 1851, 'EUR', true, 'r', '/', '', 'r2')"), "of payment pi_1 3700 was received, 1850 went back"),
+        ("a refund of nothing", format!("INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, stripe_id) VALUES (gen_random_uuid(), {order}, 'pi_9', 1, 'EUR', false, 'r', 're_9'); SET CONSTRAINTS ALL IMMEDIATE"), "refunds_payment_order_id"),
+        ("a refund of another amount", "UPDATE shop.refunds SET amount = 1".to_owned(), "said once"),
+        ("a refund that is taken back", "UPDATE shop.refunds SET state = 0".to_owned(), "goes from 2 back to 0"),
+        ("a total that does not add up", format!("INSERT INTO shop.orders (id, account, request_sha256, currency, subtotal, discount, tax, total) SELECT gen_random_uuid(), account, request_sha256, 'EUR', 100, 10, 5, 96 FROM shop.orders WHERE id = {order}"), "orders_check"),
+        ("a total that is changed", "UPDATE shop.orders SET subtotal = 1, total = 1".to_owned(), "said once"),
+        ("a line that is changed", "UPDATE shop.order_items SET quantity = 3".to_owned(), "said once"),
+        ("a price that is changed", "UPDATE shop.prices SET minor = 1".to_owned(), "said once"),
+        ("two prices of one version", "INSERT INTO shop.prices SELECT gen_random_uuid(), sku, currency, version, 1, 0, false FROM shop.prices".to_owned(), "prices_sku_currency_version_key"),
+        ("an event twice", "INSERT INTO shop.inbox (event_id, type, object_id, created, sha256) VALUES ('evt_1', 't', 'pi_1', now(), repeat('0', 64))".to_owned(), "inbox_pkey"),
+        ("another past", "UPDATE shop.audit SET body = '[]'".to_owned(), "said once"),
+        ("another buyer", "UPDATE shop.accounts SET subject = 'mallory'".to_owned(), "said once"),
+    ];
+    for table in [
+        "accounts",
+        "products",
+        "prices",
+        "orders",
+        "order_items",
+        "units",
+        "attempts",
+        "payments",
+        "refunds",
+        "refund_units",
+        "disputes",
+        "bookings",
+        "finance_acks",
+        "licences",
+        "inbox",
+        "audit",
+        "revocation_lists",
+    ] {
+        breaks.push((
+            "a row that is deleted",
+            format!("DELETE FROM shop.{table}"),
+            "never deleted",
+        ));
+        breaks.push((
+            "a table that is emptied",
+            format!("TRUNCATE shop.{table} CASCADE"),
+            "never deleted",
+        ));
+    }
+    breaks
+}
+
+/// Tries something, and leaves no trace of it.
+async fn tried(connection: &mut PgConnection, sql: &str) -> Result<(), String> {
+    connection.execute("BEGIN").await.unwrap();
+    let tried = connection.execute(AssertSqlSafe(sql.to_owned())).await;
+    let tried = match tried {
+        Ok(_) => connection.execute("SET CONSTRAINTS ALL IMMEDIATE").await,
+        refused => refused,
+    };
+    connection.execute("ROLLBACK").await.unwrap();
+    tried.map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn every_promise_of_the_schema_holds_against_its_owner() {
+    let database = database(server(), &MIGRATIONS).await;
+    let mut connection = database.connect().await;
+    connection.execute(ORDER).await.unwrap();
+    let mut broken = vec![];
+    for (what, sql, word) in breaks() {
+        match tried(&mut connection, &sql).await {
+            Err(refused) if refused.contains(word) => {}
+            other => broken.push(format!("{what}: {sql}: {other:?}")),
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    // What is allowed is allowed: else nothing of the above says anything.
+    for sql in [
+        format!("{LICENCE}'66666666-6666-6666-6666-666666666666', 1, '44444444-4444-4444-4444-444444444444', '88888888-8888-8888-8888-888888888888', 'reserve', 'p', 'k')"),
+        "UPDATE shop.refunds SET state = 4".to_owned(),
+        "UPDATE shop.orders SET closed = true WHERE id = '55555555-5555-5555-5555-555555555555'".to_owned(),
+        "UPDATE shop.products SET published = false".to_owned(),
+        "INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at) VALUES ('55555555-5555-5555-5555-555555555555', 1, '/', '', 'k2', now())".to_owned(),
+    ] {
+        assert_eq!(tried(&mut connection, &sql).await, Ok(()), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn roles_can_do_what_they_are_for_and_no_more() {
+    let database = database(server(), &MIGRATIONS).await;
+    let mut connection = database.connect().await;
+    connection.execute(ORDER).await.unwrap();
+    let refused = |role: &'static str, sql: &'static str| (role, sql, false);
+    let allowed = |role: &'static str, sql: &'static str| (role, sql, true);
+    let (api, signer) = ("vitrine_api", "vitrine_signer");
+    for (role, sql, may) in [
+        allowed(api, "SELECT FROM shop.orders FOR UPDATE"),
+        allowed(api, "SELECT FROM shop.products FOR SHARE"),
+        allowed(
+            api,
+            "INSERT INTO shop.tasks (order_id, task, next_try_at) SELECT id, 't', now() FROM shop.orders",
+        ),
+        allowed(api, "DELETE FROM shop.tasks"),
+        allowed(api, "SELECT nextval('shop.fences')"),
+        refused(api, "UPDATE shop.orders SET total = total"),
+        refused(api, "UPDATE shop.licences SET payload = payload"),
+        refused(api, "UPDATE shop.finance_acks SET note = note"),
+        refused(api, "UPDATE shop.audit SET body = body"),
+        refused(api, "DELETE FROM shop.orders"),
+        refused(api, "DROP TRIGGER never ON shop.orders"),
+        refused(api, "ALTER TABLE shop.orders DISABLE TRIGGER ALL"),
+        refused(api, "SET session_replication_role = replica"),
+        refused(api, "CREATE TABLE shop.mine ()"),
+        allowed(signer, "SELECT payload, key FROM shop.licences"),
+        allowed(signer, "SELECT note FROM shop.finance_acks"),
+        refused(signer, "SELECT FROM shop.payments"),
+        refused(signer, "UPDATE shop.licences SET signature = NULL"),
+        refused(
+            signer,
+            "INSERT INTO shop.revocation_lists VALUES (9, now(), now(), 'p', 'k', NULL)",
+        ),
+    ] {
+        let tried = tried(&mut connection, &format!("SET LOCAL ROLE {role}; {sql}")).await;
+        assert_eq!(tried.is_ok(), may, "{role}: {sql}: {tried:?}");
+    }
+}
