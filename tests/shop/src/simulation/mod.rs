@@ -2,6 +2,7 @@
 //! that end at any await or sleep past their leases, answers that are old, forged, or told many times. What happens is a history; the same seed is
 //! the same history.
 
+mod broken;
 mod executor;
 mod oracle;
 mod world;
@@ -15,18 +16,19 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 use vitrine_api::{
-    edges::{place::Offer, place::Want, refund},
-    flows::{
-        checkout,
-        sweep::sweep,
-        worker::{self, Step},
+    edges::{
+        At, observe,
+        place::{Offer, Want},
+        refund,
     },
-    order::account_id,
+    flows::{checkout, sweep::sweep, worker::Step},
+    order::{Order, account_id},
     seams::{By, Placing, Store, StoreError},
 };
 use vitrine_commerce::{facts::UnitId, licence::Grant, money::Money, price::Tax};
 use vitrine_stripe::{object::DisputeStatus, sim::Act};
 
+pub use broken::Broken;
 pub use executor::{Clock, Executor, Odds, Stepped};
 pub use oracle::Violation;
 pub use world::{Desk, Disk, Faults, Runs, World};
@@ -49,9 +51,7 @@ const CALM: Odds = Odds {
     leaps: 0.0,
     crashes: 0.0,
 };
-/// So many steps are stormy …
-const STORM: std::ops::Range<u64> = 100..400;
-/// … and so many follow at most, in which everything has to come to rest.
+/// So many steps follow at most, in which everything has to come to rest.
 const BOUND: u64 = 60_000;
 /// In calm, this much time is enough for everything that waits: the longest pause is an hour, a session a little more, and an order is given up
 /// after a day.
@@ -60,29 +60,6 @@ const REST: SignedDuration = SignedDuration::from_hours(36);
 const FIRST_IDLE: i64 = 30;
 /// In seconds: no longer than this.
 const LONGEST_IDLE: i64 = 3_600;
-
-/// A way in which the shop may be built wrongly, so that what finds it is seen to work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// It is not.
-    No,
-    /// A webhook is answered before the event is kept.
-    AnswersBeforeItKeeps,
-    /// An event is marked before what it tells of is applied.
-    MarksBeforeItApplies,
-    /// What the buyer says is believed.
-    BelievesTheBuyer,
-    /// Each retry of a call has a key of its own.
-    NewKeyEachTime,
-    /// A task is done although its lease was lost.
-    IgnoresTheFence,
-    /// Whatever comes from Finance's address is Finance's.
-    BelievesAnyReceipt,
-    /// A refund is sent, and then written down.
-    RefundsBeforeItSuspends,
-    /// What is not heard is taken for what has not happened.
-    TakesSilenceForNo,
-}
 
 /// What a history is made of.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +70,8 @@ pub struct Choice {
     pub faults: Faults,
     /// What goes wrong inside.
     pub odds: Odds,
+    /// For so many steps at least things go wrong, and for three times as many at most.
+    pub storm: u64,
     /// How the shop is built wrongly.
     pub broken: Broken,
 }
@@ -104,8 +83,34 @@ impl Choice {
             seed,
             faults: Faults::MANY,
             odds: STORMY,
+            storm: 100,
             broken: Broken::No,
         }
+    }
+
+    /// The smallest of this kind that is still wrong: without faults that it does not need, and with the shortest storm.
+    #[must_use]
+    pub fn shrunk(self) -> Self {
+        let is_wrong = |choice: &Self| run(*choice).violation.is_some();
+        let mut least = self;
+        let smaller: [fn(&mut Self); 8] = [
+            |choice| choice.odds.crashes = 0.0,
+            |choice| choice.odds.leaps = 0.0,
+            |choice| choice.faults.lost = 0.0,
+            |choice| choice.faults.unheard = 0.0,
+            |choice| choice.faults.too_often = 0.0,
+            |choice| choice.faults.stale = 0.0,
+            |choice| choice.faults.forged = 0.0,
+            |choice| choice.storm /= 2,
+        ];
+        for smaller in smaller {
+            let mut tried = least;
+            smaller(&mut tried);
+            if is_wrong(&tried) {
+                least = tried;
+            }
+        }
+        least
     }
 }
 
@@ -131,7 +136,11 @@ fn epoch() -> Timestamp {
 /// A history in memory.
 pub fn run(choice: Choice) -> Outcome {
     let keys = Arc::new(Keys::default());
-    let store = Model::new(keys.house(), epoch());
+    let mut house = keys.house();
+    if choice.broken == Broken::BelievesAnyReceipt {
+        house.finance_keys.push(Keys::strangers().finance.key);
+    }
+    let store = Model::new(house, epoch());
     for (sku, minor) in [("notes", 2000), ("gift", 0)] {
         let offer = Offer {
             sku: sku.to_owned(),
@@ -182,7 +191,7 @@ pub fn history<S: Store + Clone + 'static>(
     }
     executor.spawn(STRIPE, tells(disk.clone(), choice));
     executor.spawn(STRIPE, banks(world.clone(), choice.seed));
-    let storm = rng.random_range(STORM);
+    let storm = rng.random_range(choice.storm..=choice.storm * 3);
     let mut now = epoch();
     let mut calm_since = None;
     let mut judge = oracle::Oracle::default();
@@ -254,12 +263,10 @@ fn start<S: Store + Clone + 'static>(executor: &mut Executor, replica: u32, disk
         executor.spawn(replica, async move {
             let mut idle = FIRST_IDLE;
             loop {
-                let world = disk.world.clone();
                 let stepped = if kind == 0 {
-                    worker::event(&disk, &world).await
+                    broken::event(broken, &disk).await
                 } else {
-                    let desk = Desk { disk: disk.clone() };
-                    worker::job(&disk, &world, &world, &desk).await
+                    broken::job(broken, &disk).await
                 };
                 let rest = match stepped {
                     Ok(Step::Idle) => idle,
@@ -275,8 +282,10 @@ fn start<S: Store + Clone + 'static>(executor: &mut Executor, replica: u32, disk
             }
         });
     }
+    if broken == Broken::AnswersBeforeItKeeps {
+        return;
+    }
     let (disk, clock) = (disk.clone(), clock);
-    let _ = broken;
     executor.spawn(replica, async move {
         loop {
             // Everything since the beginning: events are few here.
@@ -332,6 +341,12 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
                 let now = clock.now().as_second();
                 let _ = world.outer().stripe.act(&act, now);
                 if rng.random_bool(0.5) {
+                    if choice.broken == Broken::BelievesTheBuyer {
+                        let believes = |order: &mut Order, at: &At<'_>| {
+                            observe::apply(order, &broken::believed(order), at)
+                        };
+                        let _ = disk.change(placing.id, By::Somebody("buyer"), believes).await;
+                    }
                     let _ = checkout::confirm(&disk, &world, placing.id, "buyer").await;
                 }
             }
@@ -347,11 +362,14 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
         let units: BTreeSet<_> = [UnitId { line: 0, unit: 0 }].into();
         let id = Uuid::from_u128(1000 + u128::from(buyer));
         for _ in 0..5 {
-            let asked = disk
-                .change(placing.id, By::Somebody("buyer"), |order, at| {
-                    refund::ask(order, id, &units, "withdrawn", at)
-                })
-                .await;
+            let asked = if choice.broken == Broken::RefundsBeforeItWrites {
+                broken::refund_first(&disk, &clock, id, placing.id, &units).await
+            } else {
+                let ask = |order: &mut Order, at: &At<'_>| {
+                    refund::ask(order, id, &units, "withdrawn", at).map(drop)
+                };
+                disk.change(placing.id, By::Somebody("buyer"), ask).await
+            };
             match asked {
                 Err(StoreError::Unknown(_)) => clock.sleep(SignedDuration::from_secs(1)).await,
                 _ => break,
@@ -384,7 +402,9 @@ async fn tells<S: Store + Clone>(disk: Disk<S>, choice: Choice) {
         let told = disk.world.outer().stripe.events().get(at).map(world::event);
         if let Some(event) = told {
             // What is not answered is told again.
-            if disk.receive(&event, &"0".repeat(64)).await.is_err() && rng.random_bool(0.8) {
+            let is_answered = disk.receive(&event, &"0".repeat(64)).await.is_ok()
+                || choice.broken == Broken::AnswersBeforeItKeeps;
+            if !is_answered && rng.random_bool(0.8) {
                 waiting.push(at);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
-use vitrine_api::order::{Order, Task};
+use vitrine_api::order::{Order, Refund, Task};
 use vitrine_commerce::{
     facts::{self, OrderStatus, UnitId, UnitStatus},
     finance::EntryRequest,
@@ -20,6 +20,8 @@ use super::world::World;
 pub enum Violation {
     /// A licence was signed for what nobody has paid.
     UnpaidLicence(Uuid),
+    /// A licence was signed while its money was on its way back, and the shop knew.
+    LicensedWhileRefunded(Uuid),
     /// A licence has another text, or another signature, than it had.
     ChangedLicence(Uuid),
     /// What is asked for once was done twice.
@@ -120,10 +122,21 @@ impl Oracle {
                 .map(|intent| intent.received)
                 .max()
                 .unwrap_or_default();
-            for licence in order.licences.values() {
+            for (unit, licence) in &order.licences {
                 let Some(signature) = licence.signature else {
                     continue;
                 };
+                let takes = |refund: &Refund| {
+                    refund.said.state.is_live()
+                        && refund
+                            .said
+                            .units
+                            .known()
+                            .is_some_and(|units| units.contains(unit))
+                };
+                if !self.signed.contains_key(&licence.id) && order.refunds.values().any(takes) {
+                    return Some(Violation::LicensedWhileRefunded(licence.id));
+                }
                 if order.sum.total.minor > paid {
                     return Some(Violation::UnpaidLicence(order.id));
                 }

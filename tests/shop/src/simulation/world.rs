@@ -466,8 +466,12 @@ pub fn event(event: &vitrine_stripe::sim::Event) -> Event {
     }
 }
 
-impl Finance for World {
-    async fn post(&self, key: &str, request: &[u8]) -> Result<Vec<u8>, Outside> {
+impl World {
+    /// Has Finance write an entry by a key that need not be the entry's own.
+    ///
+    /// # Errors
+    /// If it is not heard of, or there is another one.
+    pub async fn book_as(&self, key: &str, request: &[u8]) -> Result<Vec<u8>, Outside> {
         let keys = self.keys.clone();
         self.call("Finance", "post entry", |outer, _| {
             if let Some((known, receipt)) = outer.entries.get(key) {
@@ -494,6 +498,12 @@ impl Finance for World {
             Ok(receipt)
         })
         .await
+    }
+}
+
+impl Finance for World {
+    async fn post(&self, key: &str, request: &[u8]) -> Result<Vec<u8>, Outside> {
+        self.book_as(key, request).await
     }
 
     async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Outside> {
