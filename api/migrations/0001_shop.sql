@@ -153,7 +153,8 @@ CREATE TABLE shop.refunds (
     path text,
     body text,
     key text UNIQUE,
-    CHECK ((path IS NULL) = (key IS NULL) AND (body IS NULL) = (key IS NULL)),
+    asked_at timestamptz,
+    CHECK ((path IS NULL) = (key IS NULL) AND (body IS NULL) = (key IS NULL) AND (asked_at IS NULL) = (key IS NULL)),
     CHECK (stripe_id IS NOT NULL OR key IS NOT NULL),
     FOREIGN KEY (payment, order_id) REFERENCES shop.payments (id, order_id) DEFERRABLE INITIALLY DEFERRED,
     UNIQUE (id, order_id)

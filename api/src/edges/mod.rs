@@ -73,6 +73,11 @@ pub enum Refusal {
     /// These cannot be refunded.
     #[error("unit {}/{} was refunded already, or is being refunded", .0.line, .0.unit)]
     Refunded(UnitId),
+    /// It was asked for so long ago that nobody knows whether it was done.
+    #[error(
+        "refund {0} was asked for more than 23 hours ago, and Stripe has not said that it has made it; look at its dashboard"
+    )]
+    TooOld(Uuid),
     /// There is nothing to give back.
     #[error("nothing was paid for this")]
     NothingToRefund,

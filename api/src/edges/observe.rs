@@ -125,6 +125,7 @@ fn join_refund(order: &mut Order, seen: &SeenRefund) {
     let known = order.refunds.entry(id).or_insert_with(|| Refund {
         stripe: None,
         call: None,
+        asked_at: None,
         reason: seen.reason.clone().unwrap_or_else(|| "dashboard".to_owned()),
         said: facts::Refund::default(),
     });

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use jiff::SignedDuration;
 use uuid::Uuid;
 use vitrine_commerce::{
-    facts::{self, Once, RefundState, UnitId, UnitStatus},
+    facts::{self, Join, Once, RefundState, UnitId, UnitStatus},
     money::Money,
 };
 
 use super::{At, Refusal};
 use crate::order::{Call, Order, Refund};
+
+/// Stripe keeps answers by their keys for a day (<https://docs.stripe.com/api/idempotent_requests>); an hour less, so that it is not over on the way.
+const KEPT: SignedDuration = SignedDuration::from_hours(23);
 
 /// Asks for the money of these units; `id` is the refund's.
 ///
@@ -20,7 +24,7 @@ pub fn ask(
     id: Uuid,
     units: &BTreeSet<UnitId>,
     reason: &str,
-    _: &At<'_>,
+    at: &At<'_>,
 ) -> Result<Money, Refusal> {
     if let Some(known) = order.refunds.get(&id) {
         // Asked again.
@@ -73,11 +77,52 @@ pub fn ask(
         Refund {
             stripe: None,
             call: Some(call(order.id, id, &payment, amount)),
+            asked_at: Some(at.now),
             reason: reason.to_owned(),
             said,
         },
     );
     Ok(amount)
+}
+
+/// What makes a refund that Stripe has not made yet, and of which payment it is; `None` if there is nothing to be made any more.
+///
+/// # Errors
+/// If it was asked for so long ago that Stripe may have forgotten that it has made it.
+pub fn to_send(order: &Order, id: Uuid, at: &At<'_>) -> Result<Option<(String, Call)>, Refusal> {
+    let refund = order
+        .refunds
+        .get(&id)
+        .ok_or_else(|| Refusal::Unknown(format!("refund {id}")))?;
+    let (Some(call), Some(asked_at), None, true) = (
+        &refund.call,
+        refund.asked_at,
+        &refund.stripe,
+        refund.said.state.is_live(),
+    ) else {
+        return Ok(None);
+    };
+    if at.now.duration_since(asked_at) > KEPT {
+        return Err(Refusal::TooOld(id));
+    }
+    let payment = refund.said.of.known().map(|(payment, _)| payment.clone());
+    Ok(payment.map(|payment| (payment, call.clone())))
+}
+
+/// Stripe makes no such refund, as of a payment that somebody has refunded elsewhere: what it took is given back. It cannot have made it before,
+/// for then it would have said so again ([`to_send`]).
+///
+/// # Errors
+/// If the order has no such refund.
+pub fn refused(order: &mut Order, id: Uuid) -> Result<(), Refusal> {
+    let refund = order
+        .refunds
+        .get_mut(&id)
+        .ok_or_else(|| Refusal::Unknown(format!("refund {id}")))?;
+    if refund.stripe.is_none() {
+        refund.said.state.join(RefundState::Canceled);
+    }
+    Ok(())
 }
 
 /// The units whose money is still here, of those that cost something.

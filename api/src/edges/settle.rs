@@ -13,12 +13,12 @@ use super::{At, Refusal, named, refund};
 use crate::order::{Attempt, Booking, Order, Refund, Session, Task};
 
 /// Settles an order. What it finds out is the same whenever it is asked again.
-pub(super) fn settle(order: &mut Order, _: &At<'_>) -> Result<(), Refusal> {
+pub(super) fn settle(order: &mut Order, at: &At<'_>) -> Result<(), Refusal> {
     // Each step may show the next one: what pays first, and then what of the others goes back.
     while let Some(duty) = facts::duties(&order.facts()).into_iter().find(is_decided_here) {
         match duty {
             Duty::Accept(payment) => order.accepted = Some(payment),
-            Duty::ReturnSurplus(payment) => return_surplus(order, &payment)?,
+            Duty::ReturnSurplus(payment) => return_surplus(order, &payment, at)?,
             Duty::Reserve | Duty::License(_) | Duty::Deliver(_) => {}
         }
     }
@@ -44,7 +44,7 @@ const fn is_decided_here(duty: &Duty) -> bool {
     matches!(duty, Duty::Accept(_) | Duty::ReturnSurplus(_))
 }
 
-fn return_surplus(order: &mut Order, payment: &str) -> Result<(), Refusal> {
+fn return_surplus(order: &mut Order, payment: &str, at: &At<'_>) -> Result<(), Refusal> {
     let received = order
         .payments
         .get(payment)
@@ -62,6 +62,7 @@ fn return_surplus(order: &mut Order, payment: &str) -> Result<(), Refusal> {
         Refund {
             stripe: None,
             call: Some(refund::call(order.id, id, payment, amount)),
+            asked_at: Some(at.now),
             reason: "surplus".to_owned(),
             said,
         },

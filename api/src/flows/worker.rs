@@ -8,7 +8,7 @@ use uuid::Uuid;
 use vitrine_commerce::facts::UnitId;
 
 use crate::{
-    edges::{Refusal, attempt, finance, licence, observe},
+    edges::{Refusal, attempt, finance, licence, observe, refund},
     order::Task,
     seams::{By, Claim, Event, Finance, Job, Outside, Signer, Store, StoreError, Stripe},
 };
@@ -183,37 +183,40 @@ async fn send<S: Store, T: Stripe>(
     store: &S,
     stripe: &T,
     claim: &Claim<Job>,
-    refund: Uuid,
+    id: Uuid,
 ) -> Result<Step, StoreError> {
-    let order = store.order(claim.what.order).await?;
-    let Some((payment, call)) = order
-        .refunds
-        .get(&refund)
-        .filter(|refund| refund.stripe.is_none())
-        .and_then(|refund| {
-            let (payment, _) = refund.said.of.known()?;
-            Some((payment, refund.call.as_ref()?))
-        })
+    let (order, by) = (claim.what.order, By::Job(claim));
+    let Some((payment, call)) = store
+        .change(order, by, |order, at| refund::to_send(order, id, at))
+        .await?
     else {
         return Ok(Step::Done);
     };
-    let sent = stripe.make_refund(call).await;
-    // What it is now says the payment that it is of, also if it was there before this call.
-    match (sent, stripe.read(payment).await) {
-        (Ok(()), Ok(Some((_, observed)))) => {
-            let by = By::Job(claim);
+    match stripe.make_refund(&call).await {
+        Ok(()) => {}
+        Err(refused @ Outside::Refused { .. }) => {
+            tracing::warn!(%order, refund = %id, %refused, "a refund is not made");
             store
-                .change(claim.what.order, by, |order, at| {
-                    observe::apply(order, &observed, at)
-                })
+                .change(order, by, |order, _| refund::refused(order, id))
                 .await?;
+            return Ok(Step::Done);
+        }
+        Err(error) => return put_off(store, claim, &error).await,
+    }
+    match stripe.read(&payment).await {
+        Ok(Some((_, observed))) => {
+            store
+                .change(order, by, |order, at| observe::apply(order, &observed, at))
+                .await?;
+            // Still to be sent, if what was read is older than what was made.
+            store.put_off_job(claim, wait(claim.tries)).await?;
             Ok(Step::Done)
         }
-        (Err(error), _) | (Ok(()), Err(error)) => put_off(store, claim, &error).await,
-        (Ok(()), Ok(None)) => {
+        Ok(None) => {
             let why = format!("payment {payment}, which was refunded, is not there");
             put_off(store, claim, &Outside::Unknown { who: "Stripe", why }).await
         }
+        Err(error) => put_off(store, claim, &error).await,
     }
 }
 

@@ -34,7 +34,9 @@ pub(super) fn refused(refusal: &Refusal) -> Problem {
         Refusal::Price(_) | Refusal::Money(_) => {
             of(StatusCode::UNPROCESSABLE_ENTITY, "no-price", "this has no price")
         }
-        Refusal::Receipt(_) | Refusal::Signature(_) | Refusal::Json(..) => internal(refusal),
+        Refusal::TooOld(_) | Refusal::Receipt(_) | Refusal::Signature(_) | Refusal::Json(..) => {
+            internal(refusal)
+        }
     }
 }
 

@@ -108,6 +108,8 @@ pub struct Refund {
     pub stripe: Option<String>,
     /// Ours: what makes it. Of the dashboard's: nothing.
     pub call: Option<Call>,
+    /// Ours: since when.
+    pub asked_at: Option<Timestamp>,
     /// Why, in a word.
     pub reason: String,
     /// What is known of it.

@@ -34,8 +34,8 @@ INSERT INTO shop.licences (id, lookup, item_id, unit, order_id, finance_ack_id, 
     VALUES ('bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb', 'VL-1', '66666666-6666-6666-6666-666666666666', 0, '44444444-4444-4444-4444-444444444444',
     '88888888-8888-8888-8888-888888888888', 'reserve', 'p', 'k');
 UPDATE shop.licences SET signature = repeat('x', 64)::bytea, signed_at = now();
-INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, path, body, key)
-    VALUES ('cccccccc-cccc-cccc-cccc-cccccccccccc', '44444444-4444-4444-4444-444444444444', 'pi_1', 1850, 'EUR', true, 'r', '/', '', 'r1');
+INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, path, body, key, asked_at)
+    VALUES ('cccccccc-cccc-cccc-cccc-cccccccccccc', '44444444-4444-4444-4444-444444444444', 'pi_1', 1850, 'EUR', true, 'r', '/', '', 'r1', now());
 UPDATE shop.refunds SET state = 2;
 INSERT INTO shop.inbox (event_id, type, object_id, created, sha256) VALUES ('evt_1', 't', 'pi_1', now(), repeat('0', 64));
 INSERT INTO shop.audit (aggregate, number, actor, kind, body) VALUES ('44444444-4444-4444-4444-444444444444', 1, 'a', 'k', '{}');
@@ -86,7 +86,7 @@ fn breaks() -> Vec<(&'static str, String, &'static str)> {
         ("another session of an attempt", "UPDATE shop.attempts SET session = 'cs_2'".to_owned(), "said once"),
         ("two attempts at once", format!("INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at) VALUES ({order}, 2, '/', '', 'k2', now()), ({order}, 3, '/', '', 'k3', now())"), "attempts_open"),
         ("a key of two attempts", format!("INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at) VALUES ({other}, 1, '/', '', 'k1', now())"), "attempts_key_key"),
-        ("more money back than came", format!("INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, path, body, key) VALUES (gen_random_uuid(), {order}, 'pi_1', 1851, 'EUR', true, 'r', '/', '', 'r2')"), "of payment pi_1 3700 was received, 1850 went back"),
+        ("more money back than came", format!("INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, path, body, key, asked_at) VALUES (gen_random_uuid(), {order}, 'pi_1', 1851, 'EUR', true, 'r', '/', '', 'r2', now())"), "of payment pi_1 3700 was received, 1850 went back"),
         ("a refund of nothing", format!("INSERT INTO shop.refunds (id, order_id, payment, amount, currency, named, reason, stripe_id) VALUES (gen_random_uuid(), {order}, 'pi_9', 1, 'EUR', false, 'r', 're_9'); SET CONSTRAINTS ALL IMMEDIATE"), "refunds_payment_order_id"),
         ("a refund of another amount", "UPDATE shop.refunds SET amount = 1".to_owned(), "said once"),
         ("a refund that is taken back", "UPDATE shop.refunds SET state = 0".to_owned(), "goes from 2 back to 0"),

@@ -244,7 +244,8 @@ async fn refunds(connection: &mut PgConnection, id: Uuid, units: &Units) -> Resu
             .insert(units.id(row.item_id, row.unit)?);
     }
     let rows = sqlx::query!(
-        "SELECT id, payment, amount, currency, stripe_id, state, contradicted, named, reason, path, body, key
+        "SELECT id, payment, amount, currency, stripe_id, state, contradicted, named, reason, path, body, key,
+            asked_at AS \"asked_at: jiff_sqlx::Timestamp\"
         FROM shop.refunds WHERE order_id = $1",
         id
     )
@@ -261,6 +262,7 @@ async fn refunds(connection: &mut PgConnection, id: Uuid, units: &Units) -> Resu
         let refund = Refund {
             stripe: row.stripe_id,
             call,
+            asked_at: row.asked_at.map(|at| at.to_jiff()),
             reason: row.reason,
             said: facts::Refund {
                 of: once(Some((row.payment, amount)), row.contradicted),

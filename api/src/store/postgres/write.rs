@@ -300,8 +300,8 @@ async fn refund(
             .ok_or_else(|| unreadable(format!("refund {id} of nothing")))?;
         let call = refund.call.as_ref();
         sqlx::query!(
-            "INSERT INTO shop.refunds (id, order_id, payment, amount, currency, stripe_id, named, reason, path, body, key)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "INSERT INTO shop.refunds (id, order_id, payment, amount, currency, stripe_id, named, reason, path, body, key, asked_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             id,
             order.id,
             payment,
@@ -312,7 +312,8 @@ async fn refund(
             refund.reason,
             call.map(|call| call.path.clone()),
             call.map(|call| call.body.clone()),
-            call.map(|call| call.key.clone())
+            call.map(|call| call.key.clone()),
+            refund.asked_at.map(|at| at.to_sqlx()) as Option<jiff_sqlx::Timestamp>
         )
         .execute(&mut *connection)
         .await

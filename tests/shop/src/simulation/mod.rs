@@ -83,7 +83,7 @@ impl Choice {
             seed,
             faults: Faults::MANY,
             odds: STORMY,
-            storm: 100,
+            storm: 300,
             broken: Broken::No,
         }
     }
@@ -198,7 +198,9 @@ pub fn history<S: Store + Clone + 'static>(
     let violation = loop {
         let is_stormy = executor.steps < storm;
         if !is_stormy && calm_since.is_none() {
-            world.outer().faults = Faults::NONE;
+            let mut outer = world.outer();
+            outer.faults = Faults::NONE;
+            outer.is_calm = true;
             calm_since = Some(now);
         }
         let stepped = executor.step(if is_stormy { choice.odds } else { CALM }, |moved| {
@@ -338,8 +340,7 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
                     }
                     _ => Act::Pay(session.id.clone()),
                 };
-                let now = clock.now().as_second();
-                let _ = world.outer().stripe.act(&act, now);
+                world.act(&act);
                 if rng.random_bool(0.5) {
                     if choice.broken == Broken::BelievesTheBuyer {
                         let believes = |order: &mut Order, at: &At<'_>| {
@@ -415,31 +416,31 @@ async fn tells<S: Store + Clone>(disk: Disk<S>, choice: Choice) {
 async fn banks(world: World, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0xba4c);
     loop {
+        let minutes = if world.outer().is_calm { 180 } else { 20 };
         world
             .clock
-            .sleep(SignedDuration::from_mins(rng.random_range(1..180)))
+            .sleep(SignedDuration::from_mins(rng.random_range(1..minutes)))
             .await;
-        let now = world.clock.now().as_second();
-        let mut outer = world.outer();
-        let is_calm = outer.faults.lost == 0.0;
-        for act in oracle::moves(&outer.stripe) {
+        let (moves, is_calm) = {
+            let outer = world.outer();
+            (oracle::moves(&outer.stripe), outer.is_calm)
+        };
+        for (usual, other) in moves {
             // In calm everything comes to its end; before, some of it.
             if is_calm || rng.random_bool(0.5) {
-                let act = if rng.random_bool(0.8) { act.0 } else { act.1 };
-                let _ = outer.stripe.act(&act, now);
+                world.act(if rng.random_bool(0.8) { &usual } else { &other });
             }
         }
-        if !is_calm && rng.random_bool(0.05) {
-            let paid: Vec<_> = oracle::paid(&outer.stripe);
-            if let Some(payment) = paid.first() {
-                let act = match rng.random_range(0..3) {
-                    0 => Act::RefundInDashboard(payment.clone(), None),
-                    1 => Act::RefundInDashboard(payment.clone(), Some(500)),
-                    _ => Act::Dispute(payment.clone(), DisputeStatus::NeedsResponse),
-                };
-                let _ = outer.stripe.act(&act, now);
-            }
+        if is_calm || !rng.random_bool(0.2) {
+            continue;
         }
-        drop(outer);
+        let paid = oracle::paid(&world.outer().stripe);
+        if let Some(payment) = paid.first() {
+            world.act(&match rng.random_range(0..3) {
+                0 => Act::RefundInDashboard(payment.clone(), None),
+                1 => Act::RefundInDashboard(payment.clone(), Some(500)),
+                _ => Act::Dispute(payment.clone(), DisputeStatus::NeedsResponse),
+            });
+        }
     }
 }

@@ -27,7 +27,7 @@ use vitrine_commerce::{
     money::Money,
 };
 use vitrine_signer::judge::{Row, judge};
-use vitrine_stripe::sim::{Account, Request, Response, Stripe};
+use vitrine_stripe::sim::{Account, Act, Request, Response, Stripe};
 
 use super::executor::Clock;
 use crate::house::Keys;
@@ -71,9 +71,11 @@ pub struct Outer {
     rng: StdRng,
     /// What goes wrong now.
     pub faults: Faults,
+    /// Whether nothing does any more.
+    pub is_calm: bool,
     /// Stripe: the truth of what was paid.
     pub stripe: Stripe,
-    /// What objects said when they were read, the oldest first.
+    /// What sessions and payments said before something happened, the oldest first.
     past: BTreeMap<String, Vec<Read>>,
     /// Finance's entries by key: request and receipt.
     pub entries: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
@@ -120,6 +122,7 @@ impl World {
         let outer = Outer {
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             faults,
+            is_calm: false,
             stripe: Stripe::new(account),
             past: BTreeMap::new(),
             entries: BTreeMap::new(),
@@ -137,6 +140,14 @@ impl World {
     /// What is outside.
     pub fn outer(&self) -> MutexGuard<'_, Outer> {
         self.outer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets somebody do something at Stripe, if it can be done as things are. What was so before, may still be told.
+    pub fn act(&self, act: &Act) {
+        let now = self.clock.now();
+        let mut outer = self.outer();
+        outer.remember(now);
+        let _ = outer.stripe.act(act, now.as_second());
     }
 
     fn fate(&self, of: &'static str) -> Fate {
@@ -228,6 +239,21 @@ impl Outer {
             idempotency_key: key.map(str::to_owned),
         };
         answered(self.stripe.step(&request, now.as_second()))
+    }
+
+    fn remember(&mut self, now: Timestamp) {
+        let sessions = self.stripe.sessions().map(|session| session.id.clone());
+        let known: Vec<_> = sessions
+            .chain(self.stripe.intents().map(|intent| intent.id.clone()))
+            .collect();
+        for id in known {
+            if let Ok(Some(read)) = self.read(&id, now) {
+                let past = self.past.entry(id).or_default();
+                if past.last() != Some(&read) {
+                    past.push(read);
+                }
+            }
+        }
     }
 
     fn post(&mut self, call: &Call, now: Timestamp) -> Result<Value, Outside> {
@@ -428,14 +454,20 @@ impl StripeSeam for World {
     async fn read(&self, object: &str) -> Result<Option<Read>, Outside> {
         self.call("Stripe", "read", |outer, now| {
             let read = outer.read(object, now)?;
-            let past = outer.past.entry(object.to_owned()).or_default();
-            past.extend(read.clone());
+            let payment = read
+                .as_ref()
+                .and_then(|(_, seen)| Some(seen.payments.first()?.id.clone()));
+            let of = if object.starts_with("cs_") {
+                Some(object.to_owned())
+            } else {
+                payment
+            };
+            let past = of.and_then(|of| outer.past.get(&of)).cloned().unwrap_or_default();
             let stale = outer.faults.stale;
-            let length = outer.past[object].len();
-            if length > 0 && outer.rng.random_bool(stale) {
-                let at = outer.rng.random_range(0..length);
+            if !past.is_empty() && outer.rng.random_bool(stale) {
+                let at = outer.rng.random_range(0..past.len());
                 *outer.coverage.entry(("read", "stale")).or_default() += 1;
-                return Ok(Some(outer.past[object][at].clone()));
+                return Ok(Some(past[at].clone()));
             }
             Ok(read)
         })
