@@ -177,6 +177,10 @@ pub fn open<T: Serialize + DeserializeOwned>(
         return Err(malformed(format!("it is larger than {LARGEST} bytes")));
     }
     let note = std::str::from_utf8(note).map_err(|_| malformed("it is not UTF-8"))?;
+    // signed-note, "Format".
+    if note.bytes().any(|byte| byte < b' ' && byte != b'\n') {
+        return Err(malformed("it has control characters in it"));
+    }
     let lines: Vec<_> = note.split('\n').collect();
     let [first, json, "", signature, ""] = lines[..] else {
         return Err(malformed("it has not three lines of text and one of signature"));

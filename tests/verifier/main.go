@@ -16,6 +16,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"golang.org/x/mod/semver"
 	"golang.org/x/mod/sumdb/note"
 )
 
@@ -27,15 +28,20 @@ type question struct {
 	Now         string   `json:"now"`
 	Sequence    uint64   `json:"sequence"`
 	Latest      string   `json:"latest"`
+	Account     string   `json:"account"`
+	Sku         string   `json:"sku"`
+	Version     string   `json:"version"`
 }
 
 type licence struct {
-	ID           string   `json:"id"`
-	NotBefore    string   `json:"notBefore"`
-	Expires      *string  `json:"expires"`
-	MaxStaleness *int64   `json:"maxStalenessSeconds"`
-	Grace        int64    `json:"graceSeconds"`
-	Critical     []string `json:"critical"`
+	ID           string                        `json:"id"`
+	Sku          struct{ ID, Versions string } `json:"sku"`
+	Buyer        struct{ Account string }      `json:"buyer"`
+	NotBefore    string                        `json:"notBefore"`
+	Expires      *string                       `json:"expires"`
+	MaxStaleness *int64                        `json:"maxStalenessSeconds"`
+	Grace        int64                         `json:"graceSeconds"`
+	Critical     []string                      `json:"critical"`
 }
 
 type list struct {
@@ -62,7 +68,7 @@ func main() {
 }
 
 // open checks a note of one kind by Go's own implementation of signed notes, and says what is wrong in a word.
-func open(kind string, text []byte, keys []string, into any) string {
+func open(kind string, text []byte, keys, fields []string, into any) string {
 	if !utf8.Valid(text) {
 		return "malformed"
 	}
@@ -95,10 +101,40 @@ func open(kind string, text []byte, keys []string, into any) string {
 	if decoder.Decode(&value) != nil || json.Unmarshal([]byte(lines[1]), into) != nil {
 		return "malformed"
 	}
-	if canonical(value) != lines[1] {
+	object, _ := value.(map[string]any)
+	for _, field := range fields {
+		if _, ok := object[field]; !ok {
+			return "malformed"
+		}
+	}
+	if canonical(value) != lines[1] || saysNothing(value) {
 		return "not-canonical"
 	}
 	return ""
+}
+
+// saysNothing finds what could as well be left out, so that there would be two ways to say it: null, and what is empty where it may be absent.
+func saysNothing(value any) bool {
+	switch value := value.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		for name, inner := range value {
+			optional := map[string]bool{"critical": true, "domains": true, "extensions": true, "limits": true}[name]
+			list, isList := inner.([]any)
+			object, isObject := inner.(map[string]any)
+			if saysNothing(inner) || optional && (isList && len(list) == 0 || isObject && len(object) == 0) {
+				return true
+			}
+		}
+	case []any:
+		for _, inner := range value {
+			if saysNothing(inner) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // canonical writes JSON as RFC 8785 says; numbers here are whole.
@@ -159,6 +195,22 @@ func quoted(text string) string {
 	return out.String()
 }
 
+// within says whether a version is in a range of comparisons that all have to hold, like ">=1.2, <2". Missing numbers of a bound are zeros.
+func within(version, versions string) bool {
+	for _, comparison := range strings.Split(versions, ",") {
+		comparison = strings.TrimSpace(comparison)
+		bound := strings.TrimLeft(comparison, "<>=")
+		op := strings.TrimSuffix(comparison, bound)
+		bound = "v" + strings.TrimSpace(bound)
+		order := semver.Compare("v"+version, bound)
+		holds := map[string]bool{">=": order >= 0, ">": order > 0, "<=": order <= 0, "<": order < 0, "=": order == 0}[op]
+		if !holds {
+			return false
+		}
+	}
+	return true
+}
+
 func at(text string) time.Time {
 	moment, err := time.Parse(time.RFC3339, text)
 	if err != nil {
@@ -169,17 +221,27 @@ func at(text string) time.Time {
 
 func verify(q question) string {
 	var l licence
-	if bad := open("vitrine.dev/licence/v1", q.Licence, q.Licences, &l); bad != "" {
+	fields := []string{"id", "order", "sku", "buyer", "entitlements", "issuedAt", "notBefore", "graceSeconds", "financeReceiptSha256", "revocations"}
+	if bad := open("vitrine.dev/licence/v1", q.Licence, q.Licences, fields, &l); bad != "" {
 		return bad
 	}
 	if len(l.Critical) > 0 {
 		return "unknown-critical"
 	}
+	switch {
+	case q.Account != "" && q.Account != l.Buyer.Account:
+		return "wrong-account"
+	case q.Sku != "" && q.Sku != l.Sku.ID:
+		return "wrong-sku"
+	case q.Version != "" && !within(q.Version, l.Sku.Versions):
+		return "wrong-version"
+	}
 	now := at(q.Now)
 	var revocations *list
 	if len(q.Revocations) > 0 {
 		revocations = &list{}
-		if open("vitrine.dev/revocations/v1", q.Revocations, q.Lists, revocations) != "" {
+		fields := []string{"sequence", "issuedAt", "expires", "salt", "revoked"}
+		if open("vitrine.dev/revocations/v1", q.Revocations, q.Lists, fields, revocations) != "" {
 			return "revocations-bad"
 		}
 		for i := 1; i < len(revocations.Revoked); i++ {

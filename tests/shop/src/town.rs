@@ -11,11 +11,7 @@ use ed25519_dalek::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use vitrine_api::{
     edges::House,
     flows::webhook::Endpoint,
@@ -28,7 +24,7 @@ use vitrine_api::{
     stripe_signature::Secrets,
     work::{self, Bench},
 };
-use vitrine_commerce::{licence::Grant, money::Money, price::Tax};
+use vitrine_commerce::{licence::Grant, money::Money, note::NamedKey, price::Tax};
 use vitrine_finance::{http as finance_http, ledger};
 use vitrine_service::{Metrics, Seal, Token};
 use vitrine_signer::http as signer_http;
@@ -43,6 +39,8 @@ use crate::postgres::{Database, database, server};
 const STRIPE_KEY: &str = "sk_test_town";
 /// The secret of its webhooks.
 pub const WEBHOOK_SECRET: &str = "whsec_town_town_town_town";
+/// The one before, which still lives while it is rolled.
+pub const OLD_WEBHOOK_SECRET: &str = "whsec_before_before_before";
 /// Between the parts of the installation.
 const TOKEN: &str = "town-token-town-token-town-token-town-token";
 /// Whom tokens are for.
@@ -52,6 +50,8 @@ const AUDIENCE: &str = "vitrine";
 pub struct Town {
     /// Where the shop is.
     pub base: String,
+    /// Where each of its replicas is, that one first.
+    pub replicas: Vec<String>,
     /// For requests to it.
     pub client: reqwest::Client,
     /// Stripe.
@@ -67,7 +67,7 @@ pub struct Town {
     provider: IdentityProvider,
     folder: PathBuf,
     ended: watch::Sender<bool>,
-    work: Option<JoinHandle<()>>,
+    work: JoinSet<()>,
     _servers: JoinSet<()>,
 }
 
@@ -145,8 +145,14 @@ async fn serve(servers: &mut JoinSet<()>, routes: Router) -> String {
 }
 
 impl Town {
-    /// A town in which two products are sold: `notes` for 20 EUR, tax included, and `gift` for nothing.
+    /// A town with one replica of the shop, which Stripe tells of what happens. Two products are sold: `notes` for 20 EUR, tax included, and `gift`
+    /// for nothing.
     pub async fn new() -> Self {
+        Self::with(1, true).await
+    }
+
+    /// The same with so many replicas; and Stripe may tell of nothing, so that a test does.
+    pub async fn with(replicas: usize, stripe_tells: bool) -> Self {
         let mut servers = JoinSet::new();
         let folder = std::env::temp_dir().join(format!("vitrine-town-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -159,11 +165,6 @@ impl Town {
             seal(&folder, "shop.example/licence", 2),
             seal(&folder, "shop.example/revocations", 3),
         );
-        let pinned = format!(
-            "licence {}\nrevocations {}\n",
-            licence_seal.key(),
-            list_seal.key()
-        );
         let finance = finance(&mut servers, &of_finance, finance_seal.clone(), token.clone()).await;
         let desk = signer_http::Desk {
             pool: of_shop.pool(Some("vitrine_signer"), 4).await,
@@ -174,67 +175,59 @@ impl Town {
         };
         let signer = serve(&mut servers, signer_http::routes(desk)).await;
         let provider = IdentityProvider::start(&mut servers).await;
-        // The shop's port first: Stripe has to know where its events go, and the shop where Stripe is.
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let stripe = stripe(&base).await;
+        // The shop's ports first: Stripe has to know where its events go, and the shop where Stripe is.
+        let mut listeners = vec![];
+        for _ in 0..replicas {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let bases: Vec<_> = listeners
+            .iter()
+            .map(|listener| format!("http://{}", listener.local_addr().unwrap()))
+            .collect();
+        let stripe = stripe(stripe_tells.then_some(bases[0].as_str())).await;
         let house = House {
-            storefront: base.clone(),
+            storefront: bases[0].clone(),
             licence_key: licence_seal.key().clone(),
             finance_keys: vec![finance_seal.key().clone()],
-            revocations: format!("{base}/revocations"),
+            revocations: format!("{}/revocations", bases[0]),
             staleness_seconds: 604_800,
             grace_seconds: 259_200,
         };
-        let shop = Shop::new(of_shop.pool(Some("vitrine_api"), 16).await, house);
         let client = outside::client().unwrap();
-        let metrics = Metrics::new();
-        let counters = Counters::new(metrics.registry());
-        let stripe_api = StripeApi::new(client.clone(), stripe.base(), STRIPE_KEY.to_owned());
-        let bench = Bench {
-            shop: shop.clone(),
-            stripe: stripe_api.clone(),
-            finance: FinanceApi::new(client.clone(), finance, TOKEN.to_owned()),
-            signer: SignerApi::new(client.clone(), signer, TOKEN.to_owned()),
-            counters: counters.clone(),
-            lists: lists::Settings {
-                key: list_seal.key().clone(),
-            },
-        };
-        let counter = Counter {
-            shop: shop.clone(),
-            stripe: stripe_api,
-            endpoint: Arc::new(Endpoint {
-                secrets: Secrets::new([WEBHOOK_SECRET.to_owned()]),
-                livemode: false,
-                account: None,
-            }),
-            identity: Arc::new(Identity::new(
-                Provider {
-                    issuer: provider.issuer.clone(),
-                    audience: AUDIENCE.to_owned(),
-                    admins: "vitrine:admins".to_owned(),
-                    second_factor: "urn:vitrine:loa:2".to_owned(),
-                },
-                client.clone(),
-            )),
-            counters,
-        };
-        servers.spawn(async move { axum::serve(listener, http::routes(counter)).await.unwrap() });
         let (ended, told) = watch::channel(false);
-        let work = tokio::spawn(work::run(Arc::new(bench), 2, told));
+        let (mut work, mut shops) = (JoinSet::new(), vec![]);
+        for listener in listeners {
+            let replica = Replica {
+                shop: Shop::new(of_shop.pool(Some("vitrine_api"), 12).await, house.clone()),
+                client: client.clone(),
+                stripe: stripe.base(),
+                finance: finance.clone(),
+                signer: signer.clone(),
+                issuer: provider.issuer.clone(),
+                list_key: list_seal.key().clone(),
+            };
+            shops.push(replica.shop.clone());
+            let (counter, bench) = replica.parts();
+            servers.spawn(async move { axum::serve(listener, http::routes(counter)).await.unwrap() });
+            work.spawn(work::run(Arc::new(bench), 2, told.clone()));
+        }
         let town = Self {
-            base,
+            base: bases[0].clone(),
+            replicas: bases,
             client,
             stripe,
-            shop,
+            shop: shops[0].clone(),
             pool: of_shop.pool(None, 4).await,
             books: of_finance.pool(None, 4).await,
-            pinned,
+            pinned: format!(
+                "licence {}\nrevocations {}\n",
+                licence_seal.key(),
+                list_seal.key()
+            ),
             provider,
             folder,
             ended,
-            work: Some(work),
+            work,
             _servers: servers,
         };
         town.sell("notes", 2000, 0).await;
@@ -298,21 +291,62 @@ impl Town {
         )
     }
 
-    /// Ends its workers, as a process that is told to end.
+    /// Ends its workers, as processes that are told to end.
     pub async fn ends(&mut self) {
         let _ = self.ended.send(true);
-        if let Some(work) = self.work.take() {
-            work.await.unwrap();
+        while let Some(worked) = self.work.join_next().await {
+            worked.unwrap();
         }
     }
 }
 
 impl Drop for Town {
     fn drop(&mut self) {
-        if let Some(work) = &self.work {
-            work.abort();
-        }
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What a replica of the shop is made of.
+struct Replica {
+    shop: Shop,
+    client: reqwest::Client,
+    stripe: String,
+    finance: String,
+    signer: String,
+    issuer: String,
+    list_key: NamedKey,
+}
+
+impl Replica {
+    fn parts(self) -> (Counter, Bench) {
+        let counters = Counters::new(Metrics::new().registry());
+        let stripe = StripeApi::new(self.client.clone(), self.stripe, STRIPE_KEY.to_owned());
+        let bench = Bench {
+            shop: self.shop.clone(),
+            stripe: stripe.clone(),
+            finance: FinanceApi::new(self.client.clone(), self.finance, TOKEN.to_owned()),
+            signer: SignerApi::new(self.client.clone(), self.signer, TOKEN.to_owned()),
+            counters: counters.clone(),
+            lists: lists::Settings { key: self.list_key },
+        };
+        let provider = Provider {
+            issuer: self.issuer,
+            audience: AUDIENCE.to_owned(),
+            admins: "vitrine:admins".to_owned(),
+            second_factor: "urn:vitrine:loa:2".to_owned(),
+        };
+        let counter = Counter {
+            shop: self.shop,
+            stripe,
+            endpoint: Arc::new(Endpoint {
+                secrets: Secrets::new([WEBHOOK_SECRET, OLD_WEBHOOK_SECRET].map(str::to_owned)),
+                livemode: false,
+                account: None,
+            }),
+            identity: Arc::new(Identity::new(provider, self.client)),
+            counters,
+        };
+        (counter, bench)
     }
 }
 
@@ -327,19 +361,19 @@ async fn finance(servers: &mut JoinSet<()>, database: &Database, seal: Seal, tok
     .await
 }
 
-async fn stripe(shop: &str) -> StripeServer {
+async fn stripe(told: Option<&str>) -> StripeServer {
     let account = Account {
         key: STRIPE_KEY.to_owned(),
         livemode: false,
         refunds_wait: false,
         pages: String::new(),
     };
-    let webhooks = Webhooks {
+    let webhooks = told.map(|shop| Webhooks {
         url: format!("{shop}/webhooks/stripe"),
         secrets: vec![WEBHOOK_SECRET.to_owned()],
-    };
+    });
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    StripeServer::start(any, account, Some(webhooks)).await.unwrap()
+    StripeServer::start(any, account, webhooks).await.unwrap()
 }
 
 /// Waits until something is so.

@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 use vitrine_api::{
     edges::{
-        At, observe,
+        At, Refusal, observe,
         place::{Offer, Want},
         refund,
     },
@@ -43,7 +43,7 @@ const BUYERS: u32 = 100;
 const STRIPE: u32 = 101;
 /// While things go wrong.
 const STORMY: Odds = Odds {
-    leaps: 0.01,
+    leaps: 0.02,
     crashes: 0.01,
 };
 /// Afterwards.
@@ -357,12 +357,20 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
         }
     }
     if rng.random_bool(0.4) {
-        clock
-            .sleep(SignedDuration::from_mins(rng.random_range(0..90)))
-            .await;
+        // Some change their minds at once, while the shop is still at it; others later.
+        let is_hasty = rng.random_bool(0.5);
+        if is_hasty {
+            for _ in 0..rng.random_range(0..100) {
+                clock.turn().await;
+            }
+        } else {
+            clock
+                .sleep(SignedDuration::from_mins(rng.random_range(0..90)))
+                .await;
+        }
         let units: BTreeSet<_> = [UnitId { line: 0, unit: 0 }].into();
         let id = Uuid::from_u128(1000 + u128::from(buyer));
-        for _ in 0..5 {
+        for _ in 0..20 {
             let asked = if choice.broken == Broken::RefundsBeforeItWrites {
                 broken::refund_first(&disk, &clock, id, placing.id, &units).await
             } else {
@@ -373,6 +381,7 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
             };
             match asked {
                 Err(StoreError::Unknown(_)) => clock.sleep(SignedDuration::from_secs(1)).await,
+                Err(StoreError::Refused(Refusal::Unpaid)) if is_hasty => clock.turn().await,
                 _ => break,
             }
         }
@@ -416,7 +425,7 @@ async fn tells<S: Store + Clone>(disk: Disk<S>, choice: Choice) {
 async fn banks(world: World, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0xba4c);
     loop {
-        let minutes = if world.outer().is_calm { 180 } else { 20 };
+        let minutes = if world.outer().is_calm { 180 } else { 10 };
         world
             .clock
             .sleep(SignedDuration::from_mins(rng.random_range(1..minutes)))
@@ -431,7 +440,7 @@ async fn banks(world: World, seed: u64) {
                 world.act(if rng.random_bool(0.8) { &usual } else { &other });
             }
         }
-        if is_calm || !rng.random_bool(0.2) {
+        if is_calm || !rng.random_bool(0.4) {
             continue;
         }
         let paid = oracle::paid(&world.outer().stripe);

@@ -1,0 +1,281 @@
+//! What Stripe tells, and what others send in its name: over HTTP, to several replicas, often and at once.
+
+#![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use vitrine_shop_tests::town::{OLD_WEBHOOK_SECRET, Town, WEBHOOK_SECRET, until};
+use vitrine_stripe::{sim::Act, webhook::signature};
+
+const LARGEST: usize = 256 << 10;
+
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+fn event(id: &str, object: &str) -> Value {
+    json!({
+        "id": id, "object": "event", "type": "payment_intent.succeeded", "created": now(), "livemode": false,
+        "data": {"object": {"id": object, "object": "payment_intent"}}
+    })
+}
+
+async fn send(town: &Town, replica: usize, header: Option<String>, body: impl Into<Vec<u8>>) -> u16 {
+    let mut request = town
+        .client
+        .post(format!("{}/webhooks/stripe", town.replicas[replica]))
+        .body(body.into());
+    if let Some(header) = header {
+        request = request.header("stripe-signature", header);
+    }
+    request.send().await.unwrap().status().as_u16()
+}
+
+async fn kept(town: &Town) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM shop.inbox")
+        .fetch_one(&town.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn only_what_stripe_has_signed_now_for_us_is_kept() {
+    let mut town = Town::with(1, false).await;
+    let body = event("evt_1", "pi_1").to_string();
+    let signed = |secrets: &[&str], at: i64| signature(secrets, body.as_bytes(), at);
+    let good = signed(&[WEBHOOK_SECRET], now());
+    let (at, mac) = good.split_once(",v1=").unwrap();
+    let large = |bytes: usize| {
+        let mut event = event("evt_large", "pi_1");
+        let rest = bytes - event.to_string().len() - r#","padding":"""#.len();
+        event["padding"] = json!("x".repeat(rest));
+        event.to_string()
+    };
+    let other = |name: &str, value: Value| {
+        let mut event = event("evt_other", "pi_1");
+        event[name] = value;
+        event.to_string()
+    };
+    let sign = |body: &str| Some(signature(&[WEBHOOK_SECRET], body.as_bytes(), now()));
+    let reencoded = serde_json::to_string_pretty(&event("evt_1", "pi_1")).unwrap();
+    let (too_large, drifted) = (large(LARGEST + 1), other("data", json!({"objects": []})));
+    let (live, connected) = (
+        other("livemode", json!(true)),
+        other("account", json!("acct_other")),
+    );
+    let refused = [
+        ("no signature", None, body.clone()),
+        (
+            "another secret",
+            Some(signed(&["whsec_somebody"], now())),
+            body.clone(),
+        ),
+        ("an empty secret", Some(signed(&[""], now())), body.clone()),
+        ("no time", Some(format!("v1={mac}")), body.clone()),
+        (
+            "another time",
+            Some(format!("t={},v1={mac}", now() - 1)),
+            body.clone(),
+        ),
+        ("a scheme for tests", Some(format!("{at},v0={mac}")), body.clone()),
+        (
+            "too old",
+            Some(signed(&[WEBHOOK_SECRET], now() - 310)),
+            body.clone(),
+        ),
+        (
+            "not yet",
+            Some(signed(&[WEBHOOK_SECRET], now() + 310)),
+            body.clone(),
+        ),
+        ("another body", Some(good.clone()), body.replace("pi_1", "pi_2")),
+        ("the same, written anew", Some(good.clone()), reencoded),
+        ("larger than may be", sign(&too_large), too_large),
+        ("drifted", sign(&drifted), drifted),
+        ("real money", sign(&live), live),
+        ("of another account", sign(&connected), connected),
+    ];
+    for (what, header, body) in refused {
+        assert_eq!(send(&town, 0, header, body).await, 400, "{what}");
+    }
+    assert_eq!(kept(&town).await, 0);
+    let largest = large(LARGEST);
+    let unknown = other("type", json!("issuing_card.created"));
+    let taken = [
+        ("as it is", Some(good.clone()), body.clone()),
+        (
+            "the old secret, while there are two",
+            Some(signed(&[OLD_WEBHOOK_SECRET], now())),
+            body.clone(),
+        ),
+        (
+            "the last of several",
+            Some(format!("{at},v1={},v1={mac}", "0".repeat(64))),
+            body.clone(),
+        ),
+        (
+            "the first of several",
+            Some(format!("{at},v1={mac},v1=nothing,v0=0")),
+            body.clone(),
+        ),
+        (
+            "almost too old",
+            Some(signed(&[WEBHOOK_SECRET], now() - 290)),
+            body.clone(),
+        ),
+        ("as large as may be", sign(&largest), largest),
+        ("of a kind that nobody knows", sign(&unknown), unknown),
+    ];
+    for (what, header, body) in taken {
+        assert_eq!(send(&town, 0, header, body).await, 200, "{what}");
+    }
+    assert_eq!(kept(&town).await, 3);
+    // What is of no use is said to be, for handlers that know more.
+    until(async || {
+        let ignored: i64 = sqlx::query_scalar("SELECT count(*) FROM shop.inbox WHERE ignored")
+            .fetch_one(&town.pool)
+            .await
+            .unwrap();
+        if ignored == 3 {
+            Ok(())
+        } else {
+            Err(ignored.to_string())
+        }
+    })
+    .await;
+    town.ends().await;
+}
+
+/// A paid order of one unit, of which nobody was told: its id, and its payment's.
+async fn paid(town: &Town, who: &str) -> (String, String) {
+    let wants = json!({"items": [{"sku": "notes", "quantity": 1}], "currency": "EUR"});
+    let (status, made) = town
+        .ask(
+            who,
+            "POST",
+            "/api/v1/marketplace/checkout",
+            Some("k"),
+            Some(wants),
+        )
+        .await;
+    assert_eq!(status, 201, "{made}");
+    let session = made["url"]
+        .as_str()
+        .unwrap()
+        .rsplit('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    town.stripe.act(&Act::Pay(session.clone())).unwrap();
+    let payment = town
+        .stripe
+        .stripe()
+        .session(&session)
+        .unwrap()
+        .payment_intent
+        .clone()
+        .unwrap();
+    (made["order"].as_str().unwrap().to_owned(), payment)
+}
+
+/// What was done for an order: acknowledgements, signed licences, entries in Finance's books.
+async fn effects(town: &Town, order: &str) -> Result<(i64, i64, i64), String> {
+    let order: uuid::Uuid = order.parse().unwrap();
+    let count = async |pool: &sqlx::PgPool, sql: &'static str| -> i64 {
+        sqlx::query_scalar(sql).bind(order).fetch_one(pool).await.unwrap()
+    };
+    // In this order: what is handled has left its tasks, and what is done has left its effects. Nobody has told of the session, which is
+    // looked at after a while.
+    let unhandled = count(
+        &town.pool,
+        "SELECT count(*) FROM shop.inbox WHERE handled_at IS NULL AND $1::uuid IS NOT NULL",
+    )
+    .await;
+    let open = count(
+        &town.pool,
+        "SELECT count(*) FROM shop.tasks WHERE order_id = $1 AND task NOT LIKE 'look %'",
+    )
+    .await;
+    let all = (
+        count(
+            &town.pool,
+            "SELECT count(*) FROM shop.finance_acks WHERE order_id = $1",
+        )
+        .await,
+        count(
+            &town.pool,
+            "SELECT count(*) FROM shop.licences WHERE order_id = $1 AND signature IS NOT NULL",
+        )
+        .await,
+        count(
+            &town.books,
+            "SELECT count(*) FROM ledger.entries WHERE order_id = $1",
+        )
+        .await,
+    );
+    let is_over = open == 0 && unhandled == 0 && all.1 > 0;
+    if is_over {
+        Ok(all)
+    } else {
+        Err(format!("{all:?}, {open} tasks and {unhandled} events are open"))
+    }
+}
+
+/// Deposit, reserve and post are acknowledged and written, and one licence is signed.
+const ONCE: (i64, i64, i64) = (3, 1, 3);
+
+#[tokio::test]
+async fn an_event_that_is_told_fifty_times_to_three_replicas_has_one_effect() {
+    let mut town = Town::with(3, false).await;
+    let (order, payment) = paid(&town, "alice").await;
+    let body = event("evt_1", &payment).to_string();
+    let header = Some(signature(&[WEBHOOK_SECRET], body.as_bytes(), now()));
+    let sent = (0..50).map(|number| send(&town, number % 3, header.clone(), body.clone()));
+    for status in join_all(sent).await {
+        assert_eq!(status, 200);
+    }
+    assert_eq!(until(|| effects(&town, &order)).await, ONCE);
+    assert_eq!(kept(&town).await, 1);
+    town.ends().await;
+}
+
+#[tokio::test]
+async fn a_fact_of_which_fifty_events_tell_three_replicas_has_one_effect() {
+    let mut town = Town::with(3, false).await;
+    let (order, payment) = paid(&town, "alice").await;
+    let sent = (0..50).map(|number| {
+        let body = event(&format!("evt_{number}"), &payment).to_string();
+        let header = Some(signature(&[WEBHOOK_SECRET], body.as_bytes(), now()));
+        send(&town, number % 3, header, body)
+    });
+    for status in join_all(sent).await {
+        assert_eq!(status, 200);
+    }
+    assert_eq!(until(|| effects(&town, &order)).await, ONCE);
+    assert_eq!(kept(&town).await, 50);
+    town.ends().await;
+}
+
+#[tokio::test]
+async fn a_buyer_who_comes_back_races_the_webhook_and_one_of_them_is_enough() {
+    let races = std::env::var("VITRINE_RACES").map_or(20, |text| text.parse().unwrap());
+    let mut town = Town::with(2, false).await;
+    for race in 0..races {
+        let who = format!("buyer{race}");
+        let (order, payment) = paid(&town, &who).await;
+        let body = event(&format!("evt_{race}"), &payment).to_string();
+        let header = Some(signature(&[WEBHOOK_SECRET], body.as_bytes(), now()));
+        let confirm = town.ask(
+            &who,
+            "POST",
+            "/api/v1/marketplace/checkout/confirm",
+            None,
+            Some(json!({"order": order})),
+        );
+        let (told, (confirmed, seen)) = tokio::join!(send(&town, 1, header, body), confirm);
+        assert_eq!((told, confirmed), (200, 200), "race {race}: {seen}");
+        assert_eq!(until(|| effects(&town, &order)).await, ONCE, "race {race}");
+    }
+    town.ends().await;
+}
