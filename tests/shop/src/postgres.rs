@@ -25,9 +25,23 @@ pub fn server() -> &'static Server {
     SERVER.get_or_init(Server::start)
 }
 
+static MADE: AtomicU32 = AtomicU32::new(0);
+
 /// A database with this schema, in a server.
 pub async fn database(server: &Server, schema: &Migrator) -> Database {
-    static MADE: AtomicU32 = AtomicU32::new(0);
+    let database = make(server, "").await;
+    let mut connection = database.connect().await;
+    schema.run(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    database
+}
+
+/// A copy of a database to which nobody is connected.
+pub async fn copy(server: &Server, template: &Database) -> Database {
+    make(server, &format!("TEMPLATE {}", template.name)).await
+}
+
+async fn make(server: &Server, like: &str) -> Database {
     let database = Database {
         socket: server.folder().to_owned(),
         name: format!("test{}", MADE.fetch_add(1, Ordering::Relaxed)),
@@ -37,12 +51,9 @@ pub async fn database(server: &Server, schema: &Migrator) -> Database {
         ..database.clone()
     };
     let mut connection = postgres.connect().await;
-    connection
-        .execute(AssertSqlSafe(format!("CREATE DATABASE {}", database.name)))
-        .await
-        .unwrap();
+    let sql = format!("CREATE DATABASE {} {like}", database.name);
+    connection.execute(AssertSqlSafe(sql)).await.unwrap();
     connection.close().await.unwrap();
-    schema.run(&mut database.connect().await).await.unwrap();
     database
 }
 

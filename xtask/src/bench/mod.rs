@@ -3,6 +3,7 @@
 mod click;
 mod cold;
 mod ground;
+mod histories;
 mod numbers;
 
 use std::process::ExitCode;
@@ -66,6 +67,15 @@ pub enum Command {
         #[arg(long)]
         no_highest: bool,
     },
+    /// Histories of the shop in which all goes wrong, each decided by its seed
+    Histories {
+        /// The first seed
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+        /// How many
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+    },
     /// The gateway beside a bare proxy and a direct connection: requests a second, latencies, memory
     Gateway {
         /// Live previews in its table
@@ -93,6 +103,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Error> {
         Command::Cold { previews } => runtime.block_on(cold::measure(*previews))?,
         Command::Click { clicks } => runtime.block_on(click::measure(*clicks))?,
         Command::End { previews } => numbers::measure(&["end", &previews.to_string()], numbers::Nodes::FEW)?,
+        Command::Histories { first, count } => histories::measure(*first, *count)?,
         Command::Gateway { previews, seconds } => {
             let words = ["gateway", &previews.to_string(), &seconds.to_string()];
             numbers::measure(&words, numbers::Nodes::FEW)?

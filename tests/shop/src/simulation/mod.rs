@@ -77,6 +77,11 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// When histories begin.
+    pub fn begins() -> Timestamp {
+        epoch()
+    }
+
     /// The usual.
     pub const fn of(seed: u64) -> Self {
         Self {
@@ -209,8 +214,9 @@ pub fn history<S: Store + Clone + 'static>(
                 set(moved);
             }
         });
-        for said in std::mem::take(&mut world.outer().said) {
-            executor.note(&said);
+        let said = std::mem::take(&mut world.outer().said);
+        for said in &said {
+            executor.note(said);
         }
         if let Stepped::Crashed(process) = stepped {
             match process {
@@ -223,13 +229,16 @@ pub fn history<S: Store + Clone + 'static>(
                 _ => {}
             }
         }
-        let orders = read(&runs, &store, &world);
-        if let Some(violation) = judge.always(&orders, &world) {
-            break Some(violation);
+        // Nothing is otherwise than it was after a step in which nobody has done anything.
+        if !said.is_empty() {
+            let orders = read(&runs, &store, &world);
+            if let Some(violation) = judge.always(&orders, &world) {
+                break Some(violation);
+            }
         }
         let rested = calm_since.is_some_and(|since| now.duration_since(since) > REST);
         if rested || executor.steps > storm + BOUND {
-            break judge.at_rest(&orders, &world, rested);
+            break judge.at_rest(&read(&runs, &store, &world), &world, rested);
         }
     };
     let orders = read(&runs, &store, &world);

@@ -147,6 +147,7 @@ impl World {
         let now = self.clock.now();
         let mut outer = self.outer();
         outer.remember(now);
+        outer.said.push(format!("{act:?}"));
         let _ = outer.stripe.act(act, now.as_second());
     }
 
