@@ -11,15 +11,16 @@ use axum::{
     body::Bytes,
     extract::{Path, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
-    response::{Html, IntoResponse, Redirect, Response},
+    response::{Html, IntoResponse, Redirect, Response as Answer},
     routing::get,
 };
+use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
 use crate::{
     error::Error,
     form,
-    sim::{Account, Act, Request, Stripe},
+    sim::{Account, Act, Request, Response, Stripe},
     webhook,
 };
 
@@ -49,6 +50,8 @@ pub struct Server {
 struct Desk {
     stripe: Arc<Mutex<Stripe>>,
     news: Arc<Notify>,
+    /// What it was asked, and what it has answered.
+    log: Arc<Mutex<Vec<(Request, Response)>>>,
 }
 
 /// Unix seconds.
@@ -85,6 +88,7 @@ impl Server {
         let desk = Desk {
             stripe: Arc::new(Mutex::new(Stripe::new(account))),
             news: Arc::default(),
+            log: Arc::default(),
         };
         let routes = Router::new()
             .route("/pay/{session}", get(page).post(pay))
@@ -118,19 +122,31 @@ impl Server {
         self.desk.act(act)
     }
 
+    /// What it was asked and could answer.
+    pub fn asked(&self) -> Vec<Request> {
+        self.good(|(request, _)| request.clone())
+    }
+
+    /// What it has answered to that.
+    pub fn answers(&self) -> Vec<Value> {
+        self.good(|(_, answer)| answer.body.clone())
+    }
+
+    fn good<T>(&self, part: impl Fn(&(Request, Response)) -> T) -> Vec<T> {
+        let log = self.desk.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter()
+            .filter(|(_, answer)| answer.status < 400)
+            .map(part)
+            .collect()
+    }
+
     /// What it knows.
     pub fn stripe(&self) -> MutexGuard<'_, Stripe> {
         self.desk.stripe()
     }
 }
 
-async fn api(
-    State(desk): State<Desk>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn api(State(desk): State<Desk>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Answer {
     let header = |name: &str| {
         headers
             .get(name)
@@ -147,6 +163,10 @@ async fn api(
     };
     let answer = desk.stripe().step(&request, now());
     desk.news.notify_one();
+    desk.log
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push((request, answer.clone()));
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let replayed = if answer.replayed { "true" } else { "false" };
     let headers = [
@@ -163,7 +183,7 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-async fn page(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+async fn page(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
     let Some(session) = desk.stripe().session(&id).cloned() else {
         return (StatusCode::NOT_FOUND, Html("<h1>There is no such session</h1>")).into_response();
     };
@@ -179,7 +199,7 @@ async fn page(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
     Html(page).into_response()
 }
 
-async fn pay(State(desk): State<Desk>, Path(id): Path<String>, body: String) -> Response {
+async fn pay(State(desk): State<Desk>, Path(id): Path<String>, body: String) -> Answer {
     let how = form::read(&body)
         .ok()
         .and_then(|form| form.get("how")?.as_str().map(str::to_owned));

@@ -1,0 +1,312 @@
+//! What our shop asks of Stripe is judged by Stripe's own mock server, and what our simulator answers by the schemas of Stripe's own API
+//! description (`spec3.json`, which is in that server's module).
+
+#![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use vitrine_shop_tests::town::{Town, until};
+use vitrine_stripe::{object::DisputeStatus, sim::Act};
+
+fn judge() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../stripe/judge")
+}
+
+fn go(arguments: &[&str]) -> String {
+    let ran = Command::new("go")
+        .args(arguments)
+        .current_dir(judge())
+        .output()
+        .unwrap();
+    assert!(
+        ran.status.success(),
+        "go {arguments:?}: {}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+}
+
+/// Stripe's mock server, which answers from fixtures and keeps nothing.
+struct Mock {
+    child: Child,
+    base: String,
+}
+
+impl Mock {
+    async fn start() -> Self {
+        let program = std::env::temp_dir().join(format!("vitrine-stripe-mock-{}", std::process::id()));
+        go(&[
+            "build",
+            "-trimpath",
+            "-o",
+            &program.display().to_string(),
+            "github.com/stripe/stripe-mock",
+        ]);
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut child = Command::new(&program)
+            .args(["-http-addr", &address.to_string()])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            assert!(
+                child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(20),
+                "stripe-mock does not start"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(&program).unwrap();
+        Self {
+            child,
+            base: format!("http://{address}"),
+        }
+    }
+}
+
+impl Drop for Mock {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An order's whole life, with a refund and a dispute: all that the shop asks of Stripe is in there.
+async fn lived() -> Town {
+    let mut town = Town::new().await;
+    let wants = json!({"items": [{"sku": "notes", "quantity": 2}], "currency": "EUR"});
+    let mut orders = vec![];
+    for who in ["alice", "bob"] {
+        let (_, made) = town
+            .ask(
+                who,
+                "POST",
+                "/api/v1/marketplace/checkout",
+                Some("k"),
+                Some(wants.clone()),
+            )
+            .await;
+        let session = made["url"]
+            .as_str()
+            .unwrap()
+            .rsplit('/')
+            .next()
+            .unwrap()
+            .to_owned();
+        town.stripe.act(&Act::Decline(session.clone())).unwrap();
+        town.stripe.act(&Act::Pay(session.clone())).unwrap();
+        orders.push((who, made["order"].as_str().unwrap().to_owned(), session));
+    }
+    let reaches = async |town: &Town, (who, order, _): &(&str, String, String), stage: &str| {
+        until(async || {
+            let (_, seen) = town
+                .ask(
+                    who,
+                    "GET",
+                    &format!("/api/v1/marketplace/orders/{order}"),
+                    None,
+                    None,
+                )
+                .await;
+            if seen["stage"] == stage {
+                Ok(())
+            } else {
+                Err(seen.to_string())
+            }
+        })
+        .await;
+    };
+    for order in &orders {
+        reaches(&town, order, "completed").await;
+    }
+    let refund = json!({"units": [{"line": 0, "unit": 0}], "reason": "withdrawn"});
+    let path = format!("/api/v1/marketplace/orders/{}/refunds", orders[0].1);
+    assert_eq!(
+        town.ask("alice", "POST", &path, Some("r"), Some(refund)).await.0,
+        202
+    );
+    reaches(&town, &orders[0], "partly_refunded").await;
+    let payment = town
+        .stripe
+        .stripe()
+        .session(&orders[1].2)
+        .unwrap()
+        .payment_intent
+        .clone()
+        .unwrap();
+    town.stripe
+        .act(&Act::Dispute(payment, DisputeStatus::NeedsResponse))
+        .unwrap();
+    reaches(&town, &orders[1], "suspended").await;
+    town.ends().await;
+    town
+}
+
+#[tokio::test]
+async fn what_the_shop_asks_is_what_stripe_understands() {
+    let (town, mock) = (lived().await, Mock::start().await);
+    let asked = town.stripe.asked();
+    let mut places = std::collections::BTreeSet::new();
+    for request in &asked {
+        let mut sent = town.client.request(
+            request.method.parse().unwrap(),
+            format!("{}{}?{}", mock.base, request.path, request.query),
+        );
+        if request.method == "POST" {
+            sent = sent
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(request.body.clone());
+        }
+        let answer = sent.bearer_auth("sk_test_123").send().await.unwrap();
+        let (status, body) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(status, 200, "{request:?}: {body}");
+        let kind: Vec<_> = request
+            .path
+            .split('/')
+            .filter(|part| !part.contains('_') || *part == "payment_intents")
+            .collect();
+        places.insert(format!("{} {}", request.method, kind.join("/")));
+    }
+    // Else nothing was judged.
+    for place in [
+        "POST /v1/customers",
+        "POST /v1/checkout/sessions",
+        "POST /v1/refunds",
+        "GET /v1/payment_intents",
+        "GET /v1/refunds",
+        "GET /v1/disputes",
+    ] {
+        assert!(places.contains(place), "{place} was never asked: {places:?}");
+    }
+    // And it does judge.
+    let answer = town
+        .client
+        .post(format!("{}/v1/checkout/sessions", mock.base))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .bearer_auth("sk_test_123")
+        .body("mode=barter")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 400);
+}
+
+#[tokio::test]
+async fn what_the_simulator_answers_and_tells_is_what_stripes_schemas_allow() {
+    let town = lived().await;
+    let module = go(&["list", "-m", "-f", "{{.Dir}}", "github.com/stripe/stripe-mock"]);
+    let spec = std::fs::read(Path::new(&module).join("embedded/openapi/spec3.json")).unwrap();
+    let spec: Value = serde_json::from_slice(&spec).unwrap();
+    let schemas = &spec["components"]["schemas"];
+    let answers = town.stripe.answers();
+    let events: Vec<_> = town
+        .stripe
+        .stripe()
+        .events()
+        .iter()
+        .map(|event| event.json.clone())
+        .collect();
+    let told = events.iter().map(|event| event["data"]["object"].clone());
+    let mut judged = std::collections::BTreeSet::new();
+    for object in answers.into_iter().chain(events.iter().cloned()).chain(told) {
+        let each = if object["object"] == "list" {
+            object["data"].as_array().unwrap().clone()
+        } else {
+            vec![object]
+        };
+        for object in each {
+            let name = object["object"].as_str().unwrap().to_owned();
+            let schema = &schemas[&name];
+            assert!(schema.is_object(), "there is no schema of {name}");
+            if let Err(why) = fits(schemas, schema, &object, &name) {
+                panic!("{why}: {object:#}");
+            }
+            judged.insert(name);
+        }
+    }
+    for name in [
+        "checkout.session",
+        "payment_intent",
+        "charge",
+        "refund",
+        "dispute",
+        "event",
+        "customer",
+    ] {
+        assert!(judged.contains(name), "no {name} was judged: {judged:?}");
+    }
+}
+
+/// Whether a value fits a schema of OpenAPI 3.0, as far as Stripe's use it.
+fn fits(schemas: &Value, schema: &Value, value: &Value, place: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("{place}: {why}, and is {value}"));
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap();
+        return fits(schemas, &schemas[name], value, place);
+    }
+    if value.is_null() {
+        return if schema["nullable"] == true {
+            Ok(())
+        } else {
+            wrong("it is not nullable")
+        };
+    }
+    if let Some(any) = schema["anyOf"].as_array() {
+        let refusals: Vec<_> = any
+            .iter()
+            .filter_map(|one| fits(schemas, one, value, place).err())
+            .collect();
+        return if refusals.len() < any.len() {
+            Ok(())
+        } else {
+            Err(refusals.join("; "))
+        };
+    }
+    if let Some(words) = schema["enum"].as_array()
+        && !words.contains(value)
+    {
+        return wrong("it is one of few words");
+    }
+    let fits_type = match schema["type"].as_str() {
+        Some("string") => value.is_string(),
+        Some("integer") => value.is_i64() || value.is_u64(),
+        Some("number") => value.is_number(),
+        Some("boolean") => value.is_boolean(),
+        Some("array") => value.is_array(),
+        Some("object") => value.is_object(),
+        _ => true,
+    };
+    if !fits_type {
+        return wrong(&format!("it is of type {}", schema["type"]));
+    }
+    for required in schema["required"].as_array().into_iter().flatten() {
+        let name = required.as_str().unwrap();
+        if value.get(name).is_none() {
+            return wrong(&format!("it has {name}"));
+        }
+    }
+    for (number, inner) in value.as_array().into_iter().flatten().enumerate() {
+        fits(schemas, &schema["items"], inner, &format!("{place}[{number}]"))?;
+    }
+    for (name, inner) in value.as_object().into_iter().flatten() {
+        let place = format!("{place}.{name}");
+        match (&schema["properties"][name], &schema["additionalProperties"]) {
+            (Value::Object(_), _) => fits(schemas, &schema["properties"][name], inner, &place)?,
+            (_, Value::Object(_)) => fits(schemas, &schema["additionalProperties"], inner, &place)?,
+            // An event's object is of any kind.
+            _ if schema["properties"].is_object() => {
+                return Err(format!("{place}: Stripe's have no such field"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
