@@ -6,8 +6,10 @@
     reason = "tests say what is wrong by panicking"
 )]
 
+pub mod around;
 pub mod house;
 pub mod model;
 pub mod postgres;
 pub mod simulation;
 pub mod town;
+pub mod wire;

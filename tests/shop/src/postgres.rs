@@ -65,6 +65,11 @@ pub struct Database {
 }
 
 impl Database {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How it is connected to, as the database's owner.
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()

@@ -36,15 +36,15 @@ use vitrine_stripe::{
 use crate::postgres::{Database, database, server};
 
 /// Stripe's secret key.
-const STRIPE_KEY: &str = "sk_test_town";
+pub(crate) const STRIPE_KEY: &str = "sk_test_town";
 /// The secret of its webhooks.
 pub const WEBHOOK_SECRET: &str = "whsec_town_town_town_town";
 /// The one before, which still lives while it is rolled.
 pub const OLD_WEBHOOK_SECRET: &str = "whsec_before_before_before";
 /// Between the parts of the installation.
-const TOKEN: &str = "town-token-town-token-town-token-town-token";
+pub(crate) const TOKEN: &str = "town-token-town-token-town-token-town-token";
 /// Whom tokens are for.
-const AUDIENCE: &str = "vitrine";
+pub(crate) const AUDIENCE: &str = "vitrine";
 
 /// A town.
 pub struct Town {
@@ -64,11 +64,96 @@ pub struct Town {
     pub books: PgPool,
     /// The pinned keys, as `vitrine licence verify --keys` reads them.
     pub pinned: String,
-    provider: IdentityProvider,
-    folder: PathBuf,
+    around: Surroundings,
     ended: watch::Sender<bool>,
     work: JoinSet<()>,
-    _servers: JoinSet<()>,
+}
+
+/// What a shop needs around it, Stripe aside.
+pub(crate) struct Surroundings {
+    pub(crate) servers: JoinSet<()>,
+    pub(crate) folder: PathBuf,
+    pub(crate) of_shop: Database,
+    pub(crate) of_finance: Database,
+    pub(crate) finance: String,
+    pub(crate) signer: String,
+    pub(crate) provider: IdentityProvider,
+    pub(crate) finance_key: NamedKey,
+    pub(crate) licence_key: NamedKey,
+    pub(crate) list_key: NamedKey,
+}
+
+impl Surroundings {
+    pub(crate) async fn new() -> Self {
+        let mut servers = JoinSet::new();
+        let folder = std::env::temp_dir().join(format!("vitrine-town-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("token"), TOKEN).unwrap();
+        let token = Arc::new(Token::read(&folder.join("token")).unwrap());
+        let of_shop = database(server(), &MIGRATIONS).await;
+        let of_finance = database(server(), &ledger::MIGRATIONS).await;
+        let (finance_seal, licence_seal, list_seal) = (
+            seal(&folder, "shop.example/finance", 1),
+            seal(&folder, "shop.example/licence", 2),
+            seal(&folder, "shop.example/revocations", 3),
+        );
+        let finance = finance(&mut servers, &of_finance, finance_seal.clone(), token.clone()).await;
+        let desk = signer_http::Desk {
+            pool: of_shop.pool(Some("vitrine_signer"), 4).await,
+            licences: licence_seal.clone(),
+            revocations: list_seal.clone(),
+            finance_keys: vec![finance_seal.key().clone()],
+            token,
+        };
+        let signer = serve(&mut servers, signer_http::routes(desk)).await;
+        let provider = IdentityProvider::start(&mut servers).await;
+        Self {
+            servers,
+            folder,
+            of_shop,
+            of_finance,
+            finance,
+            signer,
+            provider,
+            finance_key: finance_seal.key().clone(),
+            licence_key: licence_seal.key().clone(),
+            list_key: list_seal.key().clone(),
+        }
+    }
+
+    /// The pinned keys, as `vitrine licence verify --keys` reads them.
+    fn pinned(&self) -> String {
+        format!("licence {}\nrevocations {}\n", self.licence_key, self.list_key)
+    }
+}
+
+impl Drop for Surroundings {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Two products: `notes` for 20 EUR, tax included, and `gift` for nothing.
+pub(crate) async fn sell(shop: &Shop) {
+    for (sku, minor, uid) in [("notes", 2000, 0), ("gift", 0, 1)] {
+        let listed = Listed {
+            sku: sku.to_owned(),
+            object: (uuid::Uuid::from_u128(uid), 1),
+            seller: "acme".to_owned(),
+            title: sku.to_owned(),
+            versions: ">=1, <2".to_owned(),
+            grant: Grant::default(),
+            published: true,
+        };
+        shop.list(&listed).await.unwrap();
+        let tax = Tax {
+            rate_ppm: 190_000,
+            included: true,
+        };
+        shop.add_price(sku, Money::new(minor, "EUR".parse().unwrap()), tax)
+            .await
+            .unwrap();
+    }
 }
 
 /// Signs tokens.
@@ -153,28 +238,7 @@ impl Town {
 
     /// The same with so many replicas; and Stripe may tell of nothing, so that a test does.
     pub async fn with(replicas: usize, stripe_tells: bool) -> Self {
-        let mut servers = JoinSet::new();
-        let folder = std::env::temp_dir().join(format!("vitrine-town-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("token"), TOKEN).unwrap();
-        let token = Arc::new(Token::read(&folder.join("token")).unwrap());
-        let of_shop = database(server(), &MIGRATIONS).await;
-        let of_finance = database(server(), &ledger::MIGRATIONS).await;
-        let (finance_seal, licence_seal, list_seal) = (
-            seal(&folder, "shop.example/finance", 1),
-            seal(&folder, "shop.example/licence", 2),
-            seal(&folder, "shop.example/revocations", 3),
-        );
-        let finance = finance(&mut servers, &of_finance, finance_seal.clone(), token.clone()).await;
-        let desk = signer_http::Desk {
-            pool: of_shop.pool(Some("vitrine_signer"), 4).await,
-            licences: licence_seal.clone(),
-            revocations: list_seal.clone(),
-            finance_keys: vec![finance_seal.key().clone()],
-            token,
-        };
-        let signer = serve(&mut servers, signer_http::routes(desk)).await;
-        let provider = IdentityProvider::start(&mut servers).await;
+        let mut around = Surroundings::new().await;
         // The shop's ports first: Stripe has to know where its events go, and the shop where Stripe is.
         let mut listeners = vec![];
         for _ in 0..replicas {
@@ -187,8 +251,8 @@ impl Town {
         let stripe = stripe(stripe_tells.then_some(bases[0].as_str())).await;
         let house = House {
             storefront: bases[0].clone(),
-            licence_key: licence_seal.key().clone(),
-            finance_keys: vec![finance_seal.key().clone()],
+            licence_key: around.licence_key.clone(),
+            finance_keys: vec![around.finance_key.clone()],
             revocations: format!("{}/revocations", bases[0]),
             staleness_seconds: 604_800,
             grace_seconds: 259_200,
@@ -198,17 +262,19 @@ impl Town {
         let (mut work, mut shops) = (JoinSet::new(), vec![]);
         for listener in listeners {
             let replica = Replica {
-                shop: Shop::new(of_shop.pool(Some("vitrine_api"), 12).await, house.clone()),
+                shop: Shop::new(around.of_shop.pool(Some("vitrine_api"), 12).await, house.clone()),
                 client: client.clone(),
                 stripe: stripe.base(),
-                finance: finance.clone(),
-                signer: signer.clone(),
-                issuer: provider.issuer.clone(),
-                list_key: list_seal.key().clone(),
+                finance: around.finance.clone(),
+                signer: around.signer.clone(),
+                issuer: around.provider.issuer.clone(),
+                list_key: around.list_key.clone(),
             };
             shops.push(replica.shop.clone());
             let (counter, bench) = replica.parts();
-            servers.spawn(async move { axum::serve(listener, http::routes(counter)).await.unwrap() });
+            around
+                .servers
+                .spawn(async move { axum::serve(listener, http::routes(counter)).await.unwrap() });
             work.spawn(work::run(Arc::new(bench), 2, told.clone()));
         }
         let town = Self {
@@ -217,48 +283,20 @@ impl Town {
             client,
             stripe,
             shop: shops[0].clone(),
-            pool: of_shop.pool(None, 4).await,
-            books: of_finance.pool(None, 4).await,
-            pinned: format!(
-                "licence {}\nrevocations {}\n",
-                licence_seal.key(),
-                list_seal.key()
-            ),
-            provider,
-            folder,
+            pool: around.of_shop.pool(None, 4).await,
+            books: around.of_finance.pool(None, 4).await,
+            pinned: around.pinned(),
+            around,
             ended,
             work,
-            _servers: servers,
         };
-        town.sell("notes", 2000, 0).await;
-        town.sell("gift", 0, 1).await;
+        sell(&town.shop).await;
         town
-    }
-
-    async fn sell(&self, sku: &str, minor: i64, uid: u128) {
-        let listed = Listed {
-            sku: sku.to_owned(),
-            object: (uuid::Uuid::from_u128(uid), 1),
-            seller: "acme".to_owned(),
-            title: sku.to_owned(),
-            versions: ">=1, <2".to_owned(),
-            grant: Grant::default(),
-            published: true,
-        };
-        self.shop.list(&listed).await.unwrap();
-        let tax = Tax {
-            rate_ppm: 190_000,
-            included: true,
-        };
-        self.shop
-            .add_price(sku, Money::new(minor, "EUR".parse().unwrap()), tax)
-            .await
-            .unwrap();
     }
 
     /// A token of a person, with these claims changed.
     pub fn token(&self, subject: &str, changed: &Value) -> String {
-        self.provider.token(subject, changed)
+        self.around.provider.token(subject, changed)
     }
 
     /// Asks the shop as a person; status and body.
@@ -297,12 +335,6 @@ impl Town {
         while let Some(worked) = self.work.join_next().await {
             worked.unwrap();
         }
-    }
-}
-
-impl Drop for Town {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -361,7 +393,7 @@ async fn finance(servers: &mut JoinSet<()>, database: &Database, seal: Seal, tok
     .await
 }
 
-async fn stripe(told: Option<&str>) -> StripeServer {
+pub(crate) async fn stripe(told: Option<&str>) -> StripeServer {
     let account = Account {
         key: STRIPE_KEY.to_owned(),
         livemode: false,
