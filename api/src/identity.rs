@@ -17,7 +17,7 @@ use uuid::Uuid;
 use vitrine_service::Problem;
 
 use crate::{
-    http::Counter,
+    http::{Counter, problems},
     order::Order,
     seams::{Store, StoreError},
     store::postgres::Shop,
@@ -215,7 +215,7 @@ impl Person {
     pub async fn account(&self, shop: &Shop) -> Result<Uuid, Problem> {
         shop.account(&self.issuer, &self.subject)
             .await
-            .map_err(|error| unavailable(&error))
+            .map_err(|error| problems::store(&error))
     }
 
     /// An order of theirs. Of another's it is not told that there is one.
@@ -228,16 +228,11 @@ impl Person {
         let order = match shop.order(id).await {
             Ok(order) => order,
             Err(StoreError::Missing(_)) => return Err(no_such()),
-            Err(error) => return Err(unavailable(&error)),
+            Err(error) => return Err(problems::store(&error)),
         };
         let is_theirs = order.buyer.issuer == self.issuer && order.buyer.subject == self.subject;
         if is_theirs { Ok(order) } else { Err(no_such()) }
     }
-}
-
-fn unavailable(error: &StoreError) -> Problem {
-    tracing::warn!(%error, "the database did not answer");
-    Problem::unavailable("the database does not answer")
 }
 
 impl FromRequestParts<Counter> for Person {

@@ -17,7 +17,7 @@ use vitrine_api::{
     work::{self, Bench},
 };
 use vitrine_commerce::note::{BadKey, NamedKey};
-use vitrine_service::{Addresses, Metrics, Readiness, ServeError, ended, logging, serve, watch_schema};
+use vitrine_service::{Addresses, Metrics, NotServed, Readiness, ended, serve, watch_schema};
 
 #[derive(Parser)]
 #[command(
@@ -154,9 +154,7 @@ enum Error {
     #[error("the OpenAPI document: {0}")]
     Document(#[from] serde_json::Error),
     #[error(transparent)]
-    Serve(#[from] ServeError),
-    #[error("the runtime: {0}")]
-    Runtime(std::io::Error),
+    Serve(#[from] NotServed),
 }
 
 fn secret(file: &std::path::Path) -> Result<String, Error> {
@@ -166,20 +164,7 @@ fn secret(file: &std::path::Path) -> Result<String, Error> {
 }
 
 fn main() -> ExitCode {
-    let program = Arguments::parse().program;
-    logging();
-    let ran = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
-        .and_then(|runtime| runtime.block_on(run(program)));
-    match ran {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    vitrine_service::run(run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<(), Error> {
@@ -258,7 +243,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         identity: Arc::new(Identity::new(provider, client)),
         counters,
     };
-    let ended = ended().map_err(Error::Runtime)?;
+    let ended = ended();
     watch_schema(&pool, &MIGRATIONS, &readiness);
     let working = tokio::spawn(work::run(Arc::new(bench), arguments.workers, ended.clone()));
     serve(

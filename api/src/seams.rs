@@ -1,18 +1,14 @@
 //! What flows need of the world, and nothing else: a store, Stripe, Finance, a signer. In production these are Postgres and HTTP, in the
 //! simulation models and a scheduler.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 use vitrine_commerce::money::Currency;
 
 use crate::{
-    edges::{
-        At, Refusal,
-        observe::Observed,
-        place::{Offer, Want},
-    },
+    edges::{At, Refusal, observe::Observed, place::Want},
     order::{Call, Order, Session, Task},
 };
 
@@ -185,9 +181,6 @@ pub trait Store: Send + Sync {
     /// These handlers have no use for an event; later ones may have.
     fn ignore(&self, claim: &Claim<Event>) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
-
-/// What is sold, by the newest prices in a currency.
-pub type Offers = BTreeMap<String, Offer>;
 
 /// What Stripe says of an object: whose it is, if it says so, and all that hangs on it.
 pub type Read = (Option<Uuid>, Observed);

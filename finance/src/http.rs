@@ -5,16 +5,16 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, Query, Request, State},
+    extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
-use vitrine_service::{Problem, Token};
+use vitrine_service::{Problem, Token, known};
 
 use crate::{
     ledger::{Ledger, LedgerError},
@@ -47,18 +47,8 @@ pub fn routes(finance: Finance) -> Router {
         .route("/ledger/entries/{key}", get(find))
         .route("/ledger/head", get(head))
         .route("/statements/{seller}", get(of_seller))
-        .route_layer(middleware::from_fn_with_state(finance.clone(), known))
+        .route_layer(middleware::from_fn_with_state(finance.token.clone(), known))
         .with_state(finance)
-}
-
-async fn known(State(finance): State<Finance>, request: Request, next: Next) -> Response {
-    if finance.token.is_in(request.headers()) {
-        next.run(request).await
-    } else {
-        Problem::new(StatusCode::UNAUTHORIZED, "unknown-caller", "who is asking?")
-            .detail("send Authorization: Bearer with the token of this installation")
-            .into_response()
-    }
 }
 
 impl From<LedgerError> for Problem {

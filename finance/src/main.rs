@@ -8,9 +8,7 @@ use vitrine_finance::{
     http::{Finance, routes},
     ledger::{Ledger, MIGRATIONS},
 };
-use vitrine_service::{
-    Addresses, Metrics, Readiness, Seal, ServeError, Token, ended, logging, serve, watch_schema,
-};
+use vitrine_service::{Addresses, Metrics, NotServed, Readiness, Seal, Token, ended, serve, watch_schema};
 
 /// Connections to the database: one writes, others read.
 const CONNECTIONS: u32 = 8;
@@ -74,26 +72,11 @@ enum Error {
     #[error("the database's schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
-    Serve(#[from] ServeError),
-    #[error("signals: {0}")]
-    Signals(std::io::Error),
+    Serve(#[from] NotServed),
 }
 
 fn main() -> ExitCode {
-    let program = Arguments::parse().program;
-    logging();
-    let ran = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Signals)
-        .and_then(|runtime| runtime.block_on(run(program)));
-    match ran {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    vitrine_service::run(run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<(), Error> {
@@ -118,7 +101,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         .max_connections(CONNECTIONS)
         .connect_lazy(&arguments.database.database)?;
     let (readiness, metrics) = (Readiness::default(), Metrics::new());
-    let ended = ended().map_err(Error::Signals)?;
+    let ended = ended();
     watch_schema(&pool, &MIGRATIONS, &readiness);
     let (ledger, writer) = Ledger::new(pool.clone(), seal);
     let writing = tokio::spawn(writer.run());

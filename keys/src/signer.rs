@@ -64,7 +64,11 @@ impl SoftwareSigner {
         Self::new(key)
     }
 
-    fn new(key: SigningKey) -> Result<Self, BadKey> {
+    /// This key.
+    ///
+    /// # Errors
+    /// If its public half cannot be written.
+    pub fn new(key: SigningKey) -> Result<Self, BadKey> {
         let public = key.verifying_key();
         Ok(Self {
             id: key_id(&public),

@@ -1,7 +1,5 @@
 //! The operator's errors: what failed, on which object, and what the reader can do. One enum; categories are bounded.
 
-use std::net::SocketAddr;
-
 /// Everything that can go wrong in the operator's programs.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,13 +35,8 @@ pub enum Error {
     #[error("the installation is incomplete: {0}")]
     Installation(String),
     /// A port cannot be taken.
-    #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] vitrine_program::NotServed),
     /// A setting cannot be used.
     #[error("{0}")]
     Setting(String),
@@ -88,7 +81,7 @@ impl Error {
             Self::Foreign { .. } => "foreign",
             Self::Malformed { .. } => "malformed",
             Self::Installation(_) => "installation",
-            Self::Listen { .. } => "listen",
+            Self::Listen(_) => "listen",
             Self::Setting(_) => "setting",
             Self::Receipt { .. } => "receipt",
             Self::Unsigned(_) => "signer",

@@ -14,7 +14,9 @@ use kube::{
 };
 use vitrine_crds::{POLICY_NAME, PreviewPolicy, PreviewPolicySpec, PreviewSandbox};
 
-use crate::{api, health::Readiness};
+use vitrine_program::Readiness;
+
+use crate::api;
 
 /// What is kept of previews.
 pub trait Table {

@@ -13,7 +13,6 @@ pub mod fetch;
 pub mod fleet;
 pub mod follow;
 pub mod gateway;
-pub mod health;
 pub mod herald;
 pub mod kubelet;
 pub mod lanes;

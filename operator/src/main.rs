@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 use vitrine_operator::{drain, egress, gateway, probe, responder, run};
+use vitrine_program::logging;
 
 /// glibc's allocator gave back little of what lists and bursts of requests took: with 2,000 live previews the operator had 33 MiB where it
 /// used 14. How this one is set stands in `.cargo/config.toml`.
@@ -83,18 +83,6 @@ fn main() -> ExitCode {
             tracing::error!(category = error.category(), "{error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if std::env::var("VITRINE_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        builder.json().init();
-    } else {
-        builder.with_target(false).init();
     }
 }
 

@@ -14,11 +14,9 @@ use vitrine_policies::{
     names,
     probe::{Outside, UP},
 };
+use vitrine_program::{NotServed, listen, until_told};
 
-use crate::{
-    error::{Error, Result},
-    health, run as programs,
-};
+use crate::error::{Error, Result};
 
 /// What the canary says: that a connection was made to somebody is not enough.
 pub const BANNER: &[u8] = b"vitrine-responder\n";
@@ -54,19 +52,19 @@ pub struct DecoyArguments {
 /// If a port cannot be taken.
 pub async fn run(arguments: Arguments) -> Result<()> {
     for address in ports(&arguments.canary)? {
-        let listener = health::listen(address).await?;
+        let listener = listen(address).await?;
         tokio::spawn(answer(listener));
     }
     tracing::info!(canary = arguments.canary, control = %arguments.control, "answering");
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/check", get(check));
-    let listener = health::listen(arguments.control).await?;
+    let listener = listen(arguments.control).await?;
     tokio::select! {
         served = async { axum::serve(listener, router).await } => {
-            served.map_err(|source| Error::Listen { address: arguments.control, source })
+            Ok(served.map_err(|source| NotServed { address: arguments.control, source })?)
         }
-        () = programs::until_told() => Ok(()),
+        () = until_told() => Ok(()),
     }
 }
 
@@ -75,10 +73,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 /// # Errors
 /// If the port cannot be taken.
 pub async fn decoy(arguments: DecoyArguments) -> Result<()> {
-    let listener = health::listen(arguments.listen).await?;
+    let listener = listen(arguments.listen).await?;
     tokio::select! {
         () = answer(listener) => Ok(()),
-        () = programs::until_told() => Ok(()),
+        () = until_told() => Ok(()),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::Router;
 use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, CustomResourceExt, runtime::events::Reporter};
-use tokio::{signal::unix, sync::watch};
+use tokio::sync::watch;
 use vitrine_crds::{PreviewPolicy, PreviewPool, PreviewSandbox, SkuListing};
 use vitrine_policies::cell::{network::House, pod::ProbeImage};
+use vitrine_program::{Readiness, until_told};
 
 use crate::{
     activity::{self, Watchers},
@@ -15,7 +17,6 @@ use crate::{
     costs::{self, Costs},
     denials::{self, Denials},
     error::{Error, Result},
-    health::{self, Readiness},
     herald::Herald,
     lanes::Lanes,
     leader::Candidate,
@@ -110,9 +111,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let readiness = Readiness::default();
     readiness.missing("installation", "not looked at yet");
     let for_text = metrics.clone();
-    let server = tokio::spawn(health::serve(arguments.listen, readiness.clone(), move || {
-        for_text.text()
-    }));
+    let text = move || for_text.text();
+    let server = vitrine_program::serve(Router::new(), arguments.listen, readiness.clone(), text);
+    let server = tokio::spawn(server);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         until_told().await;
@@ -131,7 +132,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     tokio::select! {
         result = work => result,
         served = server => match served {
-            Ok(result) => result,
+            Ok(result) => Ok(result?),
             Err(error) => Err(Error::Setting(format!("the health server ended: {error}"))),
         },
     }
@@ -393,22 +394,6 @@ async fn look(client: &Client, settings: &Settings, admission_policies: bool) ->
         admission::prove(client, settings).await?;
     }
     Ok(targets::landmarks(client, settings).await?.responder)
-}
-
-/// Returns at SIGTERM or SIGINT.
-pub async fn until_told() {
-    let wait = |kind| async move {
-        match unix::signal(kind) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(unix::SignalKind::terminate()) => {}
-        () = wait(unix::SignalKind::interrupt()) => {}
-    }
 }
 
 async fn told(mut stopped: watch::Receiver<bool>) {

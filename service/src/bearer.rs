@@ -1,9 +1,16 @@
 //! Tokens by which one of our programs knows another. Reads a file.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use axum::http::{HeaderMap, header::AUTHORIZATION};
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use sha2::{Digest, Sha256};
+
+use crate::problem::Problem;
 
 /// In characters: 32 random ones of base 64 are 192 bits.
 const SHORTEST: usize = 32;
@@ -45,6 +52,17 @@ impl Token {
         let said = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         said.and_then(|said| said.strip_prefix("Bearer "))
             .is_some_and(|said| <[u8; 32]>::from(Sha256::digest(said)) == self.0)
+    }
+}
+
+/// Lets nobody in who has not the token; a layer of routes.
+pub async fn known(State(token): State<Arc<Token>>, request: Request, next: Next) -> Response {
+    if token.is_in(request.headers()) {
+        next.run(request).await
+    } else {
+        Problem::new(StatusCode::UNAUTHORIZED, "unknown-caller", "who is asking?")
+            .detail("send Authorization: Bearer with the token of this installation")
+            .into_response()
     }
 }
 

@@ -9,12 +9,12 @@ use serde::Serialize;
 /// Their media type.
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// The type of a problem that its HTTP status says all of (RFC 9457, section 4.2.1).
-pub const STATUS_TYPE: &str = "about:blank";
+const STATUS_TYPE: &str = "about:blank";
 
 /// What went wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Where it is explained; [`STATUS_TYPE`] where there is nothing to explain.
+    /// Where it is explained; `about:blank` where there is nothing to explain.
     #[serde(rename = "type")]
     pub kind: String,
     /// HTTP status.

@@ -13,13 +13,9 @@ use vitrine_commerce::pan;
 use crate::problem::Problem;
 
 /// The header.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A caller's id may be so long, in bytes: longer ones are for somebody who wants to fill the log.
 const LONGEST: usize = 128;
-
-/// The id of a request, for its handler.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(pub String);
 
 fn is_sound(id: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
@@ -27,7 +23,7 @@ fn is_sound(id: &str) -> bool {
 }
 
 /// Gives each request its id.
-pub(crate) async fn with_id(mut request: Request, next: Next) -> Response {
+pub(crate) async fn with_id(request: Request, next: Next) -> Response {
     let said = request
         .headers()
         .get(&REQUEST_ID)
@@ -41,7 +37,6 @@ pub(crate) async fn with_id(mut request: Request, next: Next) -> Response {
         .get::<MatchedPath>()
         .map_or("none", MatchedPath::as_str);
     let span = tracing::info_span!("request", id, method = %request.method(), route);
-    request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).instrument(span).await;
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
         problem.instance = Some(format!("urn:request:{id}"));

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{PgPool, migrate::Migrator};
-
-use crate::health::Readiness;
+use vitrine_program::Readiness;
 
 /// How often it is looked at.
 const PERIOD: Duration = Duration::from_secs(2);

@@ -39,13 +39,18 @@ impl Seal {
         };
         let text = std::fs::read_to_string(file).map_err(|error| because(error.to_string()))?;
         let signer = SoftwareSigner::from_pem(&text).map_err(|error| because(error.to_string()))?;
-        let public = VerifyingKey::from_public_key_pem(signer.public_key())
-            .map_err(|error| because(error.to_string()))?;
-        let key = NamedKey::new(name, public).map_err(|error| because(error.to_string()))?;
-        Ok(Self {
-            signer: Arc::new(signer),
-            key,
-        })
+        Self::new(Arc::new(signer), name).map_err(because)
+    }
+
+    /// A signer under a name.
+    ///
+    /// # Errors
+    /// Why it cannot be, as names may not be so.
+    pub fn new(signer: Arc<dyn Signer>, name: &str) -> Result<Self, String> {
+        let public =
+            VerifyingKey::from_public_key_pem(signer.public_key()).map_err(|error| error.to_string())?;
+        let key = NamedKey::new(name, public).map_err(|error| error.to_string())?;
+        Ok(Self { signer, key })
     }
 
     /// Its public half.

@@ -1,19 +1,14 @@
 //! A service from its first request to its last. Listens on two ports: one for callers, one for who looks after it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
-    middleware,
-    routing::get,
-};
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware};
 use clap::Args;
-use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
+use tokio::sync::watch;
 use tower_http::timeout::TimeoutLayer;
+use vitrine_program::{NotServed, Readiness, listen, logging, until_told};
 
-use crate::{health::Readiness, metrics, metrics::Metrics, problem::Problem, requests};
+use crate::{metrics, metrics::Metrics, problem::Problem, requests};
 
 /// Of a body, in bytes, where a route says nothing else.
 const LARGEST_BODY: usize = 1 << 20;
@@ -33,38 +28,31 @@ pub struct Addresses {
     pub metrics: SocketAddr,
 }
 
-/// Why a service does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A port is taken.
-    #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It broke.
-    #[error("the server ended: {0}")]
-    Ended(std::io::Error),
-}
-
-/// Becomes true when the process is told to end (SIGTERM, SIGINT).
-///
-/// # Errors
-/// If signals cannot be had.
-pub fn ended() -> std::io::Result<watch::Receiver<bool>> {
+/// Becomes true when the process is told to end.
+pub fn ended() -> watch::Receiver<bool> {
     let (tell, told) = watch::channel(false);
-    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
-    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        until_told().await;
         let _ = tell.send(true);
     });
-    Ok(told)
+    told
+}
+
+/// A program of the shop: its log, its runtime, and what it says when it fails.
+pub fn run<E: std::fmt::Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
+    logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ran = match runtime {
+        Ok(runtime) => runtime.block_on(program).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("failed to start the runtime: {error}")),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Serves routes until the process is told to end, and then those requests that have begun.
@@ -77,28 +65,30 @@ pub async fn serve(
     readiness: Readiness,
     metrics: Metrics,
     ended: watch::Receiver<bool>,
-) -> Result<(), ServeError> {
-    let (callers, watchers) = (listen(addresses.listen).await?, listen(addresses.metrics).await?);
-    let for_watchers = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .with_state(readiness.clone())
-        .route(
-            "/metrics",
-            get(async |State(metrics): State<Metrics>| metrics.text()),
-        )
-        .with_state(metrics.clone());
-    let watching = tokio::spawn(async move { axum::serve(watchers, for_watchers).await });
+) -> Result<(), NotServed> {
+    let callers = listen(addresses.listen).await?;
+    let for_text = metrics.clone();
+    let watching = vitrine_program::serve(Router::new(), addresses.metrics, readiness.clone(), move || {
+        for_text.text()
+    });
     let lingering = async move {
         until(ended).await;
         readiness.missing("service", "it is told to end");
         tokio::time::sleep(LINGERS).await;
     };
-    let served = axum::serve(callers, layered(routes, metrics))
-        .with_graceful_shutdown(lingering)
-        .await;
-    watching.abort();
-    served.map_err(ServeError::Ended)
+    let served = async {
+        axum::serve(callers, layered(routes, metrics))
+            .with_graceful_shutdown(lingering)
+            .await
+            .map_err(|source| NotServed {
+                address: addresses.listen,
+                source,
+            })
+    };
+    tokio::select! {
+        watched = watching => watched,
+        served = served => served,
+    }
 }
 
 async fn until(mut ended: watch::Receiver<bool>) {
@@ -123,19 +113,4 @@ fn layered(routes: Router, metrics: Metrics) -> Router {
         ))
         .layer(middleware::from_fn_with_state(metrics, metrics::counted))
         .layer(middleware::from_fn(requests::with_id))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, source })
-}
-
-async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
-    let reasons = readiness.reasons();
-    if reasons.is_empty() {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, reasons)
-    }
 }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, Request, State},
+    extract::{Path, State},
     http::StatusCode,
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    middleware,
     routing::post,
 };
 use serde::Serialize;
@@ -17,7 +16,7 @@ use vitrine_commerce::{
     licence::Revocations,
     note::{self, NamedKey},
 };
-use vitrine_service::{Problem, Seal, Token};
+use vitrine_service::{Problem, Seal, Token, known};
 
 use crate::{judge::judge, rows};
 
@@ -41,16 +40,8 @@ pub fn routes(desk: Desk) -> Router {
     Router::new()
         .route("/licences/{id}/signature", post(licence))
         .route("/revocations/{sequence}/signature", post(list))
-        .route_layer(middleware::from_fn_with_state(desk.clone(), known))
+        .route_layer(middleware::from_fn_with_state(desk.token.clone(), known))
         .with_state(desk)
-}
-
-async fn known(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    if desk.token.is_in(request.headers()) {
-        next.run(request).await
-    } else {
-        Problem::new(StatusCode::UNAUTHORIZED, "unknown-caller", "who is asking?").into_response()
-    }
 }
 
 /// A signature.

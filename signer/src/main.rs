@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Args, Parser, Subcommand};
 use sqlx::postgres::PgPoolOptions;
 use vitrine_commerce::note::NamedKey;
-use vitrine_service::{Addresses, Metrics, Readiness, Seal, ServeError, Token, ended, logging, serve};
+use vitrine_service::{Addresses, Metrics, NotServed, Readiness, Seal, Token, ended, serve};
 use vitrine_signer::http::{Desk, routes};
 
 /// Connections to the database: each signature reads one row.
@@ -72,9 +72,7 @@ enum Error {
     #[error("the database: {0}")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
-    Serve(#[from] ServeError),
-    #[error("the runtime: {0}")]
-    Runtime(std::io::Error),
+    Serve(#[from] NotServed),
 }
 
 impl Keys {
@@ -87,20 +85,7 @@ impl Keys {
 }
 
 fn main() -> ExitCode {
-    let program = Arguments::parse().program;
-    logging();
-    let ran = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
-        .and_then(|runtime| runtime.block_on(run(program)));
-    match ran {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    vitrine_service::run(run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<(), Error> {
@@ -130,7 +115,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         finance_keys,
         token: Arc::new(Token::read(&arguments.token)?),
     };
-    let ended = ended().map_err(Error::Runtime)?;
+    let ended = ended();
     serve(
         routes(desk),
         arguments.addresses,

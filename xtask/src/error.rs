@@ -39,6 +39,9 @@ pub enum Error {
     /// The cluster could not be prepared.
     #[error(transparent)]
     Kit(#[from] vitrine_kit::Error),
+    /// A part that a command needs is not there.
+    #[error(transparent)]
+    Part(#[from] vitrine_parts::PartError),
     /// Something was read that has another shape than it should.
     #[error("failed to read {what}: {why}")]
     Shape {

@@ -9,7 +9,7 @@ use std::{
 
 use vitrine_devcluster::cargo;
 use vitrine_kit::images;
-use vitrine_postgres::Server;
+use vitrine_parts::Server;
 
 use crate::error::Error;
 
@@ -23,15 +23,15 @@ const KEPT: &str = ".sqlx";
 /// # Errors
 /// If one cannot be written, or a query is none.
 pub fn run() -> Result<ExitCode, Error> {
-    let (root, server) = (images::workspace(), Server::start());
+    let (root, server) = (images::workspace(), Server::start()?);
     for schema in ["api", "finance"] {
-        server.psql("postgres", &["--command", &format!("CREATE DATABASE {schema}")]);
+        server.psql("postgres", &["--command", &format!("CREATE DATABASE {schema}")])?;
         let folder = root.join(schema).join("migrations");
         let read = fs::read_dir(&folder).map_err(Error::file("read", &folder))?;
         let mut steps: Vec<_> = read.flatten().map(|entry| entry.path()).collect();
         steps.sort();
         for step in steps {
-            server.psql(schema, &["--file", &step.display().to_string()]);
+            server.psql(schema, &["--file", &step.display().to_string()])?;
         }
     }
     for (service, schema) in SERVICES {

@@ -112,30 +112,29 @@ pub fn take<T>(
 ) -> Result<T, Refusal> {
     let before = order.facts();
     let answer = edge(order, at)?;
-    settle::settle(order, at)?;
-    tell(order, &before, at);
+    let after = settle::settle(order, at)?;
+    tell(order, &before, &after, at);
     Ok(answer)
 }
 
 /// Notes what is different now.
-fn tell(order: &mut Order, before: &Facts, at: &At<'_>) {
-    let after = order.facts();
+fn tell(order: &mut Order, before: &Facts, after: &Facts, at: &At<'_>) {
     let mut news = vec![];
-    let (was, is) = (facts::status(before), facts::status(&after));
+    let (was, is) = (facts::status(before), facts::status(after));
     if was != is {
-        news.push(("order.status", json!({"from": word(was), "to": word(is)})));
+        news.push(("order.status", json!({"from": was, "to": is})));
     }
     for unit in &after.terms.units {
         let (was, is) = (
             facts::unit_status(before, *unit),
-            facts::unit_status(&after, *unit),
+            facts::unit_status(after, *unit),
         );
         if was != is {
-            let body = json!({"line": unit.line, "unit": unit.unit, "from": word(was), "to": word(is)});
+            let body = json!({"line": unit.line, "unit": unit.unit, "from": was, "to": is});
             news.push(("unit.status", body));
         }
     }
-    let held: BTreeSet<_> = facts::holds(&after)
+    let held: BTreeSet<_> = facts::holds(after)
         .difference(&facts::holds(before))
         .map(|hold| format!("{hold:?}"))
         .collect();
@@ -145,18 +144,6 @@ fn tell(order: &mut Order, before: &Facts, at: &At<'_>) {
         actor: at.actor.to_owned(),
         body,
     }));
-}
-
-/// The name of a variant without fields, as it is told to others: `awaiting_finance`.
-pub fn word(variant: impl std::fmt::Debug) -> String {
-    let mut word = String::new();
-    for (place, c) in format!("{variant:?}").chars().enumerate() {
-        if c.is_ascii_uppercase() && place > 0 {
-            word.push('_');
-        }
-        word.push(c.to_ascii_lowercase());
-    }
-    word
 }
 
 /// An id that is the same whenever the same thing is named again (RFC 9562, section 5.5).

@@ -1,6 +1,6 @@
 //! A new order, from what is wanted and what the catalogue says. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 use vitrine_commerce::{
@@ -87,22 +87,7 @@ pub fn place(
             amounts,
             grant: offer.grant.clone(),
         });
-    Ok(Order {
-        id,
-        buyer,
-        sum: priced.sum,
-        lines: lines.collect(),
-        closed: false,
-        accepted: None,
-        attempts: BTreeMap::new(),
-        payments: BTreeMap::new(),
-        refunds: BTreeMap::new(),
-        disputes: BTreeMap::new(),
-        bookings: BTreeMap::new(),
-        licences: BTreeMap::new(),
-        tasks: BTreeSet::new(),
-        news: vec![],
-    })
+    Ok(Order::new(id, buyer, priced.sum, lines.collect()))
 }
 
 /// It has come to be.

@@ -12,8 +12,8 @@ use vitrine_commerce::{
 use super::{At, Refusal, named, refund};
 use crate::order::{Attempt, Booking, Order, Refund, Session, Task};
 
-/// Settles an order. What it finds out is the same whenever it is asked again.
-pub(super) fn settle(order: &mut Order, at: &At<'_>) -> Result<(), Refusal> {
+/// Settles an order; what is known of it then. What it finds out is the same whenever it is asked again.
+pub(super) fn settle(order: &mut Order, at: &At<'_>) -> Result<Facts, Refusal> {
     // Each step may show the next one: what pays first, and then what of the others goes back.
     while let Some(duty) = facts::duties(&order.facts()).into_iter().find(is_decided_here) {
         match duty {
@@ -37,7 +37,7 @@ pub(super) fn settle(order: &mut Order, at: &At<'_>) -> Result<(), Refusal> {
         order.bookings.insert(request.key, booking);
     }
     order.tasks = todo(order, &facts);
-    Ok(())
+    Ok(facts)
 }
 
 const fn is_decided_here(duty: &Duty) -> bool {

@@ -1,8 +1,11 @@
 //! An order's life by its edges, without a store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 use vitrine_commerce::{
@@ -13,6 +16,8 @@ use vitrine_commerce::{
     note::{self, NamedKey},
     price::Tax,
 };
+use vitrine_keys::SoftwareSigner;
+use vitrine_service::Seal;
 
 use super::{
     attempt::Begun,
@@ -28,29 +33,29 @@ fn eur() -> Currency {
     "EUR".parse().unwrap()
 }
 
-fn pair(name: &str, seed: u8) -> (SigningKey, NamedKey) {
-    let secret = SigningKey::from_bytes(&[seed; 32]);
-    let named = NamedKey::new(name, secret.verifying_key()).unwrap();
-    (secret, named)
+/// A key under a name, one of so many.
+fn seal(name: &str, seed: u8) -> Seal {
+    let signer = SoftwareSigner::new(SigningKey::from_bytes(&[seed; 32])).unwrap();
+    Seal::new(Arc::new(signer), name).unwrap()
 }
 
 /// A shop, and the moment at which things happen.
 struct Shop {
     house: House,
-    finance: (SigningKey, NamedKey),
-    licences: (SigningKey, NamedKey),
+    finance: Seal,
+    licences: Seal,
     entries: u64,
     now: Timestamp,
 }
 
 impl Shop {
     fn new() -> Self {
-        let (finance, licences) = (pair("shop.example/finance", 1), pair("shop.example/licence", 2));
+        let (finance, licences) = (seal("shop.example/finance", 1), seal("shop.example/licence", 2));
         Self {
             house: House {
                 storefront: "https://shop.example".to_owned(),
-                licence_key: licences.1.clone(),
-                finance_keys: vec![finance.1.clone()],
+                licence_key: licences.key().clone(),
+                finance_keys: vec![finance.key().clone()],
                 revocations: "https://shop.example/revocations".to_owned(),
                 staleness_seconds: 604_800,
                 grace_seconds: 259_200,
@@ -162,7 +167,11 @@ impl Shop {
             at: self.now,
         };
         change(&mut receipt);
-        sign(vitrine_commerce::finance::KIND, &receipt, &self.finance)
+        let (_, note) = self
+            .finance
+            .note(vitrine_commerce::finance::KIND, &receipt)
+            .unwrap();
+        note
     }
 
     fn books_all(&mut self, order: &mut Order) {
@@ -187,7 +196,7 @@ impl Shop {
                 .take(order, |order, at| licence::freeze(order, unit, at))
                 .unwrap();
             assert_eq!(id, Some(order.licences[&unit].id));
-            let signature = self.licences.0.sign(&order.licences[&unit].text).to_bytes();
+            let signature = self.licences.sign(&order.licences[&unit].text).unwrap();
             self.take(order, |order, _| licence::signed(order, unit, &signature))
                 .unwrap();
         }
@@ -203,11 +212,6 @@ impl Shop {
         self.books_all(&mut order);
         order
     }
-}
-
-fn sign<T: serde::Serialize>(kind: &str, document: &T, (secret, key): &(SigningKey, NamedKey)) -> Vec<u8> {
-    let text = note::text(kind, document).unwrap();
-    note::signed(&text, key, &secret.sign(&text).to_bytes())
 }
 
 fn unit(line: u32, unit: u32) -> UnitId {
@@ -466,7 +470,7 @@ fn only_finances_receipt_of_this_entry_acknowledges_it() {
     refused(&mut shop, &|receipt| receipt.kind = EntryKind::Memo);
     refused(&mut shop, &|receipt| receipt.key = "deposit:pi_1".to_owned());
     refused(&mut shop, &|receipt| receipt.request_sha256 = "0".repeat(64));
-    let good = std::mem::replace(&mut shop.finance, pair("shop.example/finance", 9));
+    let good = std::mem::replace(&mut shop.finance, seal("shop.example/finance", 9));
     refused(&mut shop, &|_| {});
     shop.finance = good;
     shop.finance_writes(&mut order, &key).unwrap();
@@ -572,7 +576,7 @@ fn nothing_is_licensed_while_a_refund_is_on_its_way() {
     let first = unit(0, 0);
     shop.take(&mut order, |order, at| licence::freeze(order, first, at))
         .unwrap();
-    let signature = shop.licences.0.sign(&order.licences[&first].text).to_bytes();
+    let signature = shop.licences.sign(&order.licences[&first].text).unwrap();
     // The refund comes in between.
     let units = BTreeSet::from([first]);
     shop.take(&mut order, |order, at| {
@@ -639,5 +643,5 @@ fn a_dispute_suspends_and_what_is_won_is_the_buyers_again() {
 
 #[test]
 fn words_are_told_in_small_letters() {
-    assert_eq!(word(OrderStatus::AwaitingFinance), "awaiting_finance");
+    assert_eq!(json!(OrderStatus::AwaitingFinance), "awaiting_finance");
 }

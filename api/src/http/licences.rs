@@ -10,14 +10,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vitrine_commerce::{
-    facts,
+    facts::{self, UnitStatus},
     licence::LicenceKey,
     note::{self, NamedKey},
 };
 use vitrine_service::Problem;
 
 use super::{Counter, problems};
-use crate::{edges::word, identity::Person, order::Order, seams::Store};
+use crate::{identity::Person, order::Order, seams::Store};
 
 /// A list is fetched by whoever verifies, all over the world: for so long, in seconds, a cache may answer instead.
 const LIST_CACHED: &str = "public, max-age=60";
@@ -35,8 +35,8 @@ pub(super) struct LicenceView {
     /// For which product.
     sku: String,
     /// `licensed`, `suspended`, `revoked`, …
-    #[schema(example = "licensed")]
-    status: String,
+    #[schema(value_type = String, example = "licensed")]
+    status: UnitStatus,
     /// The signed document: `vitrine licence verify` takes it as it is.
     document: String,
 }
@@ -56,7 +56,7 @@ fn views(order: &Order) -> Result<Vec<LicenceView>, Problem> {
                 id: licence.id,
                 order: order.id,
                 sku: order.line(*unit).map(|line| line.sku.clone()).unwrap_or_default(),
-                status: word(facts::unit_status(&known, *unit)),
+                status: facts::unit_status(&known, *unit),
                 // Notes are text.
                 document: String::from_utf8_lossy(&document).into_owned(),
             })

@@ -5,7 +5,7 @@ mod catalogue;
 mod checkout;
 mod licences;
 mod orders;
-mod problems;
+pub(crate) mod problems;
 mod views;
 mod webhooks;
 
@@ -17,7 +17,6 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vitrine_service::Metrics;
 
 use crate::{
     flows::webhook::Endpoint, identity::Identity, metrics::Counters, outside::stripe::StripeApi,
@@ -98,11 +97,6 @@ pub fn routes(counter: Counter) -> Router {
     routes
         .route("/openapi.json", get(async move || Json(document)))
         .with_state(counter)
-}
-
-/// Registers what is counted.
-pub fn counters(metrics: &Metrics) -> Counters {
-    Counters::new(metrics.registry())
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(super) fn refused(refusal: &Refusal) -> Problem {
 }
 
 /// Something that a store has not done.
-pub(super) fn store(error: &StoreError) -> Problem {
+pub(crate) fn store(error: &StoreError) -> Problem {
     match error {
         StoreError::Unknown(_) => {
             tracing::warn!(%error, "the database did not answer");

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vitrine_commerce::{
-    facts::{self, UnitId},
+    facts::{self, OrderStatus, PaymentState, Projection, UnitId, UnitStatus},
     money::Money,
 };
 
-use crate::{edges::word, order::Order};
+use crate::order::Order;
 
 /// An amount: minor units of an ISO 4217 currency.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -56,8 +56,8 @@ pub struct UnitView {
     /// Which unit of it, from 0.
     pub unit: u32,
     /// `waiting`, `licensed`, `awaiting_recipient`, `delivering`, `delivered`, `suspended`, `revoked` or `refused`.
-    #[schema(example = "licensed")]
-    pub status: String,
+    #[schema(value_type = String, example = "licensed")]
+    pub status: UnitStatus,
     /// Its licence's key, once it is signed.
     pub licence: Option<String>,
 }
@@ -88,12 +88,12 @@ pub struct OrderView {
     /// Its id.
     pub id: Uuid,
     /// `pending`, `completed`, `refunded` or `failed`.
-    #[schema(example = "completed")]
-    pub status: String,
+    #[schema(value_type = String, example = "completed")]
+    pub status: Projection,
     /// The same more closely: `pending`, `awaiting_funds`, `awaiting_finance`, `licensing`, `completed`, `suspended`, `partly_refunded`,
     /// `refunded`, `failed` or `held`.
-    #[schema(example = "completed")]
-    pub stage: String,
+    #[schema(value_type = String, example = "completed")]
+    pub stage: OrderStatus,
     /// What a person of the shop has to decide before it goes on.
     pub held: Vec<String>,
     /// What is bought.
@@ -121,7 +121,8 @@ pub struct PaymentView {
     /// Stripe's id.
     pub payment_intent_id: String,
     /// `pending`, `processing`, `failed` or `succeeded`.
-    pub payment_status: String,
+    #[schema(value_type = String)]
+    pub payment_status: PaymentState,
     /// When, by the provider's clock.
     pub paid_at: Option<String>,
 }
@@ -132,7 +133,7 @@ impl From<&Order> for OrderView {
         let units = order.units().map(|(unit, _)| UnitView {
             line: unit.line,
             unit: unit.unit,
-            status: word(facts::unit_status(&known, unit)),
+            status: facts::unit_status(&known, unit),
             licence: order
                 .licences
                 .get(&unit)
@@ -144,14 +145,14 @@ impl From<&Order> for OrderView {
             Some(PaymentView {
                 method: payment.method.clone(),
                 payment_intent_id: id.clone(),
-                payment_status: word(payment.said.state),
+                payment_status: payment.said.state,
                 paid_at: payment.paid_at.map(|at| at.to_string()),
             })
         });
         Self {
             id: order.id,
-            status: word(facts::projection(&known)),
-            stage: word(facts::status(&known)),
+            status: facts::projection(&known),
+            stage: facts::status(&known),
             held: facts::holds(&known)
                 .iter()
                 .map(|hold| format!("{hold:?}"))

@@ -219,6 +219,26 @@ pub struct Order {
 }
 
 impl Order {
+    /// One with which nothing has happened yet.
+    pub fn new(id: Uuid, buyer: Buyer, sum: Amounts, lines: Vec<Line>) -> Self {
+        Self {
+            id,
+            buyer,
+            sum,
+            lines,
+            closed: false,
+            accepted: None,
+            attempts: BTreeMap::new(),
+            payments: BTreeMap::new(),
+            refunds: BTreeMap::new(),
+            disputes: BTreeMap::new(),
+            bookings: BTreeMap::new(),
+            licences: BTreeMap::new(),
+            tasks: BTreeSet::new(),
+            news: vec![],
+        }
+    }
+
     /// Its units, in the order of its lines.
     pub fn units(&self) -> impl Iterator<Item = (UnitId, &Line)> {
         (0..)

@@ -18,6 +18,8 @@ pub use duties::{Duty, Refusal, duties, may_license};
 pub use lattice::{Join, Once};
 pub use status::{Hold, OrderStatus, Projection, UnitStatus, holds, projection, status, unit_status};
 
+use serde::Serialize;
+
 use self::lattice::steps;
 use crate::money::Money;
 
@@ -107,7 +109,8 @@ pub struct Payment {
 }
 
 /// A payment's `status`, as far as it matters. One that failed may be tried again; one that succeeded stays so, whatever goes back later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PaymentState {
     /// `requires_…`.
     #[default]

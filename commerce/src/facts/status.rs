@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::{
     DeliveryState, DisputeState, Facts, Funds, LicenceState, PaymentState, Refund, RefundState, Session,
     UnitId,
@@ -9,7 +11,8 @@ use super::{
 use crate::money::Money;
 
 /// Where an order stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
     /// Nobody has paid yet.
     Pending,
@@ -34,7 +37,8 @@ pub enum OrderStatus {
 }
 
 /// The order's status in the four words of S2 (section 2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Projection {
     /// Something has still to happen.
     Pending,
@@ -47,7 +51,8 @@ pub enum Projection {
 }
 
 /// Where a unit stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UnitStatus {
     /// Not licensed yet.
     Waiting,

@@ -14,11 +14,9 @@ use k8s_openapi::api::{
     networking::v1::ServiceCIDR,
 };
 use kube::{Api, Client, api::ListParams};
+use vitrine_program::Readiness;
 
-use crate::{
-    error::{Error, Result},
-    health::Readiness,
-};
+use crate::error::{Error, Result};
 
 /// How often they are read again. Nodes and load balancers come slowly, and what they are on is mostly refused anyway.
 const PERIOD: Duration = Duration::from_secs(15);

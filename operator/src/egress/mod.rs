@@ -18,14 +18,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpStream;
 use vitrine_crds::PreviewPolicySpec;
+use vitrine_program::{Readiness, until_told};
 
 use crate::{
     api,
     audit::AuditLog,
     error::{Error, Result},
     follow,
-    health::{self, Readiness},
-    run as programs,
 };
 use clients::Clients;
 use cluster::Cluster;
@@ -102,7 +101,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let for_text = metrics.clone();
     let for_denials = clients.clone();
     let denials = get(move || std::future::ready(Json(for_denials.denials())));
-    let admin = health::serve_with(
+    let admin = vitrine_program::serve(
         Router::new().route(DENIALS_PATH, denials),
         arguments.admin_listen,
         readiness.clone(),
@@ -111,12 +110,12 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let proxy = Arc::new(Proxy::new(clients.clone(), cluster.clone(), metrics, audit)?);
     follow::not_read_yet(&readiness);
     tokio::select! {
-        result = admin => result,
+        result = admin => Ok(result?),
         result = listen(arguments.listen, proxy) => result,
         () = follow::previews(client.clone(), clients.as_ref(), &readiness) => Ok(()),
         () = follow::policy(client.clone(), |policy| allow(&clients, policy), &readiness) => Ok(()),
         () = cluster.follow(client, &readiness) => Ok(()),
-        () = programs::until_told() => Ok(()),
+        () = until_told() => Ok(()),
     }
 }
 
@@ -128,7 +127,7 @@ fn allow(clients: &Clients, policy: Option<PreviewPolicySpec>) {
 }
 
 async fn listen(address: SocketAddr, proxy: Arc<Proxy>) -> Result<()> {
-    let listener = health::listen(address).await?;
+    let listener = vitrine_program::listen(address).await?;
     tracing::info!(%address, "carrying previews' way out");
     loop {
         match listener.accept().await {

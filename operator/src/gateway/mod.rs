@@ -24,13 +24,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpStream;
+use vitrine_program::{Readiness, until_told};
 
 use crate::{
     api,
     audit::AuditLog,
     error::{Error, Result},
-    health::{self, Readiness},
-    run as programs,
 };
 use forward::Gateway;
 use routes::Routes;
@@ -112,7 +111,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let for_text = metrics.clone();
     let for_activity = routes.clone();
     let activity = get(move || std::future::ready(Json(for_activity.activity())));
-    let admin = health::serve_with(
+    let admin = vitrine_program::serve(
         Router::new().route(ACTIVITY_PATH, activity),
         arguments.admin_listen,
         readiness.clone(),
@@ -120,15 +119,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     );
     let gateway = Arc::new(Gateway::new(routes.clone(), Book { audit, metrics }));
     tokio::select! {
-        result = admin => result,
+        result = admin => Ok(result?),
         result = listen(arguments.listen, gateway) => result,
         () = routes::follow(client, &arguments.namespace, &routes, &readiness) => Ok(()),
-        () = programs::until_told() => Ok(()),
+        () = until_told() => Ok(()),
     }
 }
 
 async fn listen(address: SocketAddr, gateway: Arc<Gateway>) -> Result<()> {
-    let listener = health::listen(address).await?;
+    let listener = vitrine_program::listen(address).await?;
     tracing::info!(%address, "carrying previews");
     loop {
         match listener.accept().await {

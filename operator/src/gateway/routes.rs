@@ -18,6 +18,7 @@ use tokio::{
 };
 use vitrine_crds::{Phase, PreviewPolicySpec, PreviewSandbox};
 use vitrine_policies::names;
+use vitrine_program::Readiness;
 
 use super::{
     headers,
@@ -27,7 +28,6 @@ use super::{
 use crate::{
     api,
     follow::{self, Table},
-    health::Readiness,
     link::{KeyRing, LastGood},
     link_keys,
 };

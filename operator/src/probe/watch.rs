@@ -17,6 +17,7 @@ use vitrine_policies::{
     names,
     probe::{Judgement, LISTEN_PATIENCE_SECONDS, Orders, Outcome, WATCH_LIFE},
 };
+use vitrine_program::{NotServed, listen, until_told};
 
 use super::{
     round::{self, Patience, Ports, Round},
@@ -24,9 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    health,
     preview::observe::{BREACH, RESTARTED, UNPROVEN},
-    run as programs,
 };
 
 /// Begin to begin of two rounds. The exposure bound that is promised is 2 s.
@@ -75,7 +74,7 @@ async fn serve(
     nonce: &str,
     work: impl Future<Output = Result<()>>,
 ) -> Result<()> {
-    let listener = health::listen(address).await?;
+    let listener = listen(address).await?;
     let answer = (status, nonce.to_owned());
     let router = Router::new().route(
         names::SEALED_PATH,
@@ -83,9 +82,9 @@ async fn serve(
     );
     let server = async { axum::serve(listener, router).await };
     tokio::select! {
-        served = server => served.map_err(|source| Error::Listen { address, source }),
+        served = server => Ok(served.map_err(|source| NotServed { address, source })?),
         done = work => done,
-        () = programs::until_told() => Ok(()),
+        () = until_told() => Ok(()),
     }
 }
 
@@ -114,7 +113,7 @@ pub(super) async fn until_it_listens() -> Result<()> {
                 round::hang_up(stream);
                 return Ok(());
             }
-            Err(source) if Instant::now() > deadline => return Err(Error::Listen { address, source }),
+            Err(source) if Instant::now() > deadline => return Err(NotServed { address, source }.into()),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
@@ -179,7 +178,7 @@ fn hold(count: usize) -> Result<(Vec<TcpSocket>, Vec<u16>)> {
             socket.bind(address)?;
             Ok(socket)
         };
-        held.push(bind().map_err(|source| Error::Listen { address, source })?);
+        held.push(bind().map_err(|source| NotServed { address, source })?);
         ports.push(port);
     }
     Ok((held, ports))

@@ -1,23 +1,25 @@
 //! What is signed, and what is not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
 use vitrine_commerce::{
     finance::{EntryKind, KIND, Receipt},
     licence::{Buyer, Limits, Sku},
 };
+use vitrine_keys::SoftwareSigner;
+use vitrine_service::Seal;
 
 use super::*;
 
 const ORDER: Uuid = Uuid::from_u128(1);
 const ITEM: Uuid = Uuid::from_u128(2);
 
-fn pair(name: &str, seed: u8) -> (SigningKey, NamedKey) {
-    let secret = SigningKey::from_bytes(&[seed; 32]);
-    let named = NamedKey::new(name, secret.verifying_key()).unwrap();
-    (secret, named)
+/// A key under a name, one of so many.
+fn seal(name: &str, seed: u8) -> Seal {
+    let signer = SoftwareSigner::new(SigningKey::from_bytes(&[seed; 32])).unwrap();
+    Seal::new(Arc::new(signer), name).unwrap()
 }
 
 fn eur(minor: i64) -> Money {
@@ -37,9 +39,8 @@ fn receipt(change: impl FnOnce(&mut Receipt), seed: u8) -> Vec<u8> {
         at: Timestamp::UNIX_EPOCH,
     };
     change(&mut receipt);
-    let (secret, key) = pair("shop.example/finance", seed);
-    let text = note::text(KIND, &receipt).unwrap();
-    note::signed(&text, &key, &secret.sign(&text).to_bytes())
+    let (_, note) = seal("shop.example/finance", seed).note(KIND, &receipt).unwrap();
+    note
 }
 
 fn licence_of(receipt: &[u8]) -> Licence {
@@ -82,7 +83,7 @@ fn row(receipt: Vec<u8>, change: impl FnOnce(&mut Licence)) -> Row {
         sku: ("notes".to_owned(), ">=1".to_owned()),
         grant: Grant::default(),
         text: note::text(licence::KIND, &said).unwrap(),
-        key: pair("shop.example/licence", 2).1.to_string(),
+        key: seal("shop.example/licence", 2).key().to_string(),
         receipt,
     }
 }
@@ -90,8 +91,8 @@ fn row(receipt: Vec<u8>, change: impl FnOnce(&mut Licence)) -> Row {
 fn judged(row: &Row) -> Result<(), Refused> {
     judge(
         row,
-        &[pair("shop.example/finance", 1).1],
-        &pair("shop.example/licence", 2).1,
+        std::slice::from_ref(seal("shop.example/finance", 1).key()),
+        seal("shop.example/licence", 2).key(),
     )
 }
 
@@ -150,6 +151,6 @@ fn what_is_no_licence_or_of_another_key_is_not_signed() {
     by_hand.text = b"vitrine.dev/licence/v1\n{}\n".to_vec();
     assert!(matches!(judged(&by_hand), Err(Refused::Text(..))));
     let mut retired = row(receipt(|_| {}, 1), |_| {});
-    retired.key = pair("shop.example/licence", 7).1.to_string();
+    retired.key = seal("shop.example/licence", 7).key().to_string();
     assert!(matches!(judged(&retired), Err(Refused::Key { .. })));
 }

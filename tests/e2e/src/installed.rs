@@ -35,13 +35,14 @@ use vitrine_kit::{
     install::{self, NAMESPACE, Options, Target},
     objects, program,
 };
+use vitrine_parts::Port;
 use vitrine_policies::{cell::record::Record, names};
 
 use crate::{
     clusters,
     eventually::eventually,
     manifest::Manifest,
-    operator::{KEY, Port, SLOTS},
+    operator::{KEY, SLOTS},
     turn::Turn,
 };
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -14,13 +14,12 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
-
 use vitrine_kit::{
     http,
     images::{self, Build},
     install::NAMESPACE,
 };
+use vitrine_parts::Port;
 
 use crate::{eventually::eventually, proxy::Proxy, soak};
 
@@ -304,64 +303,8 @@ fn kubeconfig_of(post: &Post, options: &Options, proxy: Option<&Proxy>) -> Strin
     config.to_string()
 }
 
-/// A port that is kept for one program to listen on. One that was free a moment ago may be the near end of somebody's connection by
-/// the time a program gets to it; a bound socket that does not listen keeps it from that, and from nobody who means this port.
-#[derive(Debug)]
-pub struct Port {
-    /// Where to listen.
-    pub address: SocketAddr,
-    _socket: TcpSocket,
-}
-
-impl Port {
-    /// Takes one.
-    ///
-    /// # Panics
-    /// If this machine has none.
-    pub fn take() -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        // With it on both sides the second may bind as long as the first does not listen (Linux, socket(7)).
-        socket.set_reuseaddr(true).expect("its port may be shared");
-        socket
-            .bind((Ipv4Addr::LOCALHOST, 0).into())
-            .expect("a port is free");
-        let address = socket.local_addr().expect("a bound socket has an address");
-        Self {
-            address,
-            _socket: socket,
-        }
-    }
-
-    /// Takes one for as long as this process runs.
-    ///
-    /// # Panics
-    /// If this machine has none.
-    pub fn for_good() -> SocketAddr {
-        let port = Self::take();
-        let address = port.address;
-        std::mem::forget(port);
-        address
-    }
-}
-
 fn last_lines(path: &Path, count: usize) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_port_is_kept_for_who_listens_on_it() {
-        let port = Port::take();
-        let listener = TcpListener::bind(port.address).unwrap();
-        assert_eq!(listener.local_addr().unwrap(), port.address);
-        let others: Vec<_> = (0..200).map(|_| Port::take()).collect();
-        assert!(others.iter().all(|other| other.address != port.address));
-    }
 }

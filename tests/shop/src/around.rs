@@ -1,17 +1,17 @@
 //! What a shop needs around it when it is a process of its own: proxies that number what has an effect stand before its database, Stripe and Finance.
 
-use std::net::TcpListener;
-
 use serde_json::{Value, json};
 use sqlx::{Executor, PgPool};
 use vitrine_api::store::postgres::Shop;
-use vitrine_postgres::OWNER;
+use vitrine_parts::{OWNER, Port};
 use vitrine_stripe::server::Server as StripeServer;
 
 use crate::{
     house::Keys,
     postgres::server,
-    town::{AUDIENCE, OLD_WEBHOOK_SECRET, STRIPE_KEY, Surroundings, TOKEN, WEBHOOK_SECRET, sell, stripe},
+    town::{
+        AUDIENCE, OLD_WEBHOOK_SECRET, STRIPE_KEY, Surroundings, TOKEN, WEBHOOK_SECRET, ask, sell, stripe,
+    },
     wire::{self, Numbers},
 };
 
@@ -35,6 +35,7 @@ pub struct Around {
     base: String,
     client: reqwest::Client,
     around: Surroundings,
+    _ports: [Port; 2],
 }
 
 impl Around {
@@ -44,7 +45,8 @@ impl Around {
         around.of_shop.connect().await.execute(CLOCK).await.unwrap();
         let pool = around.of_shop.pool(None, 4).await;
         sell(&Shop::new(pool.clone(), Keys::default().house())).await;
-        let [address, metrics] = [free(), free()];
+        let ports = [Port::take(), Port::take()];
+        let [address, metrics] = ports.each_ref().map(|port| port.address.to_string());
         let base = format!("http://{address}");
         let stripe = stripe(Some(&base)).await;
         let sockets = around.folder.join("sockets");
@@ -105,6 +107,7 @@ impl Around {
             base,
             client: vitrine_api::outside::client().unwrap(),
             around,
+            _ports: ports,
         }
     }
 
@@ -124,30 +127,8 @@ impl Around {
         key: Option<&str>,
         body: Option<Value>,
     ) -> Option<(u16, Value)> {
-        let mut request = self
-            .client
-            .request(method.parse().unwrap(), format!("{}{path}", self.base))
-            .bearer_auth(self.around.provider.token(subject, &json!({})));
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
-        }
-        if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body.to_string());
-        }
-        let answer = request.send().await.ok()?;
-        let status = answer.status().as_u16();
-        let body = answer.bytes().await.ok()?;
-        Some((status, serde_json::from_slice(&body).unwrap_or_default()))
+        let to = format!("{}{path}", self.base);
+        let token = self.around.provider.token(subject, &json!({}));
+        ask(&self.client, &to, &token, method, key, body).await.ok()
     }
-}
-
-/// An address at which nobody listens.
-fn free() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
 }

@@ -1,59 +1,40 @@
 //! A shop with its keys: what Finance and the signer would say.
 
-use ed25519_dalek::{Signer, SigningKey};
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
-use serde::Serialize;
 use uuid::Uuid;
 use vitrine_api::edges::House;
 use vitrine_commerce::{
     finance::{self, EntryRequest, Receipt},
-    note::{self, NamedKey},
     sha256,
 };
+use vitrine_keys::SoftwareSigner;
+use vitrine_service::Seal;
 
-/// A key under its name.
-pub struct Pair {
-    secret: SigningKey,
-    /// Its public half.
-    pub key: NamedKey,
-}
-
-impl Pair {
-    /// One of so many.
-    pub fn new(name: &str, seed: u8) -> Self {
-        let secret = SigningKey::from_bytes(&[seed; 32]);
-        let key = NamedKey::new(name, secret.verifying_key()).unwrap();
-        Self { secret, key }
-    }
-
-    /// Signs a text.
-    pub fn sign(&self, text: &[u8]) -> [u8; 64] {
-        self.secret.sign(text).to_bytes()
-    }
-
-    /// A document's note.
-    pub fn note<T: Serialize>(&self, kind: &str, document: &T) -> Vec<u8> {
-        let text = note::text(kind, document).unwrap();
-        note::signed(&text, &self.key, &self.sign(&text))
-    }
+/// A key under a name, one of so many.
+pub fn seal(name: &str, seed: u8) -> Seal {
+    let signer = SoftwareSigner::new(SigningKey::from_bytes(&[seed; 32])).unwrap();
+    Seal::new(Arc::new(signer), name).unwrap()
 }
 
 /// The keys of a shop.
 pub struct Keys {
     /// Finance's.
-    pub finance: Pair,
+    pub finance: Seal,
     /// For licences.
-    pub licences: Pair,
+    pub licences: Seal,
     /// For revocation lists.
-    pub revocations: Pair,
+    pub revocations: Seal,
 }
 
 impl Default for Keys {
     fn default() -> Self {
         Self {
-            finance: Pair::new("shop.example/finance", 1),
-            licences: Pair::new("shop.example/licence", 2),
-            revocations: Pair::new("shop.example/revocations", 3),
+            finance: seal("shop.example/finance", 1),
+            licences: seal("shop.example/licence", 2),
+            revocations: seal("shop.example/revocations", 3),
         }
     }
 }
@@ -62,7 +43,7 @@ impl Keys {
     /// Those of somebody who says that he is this shop.
     pub fn strangers() -> Self {
         Self {
-            finance: Pair::new("shop.example/finance", 11),
+            finance: seal("shop.example/finance", 11),
             ..Self::default()
         }
     }
@@ -71,8 +52,8 @@ impl Keys {
     pub fn house(&self) -> House {
         House {
             storefront: "https://shop.example".to_owned(),
-            licence_key: self.licences.key.clone(),
-            finance_keys: vec![self.finance.key.clone()],
+            licence_key: self.licences.key().clone(),
+            finance_keys: vec![self.finance.key().clone()],
             revocations: "https://shop.example/revocations".to_owned(),
             staleness_seconds: 604_800,
             grace_seconds: 259_200,
@@ -93,6 +74,7 @@ impl Keys {
             amount: asked.amount,
             at: Timestamp::UNIX_EPOCH,
         };
-        self.finance.note(finance::KIND, &receipt)
+        let (_, note) = self.finance.note(finance::KIND, &receipt).unwrap();
+        note
     }
 }

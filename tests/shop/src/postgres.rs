@@ -6,7 +6,6 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -14,15 +13,12 @@ use sqlx::{
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use vitrine_postgres::{OWNER, Server};
-
-/// It is ready within a second, and after a crash within a few.
-const PATIENCE: Duration = Duration::from_secs(30);
+use vitrine_parts::{OWNER, Server};
 
 /// The server of this process.
 pub fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::start)
+    SERVER.get_or_init(|| Server::start().unwrap())
 }
 
 static MADE: AtomicU32 = AtomicU32::new(0);
@@ -79,19 +75,9 @@ impl Database {
             .disable_statement_logging()
     }
 
-    /// A connection, as soon as there is one.
+    /// A connection, as the database's owner.
     pub async fn connect(&self) -> PgConnection {
-        let begun = Instant::now();
-        loop {
-            match PgConnection::connect_with(&self.options()).await {
-                Ok(connection) => return connection,
-                Err(error) if begun.elapsed() < PATIENCE => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    drop(error);
-                }
-                Err(error) => panic!("Postgres does not answer: {error}"),
-            }
-        }
+        PgConnection::connect_with(&self.options()).await.unwrap()
     }
 
     /// Connections as a role.

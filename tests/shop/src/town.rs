@@ -4,10 +4,8 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Json, Router, routing::get};
-use ed25519_dalek::{
-    SigningKey,
-    pkcs8::{EncodePrivateKey, spki::der::pem::LineEnding},
-};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -33,7 +31,10 @@ use vitrine_stripe::{
     sim::Account,
 };
 
-use crate::postgres::{Database, database, server};
+use crate::{
+    house::seal,
+    postgres::{Database, database, server},
+};
 
 /// Stripe's secret key.
 pub(crate) const STRIPE_KEY: &str = "sk_test_town";
@@ -43,6 +44,8 @@ pub const WEBHOOK_SECRET: &str = "whsec_town_town_town_town";
 pub const OLD_WEBHOOK_SECRET: &str = "whsec_before_before_before";
 /// Between the parts of the installation.
 pub(crate) const TOKEN: &str = "town-token-town-token-town-token-town-token";
+/// Where a buyer begins.
+pub const CHECKOUT: &str = "/api/v1/marketplace/checkout";
 /// Whom tokens are for.
 pub(crate) const AUDIENCE: &str = "vitrine";
 
@@ -93,9 +96,9 @@ impl Surroundings {
         let of_shop = database(server(), &MIGRATIONS).await;
         let of_finance = database(server(), &ledger::MIGRATIONS).await;
         let (finance_seal, licence_seal, list_seal) = (
-            seal(&folder, "shop.example/finance", 1),
-            seal(&folder, "shop.example/licence", 2),
-            seal(&folder, "shop.example/revocations", 3),
+            seal("shop.example/finance", 1),
+            seal("shop.example/licence", 2),
+            seal("shop.example/revocations", 3),
         );
         let finance = finance(&mut servers, &of_finance, finance_seal.clone(), token.clone()).await;
         let desk = signer_http::Desk {
@@ -134,7 +137,7 @@ impl Drop for Surroundings {
 }
 
 /// Two products: `notes` for 20 EUR, tax included, and `gift` for nothing.
-pub(crate) async fn sell(shop: &Shop) {
+pub async fn sell(shop: &Shop) {
     for (sku, minor, uid) in [("notes", 2000, 0), ("gift", 0, 1)] {
         let listed = Listed {
             sku: sku.to_owned(),
@@ -168,7 +171,7 @@ impl IdentityProvider {
         let key = SigningKey::from_bytes(&[9; 32]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
-        let x = base64_url(key.verifying_key().as_bytes());
+        let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
         let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "one", "alg": "EdDSA", "use": "sig"}]});
         let discovery = json!({"issuer": issuer, "jwks_uri": format!("{issuer}/jwks")});
         let routes = Router::new()
@@ -194,32 +197,6 @@ impl IdentityProvider {
         let der = self.key.to_pkcs8_der().unwrap();
         encode(&header, &claims, &EncodingKey::from_ed_der(der.as_bytes())).unwrap()
     }
-}
-
-fn base64_url(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let padded = [
-            chunk[0],
-            chunk.get(1).copied().unwrap_or(0),
-            chunk.get(2).copied().unwrap_or(0),
-        ];
-        let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
-        for digit in 0..=chunk.len() {
-            text.push(char::from(DIGITS[((bits >> (18 - 6 * digit)) & 63) as usize]));
-        }
-    }
-    text
-}
-
-fn seal(folder: &std::path::Path, name: &str, seed: u8) -> Seal {
-    let file = folder.join(name.replace('/', "-"));
-    let pem = SigningKey::from_bytes(&[seed; 32])
-        .to_pkcs8_pem(LineEnding::LF)
-        .unwrap();
-    std::fs::write(&file, pem.as_bytes()).unwrap();
-    Seal::open(&file, name).unwrap()
 }
 
 async fn serve(servers: &mut JoinSet<()>, routes: Router) -> String {
@@ -308,25 +285,37 @@ impl Town {
         key: Option<&str>,
         body: Option<Value>,
     ) -> (u16, Value) {
-        let mut request = self
-            .client
-            .request(method.parse().unwrap(), format!("{}{path}", self.base))
-            .bearer_auth(self.token(subject, &json!({})));
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
-        }
-        if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body.to_string());
-        }
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        let body = answer.bytes().await.unwrap();
-        (
-            status,
-            serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))),
-        )
+        let (to, token) = (format!("{}{path}", self.base), self.token(subject, &json!({})));
+        ask(&self.client, &to, &token, method, key, body).await.unwrap()
+    }
+
+    /// Has a person order so many of a product; the order, and the session that it is paid at.
+    pub async fn orders(&self, subject: &str, sku: &str, quantity: u32) -> (String, String) {
+        let wanted = Some(wants(sku, quantity));
+        let (status, made) = self.ask(subject, "POST", CHECKOUT, Some("k"), wanted).await;
+        assert_eq!(status, 201, "{made}");
+        (made["order"].as_str().unwrap().to_owned(), session_of(&made))
+    }
+
+    /// The payment of a session that was paid.
+    pub fn payment_of(&self, session: &str) -> String {
+        let stripe = self.stripe.stripe();
+        let session = stripe.session(session).unwrap();
+        session.payment_intent.clone().unwrap()
+    }
+
+    /// Waits until a person's order is so far.
+    pub async fn reaches(&self, subject: &str, order: &str, stage: &str) -> Value {
+        let path = format!("/api/v1/marketplace/orders/{order}");
+        until(async || {
+            let (_, seen) = self.ask(subject, "GET", &path, None, None).await;
+            if seen["stage"] == stage {
+                Ok(seen)
+            } else {
+                Err(seen.to_string())
+            }
+        })
+        .await
     }
 
     /// Ends its workers, as processes that are told to end.
@@ -406,6 +395,44 @@ pub(crate) async fn stripe(told: Option<&str>) -> StripeServer {
     });
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     StripeServer::start(any, account, webhooks).await.unwrap()
+}
+
+/// Asks somebody something; status and body.
+///
+/// # Errors
+/// If nobody answers.
+pub(crate) async fn ask(
+    client: &reqwest::Client,
+    to: &str,
+    token: &str,
+    method: &str,
+    key: Option<&str>,
+    body: Option<Value>,
+) -> reqwest::Result<(u16, Value)> {
+    let mut request = client.request(method.parse().unwrap(), to).bearer_auth(token);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    if let Some(body) = body {
+        request = request
+            .header("content-type", "application/json")
+            .body(body.to_string());
+    }
+    let answer = request.send().await?;
+    let (status, body) = (answer.status().as_u16(), answer.bytes().await?);
+    let text = || json!(String::from_utf8_lossy(&body));
+    Ok((status, serde_json::from_slice(&body).unwrap_or_else(|_| text())))
+}
+
+/// What buys so many of one product.
+pub fn wants(sku: &str, quantity: u32) -> Value {
+    json!({"items": [{"sku": sku, "quantity": quantity}], "currency": "EUR"})
+}
+
+/// The session that a buyer was sent to, by what the checkout has answered.
+pub fn session_of(made: &Value) -> String {
+    let url = made["url"].as_str().unwrap();
+    url.rsplit('/').next().unwrap().to_owned()
 }
 
 /// Waits until something is so.

@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use vitrine_parts::{Helper, Port};
 use vitrine_shop_tests::town::{Town, until};
 use vitrine_stripe::{object::DisputeStatus, sim::Act};
 
@@ -18,134 +18,62 @@ fn judge() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../stripe/judge")
 }
 
-fn go(arguments: &[&str]) -> String {
-    let ran = Command::new("go")
-        .args(arguments)
-        .current_dir(judge())
-        .output()
-        .unwrap();
-    assert!(
-        ran.status.success(),
-        "go {arguments:?}: {}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
-    String::from_utf8(ran.stdout).unwrap().trim().to_owned()
-}
-
 /// Stripe's mock server, which answers from fixtures and keeps nothing.
 struct Mock {
-    child: Child,
+    _helper: Helper,
+    _port: Port,
     base: String,
 }
 
 impl Mock {
     async fn start() -> Self {
-        let program = std::env::temp_dir().join(format!("vitrine-stripe-mock-{}", std::process::id()));
-        go(&[
-            "build",
-            "-trimpath",
-            "-o",
-            &program.display().to_string(),
-            "github.com/stripe/stripe-mock",
-        ]);
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let mut child = Command::new(&program)
-            .args(["-http-addr", &address.to_string()])
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let begun = Instant::now();
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            assert!(
-                child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(20),
-                "stripe-mock does not start"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        std::fs::remove_file(&program).unwrap();
+        let port = Port::take();
+        let address = port.address;
+        let helper = Helper::start(&judge(), "github.com/stripe/stripe-mock", |command| {
+            command
+                .args(["-http-addr", &address.to_string()])
+                .stdout(Stdio::null());
+        })
+        .unwrap();
+        let base = format!("http://{address}");
+        until(async || {
+            TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())
+        })
+        .await;
         Self {
-            child,
-            base: format!("http://{address}"),
+            _helper: helper,
+            _port: port,
+            base,
         }
-    }
-}
-
-impl Drop for Mock {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
 /// An order's whole life, with a refund and a dispute: all that the shop asks of Stripe is in there.
 async fn lived() -> Town {
     let mut town = Town::new().await;
-    let wants = json!({"items": [{"sku": "notes", "quantity": 2}], "currency": "EUR"});
     let mut orders = vec![];
     for who in ["alice", "bob"] {
-        let (_, made) = town
-            .ask(
-                who,
-                "POST",
-                "/api/v1/marketplace/checkout",
-                Some("k"),
-                Some(wants.clone()),
-            )
-            .await;
-        let session = made["url"]
-            .as_str()
-            .unwrap()
-            .rsplit('/')
-            .next()
-            .unwrap()
-            .to_owned();
+        let (order, session) = town.orders(who, "notes", 2).await;
         town.stripe.act(&Act::Decline(session.clone())).unwrap();
         town.stripe.act(&Act::Pay(session.clone())).unwrap();
-        orders.push((who, made["order"].as_str().unwrap().to_owned(), session));
+        town.reaches(who, &order, "completed").await;
+        orders.push((order, session));
     }
-    let reaches = async |town: &Town, (who, order, _): &(&str, String, String), stage: &str| {
-        until(async || {
-            let (_, seen) = town
-                .ask(
-                    who,
-                    "GET",
-                    &format!("/api/v1/marketplace/orders/{order}"),
-                    None,
-                    None,
-                )
-                .await;
-            if seen["stage"] == stage {
-                Ok(())
-            } else {
-                Err(seen.to_string())
-            }
-        })
-        .await;
+    let [(refunded, _), (disputed, session)] = &orders[..] else {
+        unreachable!("two have bought");
     };
-    for order in &orders {
-        reaches(&town, order, "completed").await;
-    }
     let refund = json!({"units": [{"line": 0, "unit": 0}], "reason": "withdrawn"});
-    let path = format!("/api/v1/marketplace/orders/{}/refunds", orders[0].1);
-    assert_eq!(
-        town.ask("alice", "POST", &path, Some("r"), Some(refund)).await.0,
-        202
-    );
-    reaches(&town, &orders[0], "partly_refunded").await;
-    let payment = town
-        .stripe
-        .stripe()
-        .session(&orders[1].2)
-        .unwrap()
-        .payment_intent
-        .clone()
-        .unwrap();
+    let path = format!("/api/v1/marketplace/orders/{refunded}/refunds");
+    let (status, asked) = town.ask("alice", "POST", &path, Some("r"), Some(refund)).await;
+    assert_eq!(status, 202, "{asked}");
+    town.reaches("alice", refunded, "partly_refunded").await;
+    let payment = town.payment_of(session);
     town.stripe
         .act(&Act::Dispute(payment, DisputeStatus::NeedsResponse))
         .unwrap();
-    reaches(&town, &orders[1], "suspended").await;
+    town.reaches("bob", disputed, "suspended").await;
     town.ends().await;
     town
 }
@@ -175,6 +103,18 @@ async fn what_the_shop_asks_is_what_stripe_understands() {
             .collect();
         places.insert(format!("{} {}", request.method, kind.join("/")));
     }
+    // Of each order one session, by the key that an attempt of it has.
+    let made = asked
+        .iter()
+        .filter(|request| request.path == "/v1/checkout/sessions");
+    for request in made.filter(|request| request.method == "POST") {
+        let key = request.idempotency_key.as_deref().unwrap();
+        let order = key.strip_suffix(":1").unwrap();
+        assert!(
+            request.body.contains(&format!("client_reference_id={order}&")),
+            "{request:?}"
+        );
+    }
     // Else nothing was judged.
     for place in [
         "POST /v1/customers",
@@ -202,8 +142,13 @@ async fn what_the_shop_asks_is_what_stripe_understands() {
 #[tokio::test]
 async fn what_the_simulator_answers_and_tells_is_what_stripes_schemas_allow() {
     let town = lived().await;
-    let module = go(&["list", "-m", "-f", "{{.Dir}}", "github.com/stripe/stripe-mock"]);
-    let spec = std::fs::read(Path::new(&module).join("embedded/openapi/spec3.json")).unwrap();
+    let listed = Command::new("go")
+        .args(["list", "-m", "-f", "{{.Dir}}", "github.com/stripe/stripe-mock"])
+        .current_dir(judge())
+        .output()
+        .unwrap();
+    let module = String::from_utf8(listed.stdout).unwrap();
+    let spec = std::fs::read(Path::new(module.trim()).join("embedded/openapi/spec3.json")).unwrap();
     let spec: Value = serde_json::from_slice(&spec).unwrap();
     let schemas = &spec["components"]["schemas"];
     let answers = town.stripe.answers();

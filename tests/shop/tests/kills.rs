@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use vitrine_shop_tests::{
     around::Around,
-    town::until,
+    town::{CHECKOUT, session_of, until, wants},
     wire::{Numbers, Side},
 };
 use vitrine_stripe::sim::Act;
@@ -144,16 +144,9 @@ async fn live(program: &PathBuf, chosen: Option<(u64, Side)>) -> (Life, u64, Vec
         })
         .await;
     };
-    let wants = json!({"items": [{"sku": "notes", "quantity": 2}], "currency": "EUR"});
-    let made = ask("POST", "/api/v1/marketplace/checkout", Some("k"), Some(wants)).await;
+    let made = ask("POST", CHECKOUT, Some("k"), Some(wants("notes", 2))).await;
     let order = made["order"].as_str().unwrap().to_owned();
-    let session = made["url"]
-        .as_str()
-        .unwrap()
-        .rsplit('/')
-        .next()
-        .unwrap()
-        .to_owned();
+    let session = session_of(&made);
     around.stripe.act(&Act::Pay(session)).unwrap();
     reaches(&order, "completed").await;
     let refund = json!({"units": [{"line": 0, "unit": 1}], "reason": "withdrawn"});

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{ChildStdin, ChildStdout, Stdio},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -20,7 +20,9 @@ use vitrine_commerce::{
     },
     note::{self, NamedKey},
 };
-use vitrine_shop_tests::house::{Keys, Pair};
+use vitrine_parts::Helper;
+use vitrine_service::Seal;
+use vitrine_shop_tests::house::{Keys, seal};
 
 const DAY: u32 = 86_400;
 /// Vectors of each verdict.
@@ -84,7 +86,7 @@ fn licence() -> Licence {
     }
 }
 
-fn list(keys: &Pair, sequence: u64, made: i64, revoked: &[Uuid]) -> Vec<u8> {
+fn list(keys: &Seal, sequence: u64, made: i64, revoked: &[Uuid]) -> Vec<u8> {
     let list = Revocations::new(
         sequence,
         at(made),
@@ -92,19 +94,23 @@ fn list(keys: &Pair, sequence: u64, made: i64, revoked: &[Uuid]) -> Vec<u8> {
         "5a".repeat(16),
         revoked.iter().copied(),
     );
-    keys.note(Revocations::KIND, &list)
+    noted(keys, Revocations::KIND, &list)
 }
 
-fn by_hand(pair: &Pair, text: &str) -> Vec<u8> {
-    note::signed(text.as_bytes(), &pair.key, &pair.sign(text.as_bytes()))
+fn noted<T: Serialize>(seal: &Seal, kind: &str, document: &T) -> Vec<u8> {
+    seal.note(kind, document).unwrap().1
+}
+
+fn by_hand(seal: &Seal, text: &str) -> Vec<u8> {
+    note::signed(text.as_bytes(), seal.key(), &seal.sign(text.as_bytes()).unwrap())
 }
 
 fn question(keys: &Keys, licence: &[u8], revocations: &[u8]) -> Question {
     Question {
         licence: STANDARD.encode(licence),
         revocations: STANDARD.encode(revocations),
-        licence_keys: vec![keys.licences.key.to_string()],
-        revocation_keys: vec![keys.revocations.key.to_string()],
+        licence_keys: vec![keys.licences.key().to_string()],
+        revocation_keys: vec![keys.revocations.key().to_string()],
         now: at(1),
         sequence: 0,
         latest: String::new(),
@@ -144,8 +150,8 @@ fn ours(question: &Question) -> Code {
 /// Questions of each verdict, which are made the same way each time.
 fn questions() -> Vec<Question> {
     let keys = Keys::default();
-    let stranger = Pair::new("shop.example/licence", 77);
-    let sign = |licence: &Licence| keys.licences.note(KIND, licence);
+    let stranger = seal("shop.example/licence", 77);
+    let sign = |licence: &Licence| noted(&keys.licences, KIND, licence);
     let (good, fresh) = (
         sign(&licence()),
         list(&keys.revocations, 7, 0, &[Uuid::from_u128(99)]),
@@ -192,17 +198,14 @@ fn questions() -> Vec<Question> {
         ));
         // unknown-key
         let unknown = if number == 0 {
-            stranger.note(KIND, &licence())
+            noted(&stranger, KIND, &licence())
         } else {
             with(&|_| {})
         };
         all.push(ask(&unknown, &fresh, &|question| {
             if number > 0 {
-                question.licence_keys = vec![
-                    Pair::new("shop.example/licence", 50 + number as u8)
-                        .key
-                        .to_string(),
-                ];
+                question.licence_keys =
+                    vec![seal("shop.example/licence", 50 + number as u8).key().to_string()];
             }
         }));
         // bad-signature
@@ -283,39 +286,26 @@ fn root() -> PathBuf {
 
 /// The verifier in Go, which reads a question a line.
 struct Theirs {
-    child: Child,
+    _helper: Helper,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
 }
 
 impl Theirs {
     fn start() -> Self {
-        let folder = root().join("verifier");
-        let program = std::env::temp_dir().join(format!("vitrine-verifier-{}", std::process::id()));
-        let built = Command::new("go")
-            .args(["build", "-trimpath", "-o"])
-            .arg(&program)
-            .arg(".")
-            .current_dir(folder)
-            .output()
-            .unwrap();
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        let mut child = Command::new(&program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // It runs: its file is not needed any more.
-        std::fs::remove_file(&program).unwrap();
+        let mut helper = Helper::start(&root().join("verifier"), ".", |command| {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        })
+        .unwrap();
         let (to, from) = (
-            child.stdin.take().unwrap(),
-            BufReader::new(child.stdout.take().unwrap()),
+            helper.child.stdin.take().unwrap(),
+            helper.child.stdout.take().unwrap(),
         );
-        Self { child, to, from }
+        Self {
+            _helper: helper,
+            to,
+            from: BufReader::new(from),
+        }
     }
 
     fn say(&mut self, question: &Question) -> String {
@@ -323,13 +313,6 @@ impl Theirs {
         let mut word = String::new();
         self.from.read_line(&mut word).unwrap();
         word.trim().to_owned()
-    }
-}
-
-impl Drop for Theirs {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -5,35 +5,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use vitrine_commerce::licence::{Asked, Code, Remembered, Trust, verify};
-use vitrine_shop_tests::town::{Town, until};
+use vitrine_shop_tests::town::{CHECKOUT, Town, session_of, until, wants};
 use vitrine_stripe::sim::Act;
-
-const CHECKOUT: &str = "/api/v1/marketplace/checkout";
-
-fn wants(sku: &str, quantity: u32) -> Value {
-    json!({"items": [{"sku": sku, "quantity": quantity}], "currency": "EUR"})
-}
-
-/// Waits until an order is so far.
-async fn reaches(town: &Town, who: &str, order: &str, stage: &str) -> Value {
-    until(async || {
-        let (_, seen) = town
-            .ask(
-                who,
-                "GET",
-                &format!("/api/v1/marketplace/orders/{order}"),
-                None,
-                None,
-            )
-            .await;
-        if seen["stage"] == stage {
-            Ok(seen)
-        } else {
-            Err(seen.to_string())
-        }
-    })
-    .await
-}
 
 async fn list(town: &Town) -> Vec<u8> {
     until(async || {
@@ -86,7 +59,7 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
         .ask("alice", "POST", CHECKOUT, Some("k1"), Some(wants("notes", 1)))
         .await;
     assert_eq!((status, &other["code"]), (422, &json!("key-reused")), "{other}");
-    let (order, url) = (made["order"].as_str().unwrap(), made["url"].as_str().unwrap());
+    let order = made["order"].as_str().unwrap();
     // Coming back without having paid grants nothing.
     let confirm = json!({"order": order});
     let (status, seen) = town
@@ -99,10 +72,10 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
         )
         .await;
     assert_eq!((status, &seen["stage"]), (200, &json!("pending")), "{seen}");
-    let session = url.rsplit('/').next().unwrap().to_owned();
+    let session = session_of(&made);
     town.stripe.act(&Act::Decline(session.clone())).unwrap();
     town.stripe.act(&Act::Pay(session)).unwrap();
-    let done = reaches(&town, "alice", order, "completed").await;
+    let done = town.reaches("alice", order, "completed").await;
     assert_eq!(done["payment"]["paymentStatus"], "succeeded");
     // Another's order is not there.
     let (status, _) = town
@@ -146,7 +119,7 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
             .await,
         (202, asked)
     );
-    reaches(&town, "alice", order, "partly_refunded").await;
+    town.reaches("alice", order, "partly_refunded").await;
     let (status, twice) = town.ask("alice", "POST", &path, Some("r2"), Some(refund)).await;
     assert_eq!(
         (status, &twice["code"]),
@@ -201,7 +174,8 @@ async fn what_costs_nothing_is_licensed_without_stripe() {
         .ask("alice", "POST", CHECKOUT, Some("k1"), Some(wants("gift", 1)))
         .await;
     assert_eq!((status, &made["url"]), (201, &Value::Null), "{made}");
-    reaches(&town, "alice", made["order"].as_str().unwrap(), "completed").await;
+    town.reaches("alice", made["order"].as_str().unwrap(), "completed")
+        .await;
     assert!(town.stripe.stripe().events().is_empty());
     town.ends().await;
 }

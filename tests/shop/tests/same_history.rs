@@ -12,21 +12,18 @@ use jiff_sqlx::ToSqlx;
 use sqlx::{Connection, Executor, PgPool};
 use tokio::runtime::Runtime;
 use vitrine_api::store::postgres::{MIGRATIONS, Shop};
-use vitrine_commerce::{money::Money, price::Tax};
 use vitrine_shop_tests::{
     house::Keys,
     postgres::{copy, database, server},
     simulation::{Choice, Runs, history, run},
+    town::sell,
 };
 
-/// The schema, the products of the simulation, and a clock that is set.
+/// A clock that is set.
 const PREPARED: &str = "
 CREATE TABLE test_clock (at timestamptz NOT NULL); INSERT INTO test_clock VALUES (now());
 GRANT SELECT, UPDATE ON test_clock TO vitrine_api;
 CREATE OR REPLACE FUNCTION shop.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM public.test_clock';
-INSERT INTO shop.products VALUES
-    ('notes', '00000000-0000-0000-0000-000000000001', 1, 'acme', 'notes', '>=1', '{\"entitlements\":[]}', true, now()),
-    ('gift', '00000000-0000-0000-0000-000000000002', 1, 'acme', 'gift', '>=1', '{\"entitlements\":[]}', true, now());
 ";
 
 fn set(runtime: &Runtime, pool: &PgPool, now: Timestamp) {
@@ -48,15 +45,7 @@ fn one_seed_is_one_history_in_memory_and_in_postgres() {
         connection.close().await.unwrap();
         let pool = template.pool(None, 1).await;
         let shop = Shop::new(pool.clone(), keys.house());
-        for (sku, minor) in [("notes", 2000), ("gift", 0)] {
-            let tax = Tax {
-                rate_ppm: 190_000,
-                included: true,
-            };
-            shop.add_price(sku, Money::new(minor, "EUR".parse().unwrap()), tax)
-                .await
-                .unwrap();
-        }
+        sell(&shop).await;
         pool.close().await;
         template
     });

@@ -62,6 +62,7 @@ fn breaks() -> Vec<(&'static str, String, &'static str)> {
     );
     let mut breaks = vec![
         ("a second licence for a unit", licence(&format!("{item}, 0, {order}, {reserve}, 'reserve'")), "licences_item_id_unit_key"),
+        ("what a person types for another licence", licence(&format!("{item}, 1, {order}, {reserve}, 'reserve'")).replace("VL-2", "VL-1"), "licences_lookup_key"),
         ("a licence by another order's acknowledgement", licence(&format!("{others_item}, 0, {other}, {reserve}, 'reserve'")), "licences_finance_ack_id"),
         ("a licence by a deposit", licence(&format!("{item}, 1, {order}, {deposit}, 'deposit'")), "licences_ack_kind_check"),
         ("a licence by a deposit that says it is a reserve", licence(&format!("{item}, 1, {order}, {deposit}, 'reserve'")), "licences_finance_ack_id"),

@@ -419,7 +419,9 @@ impl History {
                 .iter()
                 .find(|(_, licence)| licence.signature.is_none())
             {
-                Some((unit, licence)) => Command::Sign(id, *unit, pair.keys.licences.sign(&licence.text)),
+                Some((unit, licence)) => {
+                    Command::Sign(id, *unit, pair.keys.licences.sign(&licence.text).unwrap())
+                }
                 None => Command::Order(id),
             },
             14 => {

@@ -149,34 +149,9 @@ async fn only_what_stripe_has_signed_now_for_us_is_kept() {
 
 /// A paid order of one unit, of which nobody was told: its id, and its payment's.
 async fn paid(town: &Town, who: &str) -> (String, String) {
-    let wants = json!({"items": [{"sku": "notes", "quantity": 1}], "currency": "EUR"});
-    let (status, made) = town
-        .ask(
-            who,
-            "POST",
-            "/api/v1/marketplace/checkout",
-            Some("k"),
-            Some(wants),
-        )
-        .await;
-    assert_eq!(status, 201, "{made}");
-    let session = made["url"]
-        .as_str()
-        .unwrap()
-        .rsplit('/')
-        .next()
-        .unwrap()
-        .to_owned();
+    let (order, session) = town.orders(who, "notes", 1).await;
     town.stripe.act(&Act::Pay(session.clone())).unwrap();
-    let payment = town
-        .stripe
-        .stripe()
-        .session(&session)
-        .unwrap()
-        .payment_intent
-        .clone()
-        .unwrap();
-    (made["order"].as_str().unwrap().to_owned(), payment)
+    (order, town.payment_of(&session))
 }
 
 /// What was done for an order: acknowledgements, signed licences, entries in Finance's books.

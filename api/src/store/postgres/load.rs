@@ -11,7 +11,7 @@ use vitrine_commerce::{
     price::Amounts,
 };
 
-use super::{Result, buyer as buyer_of, database, unreadable};
+use super::{Result, database, unreadable};
 use crate::{
     order::{Ack, Attempt, Booking, Buyer, Call, Dispute, Licence, Line, Order, Payment, Refund, Session},
     seams::StoreError,
@@ -83,7 +83,12 @@ pub(super) async fn buyer(connection: &mut PgConnection, account: Uuid) -> Resul
     .await
     .map_err(database)?;
     let row = row.ok_or_else(|| StoreError::Missing(format!("account {account}")))?;
-    Ok(buyer_of(account, row.issuer, row.subject, row.stripe_customer))
+    Ok(Buyer {
+        account,
+        issuer: row.issuer,
+        subject: row.subject,
+        customer: row.stripe_customer,
+    })
 }
 
 /// All of an order.
@@ -130,7 +135,12 @@ pub(super) async fn order(connection: &mut PgConnection, id: Uuid) -> Result<Ord
     let units = Units(numbers);
     Ok(Order {
         id,
-        buyer: buyer_of(row.account, row.issuer, row.subject, row.stripe_customer),
+        buyer: Buyer {
+            account: row.account,
+            issuer: row.issuer,
+            subject: row.subject,
+            customer: row.stripe_customer,
+        },
         sum: amounts([row.subtotal, row.discount, row.tax, row.total]),
         lines,
         closed: row.closed,

@@ -7,7 +7,7 @@ mod write;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff_sqlx::ToSqlx;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction, migrate::Migrator};
+use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, Transaction, migrate::Migrator};
 use tokio::sync::Notify;
 use uuid::Uuid;
 use vitrine_commerce::{money::Money, price::Tax};
@@ -17,7 +17,7 @@ use crate::{
         self, At, House, Refusal,
         place::{self, Offer},
     },
-    order::{Buyer, News, Order, Task, account_id},
+    order::{News, Order, Task, account_id},
     seams::{By, Claim, Event, Job, Placing, Store, StoreError},
 };
 
@@ -128,11 +128,7 @@ impl Store for Shop {
 
     async fn place(&self, placing: &Placing) -> Result<Uuid> {
         let mut transaction = self.begin().await?;
-        let known = sqlx::query_scalar!("SELECT request_sha256 FROM shop.orders WHERE id = $1", placing.id)
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(database)?;
-        if let Some(known) = known {
+        if let Some(known) = asked_with(&mut *transaction, placing.id).await? {
             return same(placing, &known);
         }
         let buyer = load::buyer(&mut transaction, placing.account).await?;
@@ -148,11 +144,7 @@ impl Store for Shop {
         if !write::new(&mut transaction, &order, &placing.request_sha256).await? {
             // Asked for twice at once: the other one's is there now.
             transaction.rollback().await.map_err(database)?;
-            let known =
-                sqlx::query_scalar!("SELECT request_sha256 FROM shop.orders WHERE id = $1", placing.id)
-                    .fetch_one(&self.pool)
-                    .await
-                    .map_err(database)?;
+            let known = asked_with(&self.pool, placing.id).await?.unwrap_or_default();
             return same(placing, &known);
         }
         transaction.commit().await.map_err(database)?;
@@ -161,11 +153,8 @@ impl Store for Shop {
 
     async fn order(&self, id: Uuid) -> Result<Order> {
         // All of one moment.
-        let mut transaction = self.begin().await?;
-        sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            .execute(&mut *transaction)
-            .await
-            .map_err(database)?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut transaction = self.pool.begin_with(begin).await.map_err(database)?;
         load::order(&mut transaction, id).await
     }
 
@@ -328,6 +317,14 @@ fn tried_before(tries: i32) -> u32 {
     u32::try_from(tries).unwrap_or_default().saturating_sub(1)
 }
 
+/// The hash of the request that made an order, if it is there.
+async fn asked_with(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<String>> {
+    sqlx::query_scalar!("SELECT request_sha256 FROM shop.orders WHERE id = $1", id)
+        .fetch_optional(executor)
+        .await
+        .map_err(database)
+}
+
 fn same(placing: &Placing, known: &str) -> Result<Uuid> {
     if known == placing.request_sha256 {
         Ok(placing.id)
@@ -444,14 +441,4 @@ async fn news(connection: &mut PgConnection, order: Uuid, news: &[News]) -> Resu
         .map_err(database)?;
     }
     Ok(())
-}
-
-/// The buyer of a row.
-fn buyer(account: Uuid, issuer: String, subject: String, customer: Option<String>) -> Buyer {
-    Buyer {
-        account,
-        issuer,
-        subject,
-        customer,
-    }
 }

@@ -41,18 +41,7 @@ pub(super) async fn new(connection: &mut PgConnection, order: &Order, request_sh
     for (number, line) in (0..).zip(&order.lines) {
         item(connection, order.id, number, line).await?;
     }
-    let empty = Order {
-        attempts: BTreeMap::new(),
-        payments: BTreeMap::new(),
-        refunds: BTreeMap::new(),
-        disputes: BTreeMap::new(),
-        bookings: BTreeMap::new(),
-        licences: BTreeMap::new(),
-        tasks: BTreeSet::new(),
-        accepted: None,
-        closed: false,
-        ..order.clone()
-    };
+    let empty = Order::new(order.id, order.buyer.clone(), order.sum, vec![]);
     changes(connection, &empty, order).await?;
     Ok(true)
 }
@@ -166,6 +155,9 @@ pub(super) async fn changes(connection: &mut PgConnection, before: &Order, after
 
 /// Which licences are revoked, for the list of them.
 async fn revoked(connection: &mut PgConnection, before: &Order, after: &Order) -> Result<()> {
+    if after.licences.is_empty() {
+        return Ok(());
+    }
     let of = |order: &Order| {
         let facts = order.facts();
         let licences = order

@@ -11,11 +11,9 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use vitrine_crds::PreviewSandbox;
-use vitrine_e2e::{
-    house::{House, LISTING},
-    operator,
-};
+use vitrine_e2e::house::{House, LISTING};
 use vitrine_kit::objects;
+use vitrine_parts::Port;
 
 use super::{
     load::{self, Target},
@@ -47,7 +45,7 @@ pub async fn measure(in_table: usize, seconds: usize) {
     let resident = stats::resident_mib(gateway.pid());
 
     let pod = (ready[0].ip, pods::PORT).into();
-    let proxy = operator::Port::for_good();
+    let proxy = Port::for_good();
     let _bare = Bare::start(proxy, pod).await;
     let plain = |address| {
         vec![Target {

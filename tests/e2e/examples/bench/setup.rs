@@ -18,6 +18,7 @@ use vitrine_e2e::{
     operator::{self, Operator, Options},
 };
 use vitrine_kit::{http, install::NAMESPACE, objects};
+use vitrine_parts::Port;
 
 use super::pods::Nonces;
 
@@ -38,7 +39,7 @@ pub async fn house(name: &str, previews: usize) -> House {
         .await;
     house.post.url = Some(format!(
         "http://{{label}}.previews.localhost:{}",
-        operator::Port::for_good().port()
+        Port::for_good().port()
     ));
     house
 }
@@ -59,7 +60,7 @@ impl Gateway {
     pub async fn start(house: &House) -> Self {
         let port = house.post.url.as_ref().unwrap().rsplit_once(':').unwrap().1;
         let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
-        let admin: SocketAddr = operator::Port::for_good();
+        let admin: SocketAddr = Port::for_good();
         let child = Command::new(operator::program())
             .args(["gateway", "--namespace", NAMESPACE])
             .arg(format!("--listen={address}"))

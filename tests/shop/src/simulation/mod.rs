@@ -23,6 +23,7 @@ use vitrine_api::{
     },
     flows::{checkout, sweep::sweep, worker::Step},
     order::{Order, account_id},
+    outside::stripe::reading,
     seams::{By, Placing, Store, StoreError},
 };
 use vitrine_commerce::{facts::UnitId, licence::Grant, money::Money, price::Tax};
@@ -143,7 +144,7 @@ pub fn run(choice: Choice) -> Outcome {
     let keys = Arc::new(Keys::default());
     let mut house = keys.house();
     if choice.broken == Broken::BelievesAnyReceipt {
-        house.finance_keys.push(Keys::strangers().finance.key);
+        house.finance_keys.push(Keys::strangers().finance.key().clone());
     }
     let store = Model::new(house, epoch());
     for (sku, minor) in [("notes", 2000), ("gift", 0)] {
@@ -418,8 +419,14 @@ async fn tells<S: Store + Clone>(disk: Disk<S>, choice: Choice) {
             continue;
         }
         let at = waiting.swap_remove(rng.random_range(0..waiting.len()));
-        let told = disk.world.outer().stripe.events().get(at).map(world::event);
-        if let Some(event) = told {
+        let told = disk
+            .world
+            .outer()
+            .stripe
+            .events()
+            .get(at)
+            .map(|event| event.json.clone());
+        if let Some(event) = told.and_then(|json| reading::event(json).ok()) {
             // What is not answered is told again.
             let is_answered = disk.receive(&event, &"0".repeat(64)).await.is_ok()
                 || choice.broken == Broken::AnswersBeforeItKeeps;

@@ -12,22 +12,19 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use uuid::Uuid;
 use vitrine_api::{
-    edges::{
-        At, Refusal,
-        observe::{Observed, SeenPayment, SeenRefund},
-    },
+    edges::{At, Refusal},
     order::{Call, Order, Session},
+    outside::stripe::reading::{self, Ask},
     seams::{
         By, Claim, Event, Finance, Job, Outside, Placing, Read, Signer, Store, StoreError,
         Stripe as StripeSeam,
     },
 };
-use vitrine_commerce::{
-    facts::{self, DisputeState, Funds, PaymentState, RefundState},
-    money::Money,
-};
 use vitrine_signer::judge::{Row, judge};
-use vitrine_stripe::sim::{Account, Act, Request, Response, Stripe};
+use vitrine_stripe::{
+    form,
+    sim::{Account, Act, Request, Response, Stripe},
+};
 
 use super::executor::Clock;
 use crate::house::Keys;
@@ -261,170 +258,44 @@ impl Outer {
         self.request("POST", &call.path, &call.body, Some(&call.key), now)
     }
 
-    fn get(&mut self, path: &str, parameters: &str, now: Timestamp) -> Result<Option<Value>, Outside> {
-        match self.request("GET", path, parameters, None, now) {
-            Err(Outside::Refused { code, .. }) if code == "resource_missing" => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
+    /// What it says of an object at this moment.
     fn read(&mut self, object: &str, now: Timestamp) -> Result<Option<Read>, Outside> {
-        let mut seen = Observed::default();
-        let (mut order, mut payment) = (None, None);
-        let of = |json: &Value| json["payment_intent"].as_str().map(str::to_owned);
-        let place = match object.split('_').next() {
-            Some("cs") => "checkout/sessions",
-            Some("ch") => "charges",
-            Some("re") => "refunds",
-            Some("dp") => "disputes",
-            _ => "payment_intents",
+        let asked = Moment {
+            outer: Mutex::new(self),
+            now,
         };
-        let Some(json) = self.get(&format!("/v1/{place}/{object}"), "", now)? else {
-            return Ok(None);
-        };
-        if place == "checkout/sessions" {
-            order = uuid(&json["metadata"]["order"]);
-            if let Some(n) = number(&json["metadata"]["attempt"]) {
-                seen.sessions.push((n, session(&json), attempt(&json)));
-            }
-            payment = of(&json);
-        } else if place == "payment_intents" {
-            payment = Some(object.to_owned());
-        } else {
-            payment = payment.or_else(|| of(&json));
-        }
-        if let Some(id) = payment.clone() {
-            order = order.or(self.payment(&id, &mut seen, now)?);
-        }
-        if let (Some((_, _, said)), Some(payment)) = (seen.sessions.last_mut(), seen.payments.last()) {
-            let is_waiting = said.session == facts::Session::Complete && said.funds == Funds::Unpaid;
-            if is_waiting && payment.state == PaymentState::Failed {
-                said.funds = Funds::Failed;
-            }
-        }
-        Ok((!seen.sessions.is_empty() || !seen.payments.is_empty()).then_some((order, seen)))
-    }
-
-    fn payment(&mut self, id: &str, seen: &mut Observed, now: Timestamp) -> Result<Option<Uuid>, Outside> {
-        let Some(intent) = self.get(&format!("/v1/payment_intents/{id}"), "", now)? else {
-            return Ok(None);
-        };
-        let state = match (intent["status"].as_str(), !intent["last_payment_error"].is_null()) {
-            (Some("succeeded"), _) => PaymentState::Succeeded,
-            (Some("processing"), _) => PaymentState::Processing,
-            (Some("canceled"), _) | (Some("requires_payment_method"), true) => PaymentState::Failed,
-            _ => PaymentState::Pending,
-        };
-        let is_paid = state == PaymentState::Succeeded;
-        seen.payments.push(SeenPayment {
-            id: id.to_owned(),
-            attempt: number(&intent["metadata"]["attempt"]),
-            state,
-            received: is_paid.then(|| money(&intent["amount_received"], &intent["currency"])),
-            paid_at: is_paid.then(|| at(&intent["created"])),
-            method: Some("card".to_owned()),
-        });
-        let of = format!("payment_intent={id}&limit=100");
-        let refunds = self.get("/v1/refunds", &of, now)?.unwrap_or_default();
-        for refund in refunds["data"].as_array().into_iter().flatten() {
-            seen.refunds.push(SeenRefund {
-                id: text(&refund["id"]),
-                ours: uuid(&refund["metadata"]["refund"]),
-                payment: id.to_owned(),
-                amount: money(&refund["amount"], &refund["currency"]),
-                state: match refund["status"].as_str() {
-                    Some("requires_action") => RefundState::RequiresAction,
-                    Some("succeeded") => RefundState::Succeeded,
-                    Some("canceled") => RefundState::Canceled,
-                    Some("failed") => RefundState::Failed,
-                    _ => RefundState::Pending,
-                },
-                reason: None,
-            });
-        }
-        let disputes = self.get("/v1/disputes", &of, now)?.unwrap_or_default();
-        for dispute in disputes["data"].as_array().into_iter().flatten() {
-            let state = match dispute["status"].as_str() {
-                Some("warning_needs_response") => DisputeState::WarningNeedsResponse,
-                Some("warning_closed") => DisputeState::WarningClosed,
-                Some("under_review") => DisputeState::UnderReview,
-                Some("won") => DisputeState::Won,
-                Some("lost") => DisputeState::Lost,
-                _ => DisputeState::NeedsResponse,
-            };
-            let said = facts::Dispute {
-                of: facts::Once::Known(id.to_owned()),
-                state,
-            };
-            seen.disputes.push((
-                text(&dispute["id"]),
-                said,
-                money(&dispute["amount"], &dispute["currency"]),
-            ));
-        }
-        Ok(uuid(&intent["metadata"]["order"]))
+        Runs::AtOnce.run(reading::read(&asked, object))
     }
 }
 
-fn text(json: &Value) -> String {
-    json.as_str().unwrap_or_default().to_owned()
+/// Stripe at one moment: all that is asked is answered in it.
+struct Moment<'a> {
+    outer: Mutex<&'a mut Outer>,
+    now: Timestamp,
 }
 
-fn uuid(json: &Value) -> Option<Uuid> {
-    json.as_str()?.parse().ok()
-}
-
-fn number(json: &Value) -> Option<u32> {
-    json.as_str()?.parse().ok()
-}
-
-fn at(json: &Value) -> Timestamp {
-    json.as_i64()
-        .and_then(|seconds| Timestamp::from_second(seconds).ok())
-        .unwrap_or_default()
-}
-
-fn money(minor: &Value, currency: &Value) -> Money {
-    Money::new(
-        minor.as_i64().unwrap_or_default(),
-        currency.as_str().unwrap_or_default().parse().unwrap(),
-    )
-}
-
-fn session(json: &Value) -> Session {
-    Session {
-        id: text(&json["id"]),
-        url: text(&json["url"]),
-        expires_at: at(&json["expires_at"]),
-    }
-}
-
-fn attempt(json: &Value) -> facts::Attempt {
-    facts::Attempt {
-        session: match json["status"].as_str() {
-            Some("complete") => facts::Session::Complete,
-            Some("expired") => facts::Session::Expired,
-            _ => facts::Session::Open,
-        },
-        funds: if json["payment_status"] == "paid" {
-            Funds::Paid
-        } else {
-            Funds::Unpaid
-        },
+impl Ask for Moment<'_> {
+    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Outside> {
+        let parameters = form::write(parameters.iter().copied());
+        let mut outer = self.outer.lock().unwrap_or_else(PoisonError::into_inner);
+        outer.request("GET", path, &parameters, None, self.now)
     }
 }
 
 impl StripeSeam for World {
     async fn make_customer(&self, call: &Call) -> Result<String, Outside> {
         self.call("Stripe", "make customer", |outer, now| {
-            Ok(text(&outer.post(call, now)?["id"]))
+            Ok(outer.post(call, now)?["id"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned())
         })
         .await
     }
 
     async fn make_session(&self, call: &Call) -> Result<Session, Outside> {
         self.call("Stripe", "make session", |outer, now| {
-            Ok(session(&outer.post(call, now)?))
+            reading::session(outer.post(call, now)?)
         })
         .await
     }
@@ -483,19 +354,9 @@ impl StripeSeam for World {
                 .events()
                 .iter()
                 .filter(|event| event.created >= since);
-            Ok(told.map(event).collect())
+            told.map(|event| reading::event(event.json.clone())).collect()
         })
         .await
-    }
-}
-
-/// An event, as the shop takes it.
-pub fn event(event: &vitrine_stripe::sim::Event) -> Event {
-    Event {
-        id: event.id.clone(),
-        kind: event.kind.to_owned(),
-        object: text(&event.json["data"]["object"]["id"]),
-        created: Timestamp::from_second(event.created).unwrap_or_default(),
     }
 }
 
@@ -691,9 +552,13 @@ impl<S: Store> Signer for Desk<S> {
                     why,
                 };
                 let row = row.ok_or_else(|| refused(format!("no licence {licence}")))?;
-                judge(&row, std::slice::from_ref(&keys.finance.key), &keys.licences.key)
-                    .map_err(|bad| refused(bad.to_string()))?;
-                Ok(keys.licences.sign(&row.text))
+                judge(
+                    &row,
+                    std::slice::from_ref(keys.finance.key()),
+                    keys.licences.key(),
+                )
+                .map_err(|bad| refused(bad.to_string()))?;
+                Ok(keys.licences.sign(&row.text).unwrap())
             })
             .await
     }

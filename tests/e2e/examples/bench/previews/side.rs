@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use vitrine_devcluster::{progress, tools};
 use vitrine_e2e::{
     house::{House, LISTING},
-    operator::{self, Operator, Options},
+    operator::{Operator, Options},
 };
 use vitrine_kit::http;
+use vitrine_parts::Port;
 
 /// More than a run ends previews: with a spool that is full their ends would be one write cheaper from then on.
 const RECEIPTS_KEPT: &str = "1000000";
@@ -279,7 +280,7 @@ impl Controller {
 async fn peer(tuning: Tuning, house: &House) -> Controller {
     let built = tools::ensure(&["agent-sandbox"], progress::for_stderr(true).as_ref()).unwrap();
     let program = built.binary("agent-sandbox", "agent-sandbox-controller").unwrap();
-    let (metrics, health) = (operator::Port::for_good(), operator::Port::for_good());
+    let (metrics, health) = (Port::for_good(), Port::for_good());
     let log = house.post.folder.join("agent-sandbox.log");
     let burst = [
         "--sandbox-warm-pool-replenish-delay=20s",

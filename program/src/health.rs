@@ -7,8 +7,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-
-use crate::error::{Error, Result};
+use tokio::net::TcpListener;
 
 /// What must be so before the program is ready, and is not yet.
 #[derive(Clone, Debug, Default)]
@@ -43,28 +42,26 @@ impl Readiness {
     }
 }
 
-/// Serves until the process ends.
+/// A port that is not served.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to listen on {address}: {source}")]
+pub struct NotServed {
+    /// Which.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: std::io::Error,
+}
+
+/// Serves until the process ends, with routes of the program's own.
 ///
 /// # Errors
 /// If the port cannot be taken.
 pub async fn serve(
-    address: SocketAddr,
-    readiness: Readiness,
-    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
-) -> Result<()> {
-    serve_with(Router::new(), address, readiness, metrics).await
-}
-
-/// The same with routes of the program's own.
-///
-/// # Errors
-/// If the port cannot be taken.
-pub async fn serve_with(
     own: Router,
     address: SocketAddr,
     readiness: Readiness,
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
-) -> Result<()> {
+) -> Result<(), NotServed> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -74,17 +71,17 @@ pub async fn serve_with(
     let listener = listen(address).await?;
     axum::serve(listener, router)
         .await
-        .map_err(|source| Error::Listen { address, source })
+        .map_err(|source| NotServed { address, source })
 }
 
 /// Takes a port.
 ///
 /// # Errors
 /// If it cannot be taken; says which.
-pub async fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address)
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, NotServed> {
+    TcpListener::bind(address)
         .await
-        .map_err(|source| Error::Listen { address, source })
+        .map_err(|source| NotServed { address, source })
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {

@@ -1,0 +1,124 @@
+//! Stripe's API (<https://docs.stripe.com/api>) over HTTP, as far as a shop needs it. Every call is bytes that an edge has decided; what is read is
+//! read anew ([`reading`]).
+
+pub mod reading;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use jiff::Timestamp;
+use reqwest::{Client, RequestBuilder, header::DATE};
+use serde_json::Value;
+
+use self::reading::{Ask, drifted};
+use super::read;
+use crate::{
+    order::{Call, Session},
+    seams::{Event, Outside, Read, Stripe},
+};
+
+const WHO: &str = "Stripe";
+/// The version of its API that this was written for.
+const VERSION: &str = "2026-08-26.dahlia";
+
+/// Stripe.
+#[derive(Clone)]
+pub struct StripeApi {
+    client: Client,
+    base: String,
+    key: String,
+    /// By how many seconds its clock is ahead of ours, as its last answer said.
+    ahead: Arc<AtomicI64>,
+}
+
+impl StripeApi {
+    /// Stripe at an address, without a slash at the end, by a secret key.
+    pub fn new(client: Client, base: String, key: String) -> Self {
+        Self {
+            client,
+            base,
+            key,
+            ahead: Arc::default(),
+        }
+    }
+
+    /// By how many seconds its clock is ahead of ours: webhooks say its time.
+    pub fn ahead(&self) -> i64 {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Value, Outside> {
+        let sent = request
+            .bearer_auth(&self.key)
+            .header("stripe-version", VERSION)
+            .send()
+            .await;
+        if let Ok(response) = &sent {
+            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+            let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+            if let Some(date) = date {
+                let ahead = date.timestamp().as_second() - Timestamp::now().as_second();
+                self.ahead.store(ahead, Ordering::Relaxed);
+            }
+        }
+        serde_json::from_slice(&read(WHO, sent).await?).map_err(drifted)
+    }
+
+    async fn post(&self, call: &Call) -> Result<Value, Outside> {
+        let request = self
+            .client
+            .post(format!("{}{}", self.base, call.path))
+            .header("idempotency-key", &call.key)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(call.body.clone());
+        self.send(request).await
+    }
+}
+
+impl Ask for StripeApi {
+    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Outside> {
+        self.send(self.client.get(format!("{}{path}", self.base)).query(parameters))
+            .await
+    }
+}
+
+impl Stripe for StripeApi {
+    async fn make_customer(&self, call: &Call) -> Result<String, Outside> {
+        let made = self.post(call).await?;
+        let id = made["id"]
+            .as_str()
+            .ok_or_else(|| drifted("a customer has an id"))?;
+        Ok(id.to_owned())
+    }
+
+    async fn make_session(&self, call: &Call) -> Result<Session, Outside> {
+        reading::session(self.post(call).await?)
+    }
+
+    async fn expire_session(&self, session: &str) -> Result<(), Outside> {
+        let call = Call {
+            path: format!("/v1/checkout/sessions/{session}/expire"),
+            body: String::new(),
+            key: format!("expire:{session}"),
+        };
+        match self.post(&call).await {
+            // It is over already, however it ended.
+            Ok(_) | Err(Outside::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn make_refund(&self, call: &Call) -> Result<(), Outside> {
+        self.post(call).await.map(drop)
+    }
+
+    async fn read(&self, object: &str) -> Result<Option<Read>, Outside> {
+        reading::read(self, object).await
+    }
+
+    async fn events(&self, since: Timestamp) -> Result<Vec<Event>, Outside> {
+        reading::events(self, since).await
+    }
+}

@@ -1,0 +1,55 @@
+//! Real parts that a test or a step of the build starts for itself: Postgres, programs in Go, ports that stay theirs. Whatever is started ends with
+//! what it was started for, and leaves nothing behind.
+
+mod go;
+mod port;
+mod postgres;
+
+pub use go::Helper;
+pub use port::Port;
+pub use postgres::{OWNER, Server};
+
+/// Why a part is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// It is not installed.
+    #[error("there is no {program}; install {package}")]
+    Missing {
+        /// What was looked for.
+        program: String,
+        /// What has it.
+        package: &'static str,
+    },
+    /// It cannot be started, or a file of it cannot be written.
+    #[error("failed to {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It says no.
+    #[error("{what} failed: {said}")]
+    Failed {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        said: String,
+    },
+}
+
+pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> PartError {
+    let what = what.into();
+    move |source| PartError::Io { what, source }
+}
+
+pub(crate) fn ran(what: impl Into<String>, output: &std::process::Output) -> Result<(), PartError> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(PartError::Failed {
+        what: what.into(),
+        said,
+    })
+}
