@@ -2,8 +2,9 @@
 //!
 //! Inside out: [`order`] is what is known of one, [`edges`] what may happen to it (both pure); [`flows`] are the steps between a store and the
 //! world, generic over [`seams`]; [`store`] keeps orders in Postgres and [`outside`] is the world over HTTP. [`http`] is what buyers ask,
-//! [`work`] has the steps taken.
+//! [`work`] has the steps taken; [`books`] and [`lists`] are what is done beside orders.
 
+pub mod books;
 pub mod edges;
 pub mod flows;
 pub mod http;

@@ -3,8 +3,9 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use vitrine_api::{
+    books::{self, BooksError},
     edges::House,
     flows::webhook::Endpoint,
     http::{self, Counter},
@@ -12,11 +13,15 @@ use vitrine_api::{
     lists,
     metrics::Counters,
     outside::{self, finance::FinanceApi, signer::SignerApi, stripe::StripeApi},
-    store::postgres::{MIGRATIONS, Shop},
+    seams::StoreError,
+    store::postgres::{Books, MIGRATIONS, Shop},
     stripe_signature::Secrets,
     work::{self, Bench},
 };
-use vitrine_commerce::note::{BadKey, NamedKey};
+use vitrine_commerce::{
+    finance::Kept,
+    note::{BadKey, NamedKey},
+};
 use vitrine_service::{Addresses, Metrics, NotServed, Readiness, ended, serve, watch_schema};
 
 #[derive(Parser)]
@@ -36,6 +41,10 @@ enum Program {
     Serve(Box<Serve>),
     /// Brings the database's schema up to date; by a role that may.
     Migrate(Database),
+    /// Compares Finance's books with ours, says in what they differ, and fails if they do.
+    Reconcile(Reconcile),
+    /// Says every receipt of Finance's with what it is for, one a line: by them, `vitrine-finance replay` gives back what Finance has lost.
+    Receipts(Database),
     /// Says the OpenAPI document.
     Openapi,
 }
@@ -45,6 +54,24 @@ struct Database {
     /// The shop's database, `postgres://…`.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database: String,
+}
+
+impl Database {
+    /// One connection.
+    async fn alone(&self) -> Result<PgPool, sqlx::Error> {
+        PgPoolOptions::new()
+            .max_connections(1)
+            .connect(&self.database)
+            .await
+    }
+}
+
+#[derive(Args)]
+struct Reconcile {
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    finance: FinanceSettings,
 }
 
 #[derive(Args)]
@@ -80,7 +107,9 @@ struct Serve {
     #[command(flatten)]
     stripe: StripeSettings,
     #[command(flatten)]
-    others: Others,
+    finance: FinanceSettings,
+    #[command(flatten)]
+    signer: SignerSettings,
     #[command(flatten)]
     people: People,
 }
@@ -102,7 +131,7 @@ struct StripeSettings {
 }
 
 #[derive(Args)]
-struct Others {
+struct FinanceSettings {
     /// Where Finance is.
     #[arg(long)]
     finance: String,
@@ -112,6 +141,21 @@ struct Others {
     /// A public key that Finance signs with, as `vitrine-finance key` says it; several while it changes.
     #[arg(long, required = true)]
     finance_key: Vec<String>,
+}
+
+impl FinanceSettings {
+    fn keys(&self) -> Result<Vec<NamedKey>, BadKey> {
+        self.finance_key.iter().map(|key| NamedKey::read(key)).collect()
+    }
+
+    fn api(&self, client: reqwest::Client) -> Result<FinanceApi, Error> {
+        let token = secret(&self.finance_token)?;
+        Ok(FinanceApi::new(client, self.finance.clone(), token))
+    }
+}
+
+#[derive(Args)]
+struct SignerSettings {
     /// Where the signer is.
     #[arg(long)]
     signer: String,
@@ -151,8 +195,14 @@ enum Error {
     Schema(#[from] sqlx::migrate::MigrateError),
     #[error("TLS: {0}")]
     Tls(#[from] reqwest::Error),
-    #[error("the OpenAPI document: {0}")]
-    Document(#[from] serde_json::Error),
+    #[error("failed to write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Books(#[from] BooksError),
+    #[error("the books differ in {0} places")]
+    Differ(u64),
     #[error(transparent)]
     Serve(#[from] NotServed),
 }
@@ -173,26 +223,45 @@ async fn run(program: Program) -> Result<(), Error> {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
         }
-        Program::Migrate(Database { database }) => {
-            let pool = PgPoolOptions::new().max_connections(1).connect(&database).await?;
-            Ok(MIGRATIONS.run(&pool).await?)
-        }
+        Program::Migrate(database) => Ok(MIGRATIONS.run(&database.alone().await?).await?),
+        Program::Reconcile(arguments) => reconcile(&arguments).await,
+        Program::Receipts(database) => receipts(&database).await,
         Program::Serve(arguments) => answer(*arguments).await,
+    }
+}
+
+async fn reconcile(arguments: &Reconcile) -> Result<(), Error> {
+    let books = Books::new(arguments.database.alone().await?);
+    let finance = arguments.finance.api(outside::client()?)?;
+    let report = books::compare(&books, &finance, &arguments.finance.keys()?).await?;
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    match report.differing {
+        0 => Ok(()),
+        differing => Err(Error::Differ(differing)),
+    }
+}
+
+async fn receipts(database: &Database) -> Result<(), Error> {
+    let books = Books::new(database.alone().await?);
+    let mut after = 0;
+    loop {
+        let page = books.held_after(after, books::PAGE.into()).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.sequence;
+        for held in page {
+            println!("{}", serde_json::to_string(&Kept::from(held))?);
+        }
     }
 }
 
 async fn answer(arguments: Serve) -> Result<(), Error> {
     const DAY: u32 = 86_400;
-    let finance_keys = arguments
-        .others
-        .finance_key
-        .iter()
-        .map(|key| NamedKey::read(key))
-        .collect::<Result<_, _>>()?;
     let house = House {
         storefront: arguments.storefront.trim_end_matches('/').to_owned(),
         licence_key: NamedKey::read(&arguments.licence_key)?,
-        finance_keys,
+        finance_keys: arguments.finance.keys()?,
         revocations: format!("{}/revocations", arguments.public_url.trim_end_matches('/')),
         staleness_seconds: arguments.staleness_days.saturating_mul(DAY),
         grace_seconds: arguments.grace_days.saturating_mul(DAY),
@@ -215,15 +284,11 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
     let bench = Bench {
         shop: shop.clone(),
         stripe: stripe.clone(),
-        finance: FinanceApi::new(
-            client.clone(),
-            arguments.others.finance,
-            secret(&arguments.others.finance_token)?,
-        ),
+        finance: arguments.finance.api(client.clone())?,
         signer: SignerApi::new(
             client.clone(),
-            arguments.others.signer,
-            secret(&arguments.others.signer_token)?,
+            arguments.signer.signer,
+            secret(&arguments.signer.signer_token)?,
         ),
         counters: counters.clone(),
         lists: lists::Settings {

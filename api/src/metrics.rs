@@ -13,6 +13,8 @@ pub struct Counters {
     pub steps: IntCounterVec,
     /// By how many seconds Stripe's clock is ahead of ours.
     pub stripe_ahead: IntGauge,
+    /// 1 while Finance has all that it has acknowledged, and 0 while nothing is licensed because it has not.
+    pub ledger_whole: IntGauge,
 }
 
 fn registered<C: Collector + Clone + 'static>(
@@ -59,6 +61,13 @@ impl Counters {
                 IntGauge::new(
                     "vitrine_stripe_clock_ahead_seconds",
                     "By how many seconds Stripe's clock is ahead of ours.",
+                ),
+            ),
+            ledger_whole: registered(
+                registry,
+                IntGauge::new(
+                    "vitrine_finance_ledger_whole",
+                    "1 while Finance has all that it has acknowledged, 0 while nothing is licensed because it has not.",
                 ),
             ),
         }

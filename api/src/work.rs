@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
+    books,
     flows::{
         sweep::sweep,
         worker::{self, Step},
@@ -29,6 +30,9 @@ const OVERLAP: SignedDuration = SignedDuration::from_mins(15);
 const FIRST_SWEEP: SignedDuration = SignedDuration::from_hours(72);
 /// How often it is looked whether there has to be another revocation list.
 const LISTS: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether Finance still has what it has acknowledged: so long, at most, something is asked for that it refuses anyway.
+const BOOKS: Duration = Duration::from_secs(10);
 
 /// What workers work with.
 #[derive(Clone)]
@@ -62,6 +66,7 @@ pub async fn run(bench: Arc<Bench>, workers: usize, ended: watch::Receiver<bool>
         }));
     }
     all.spawn(sweeps(bench.clone(), ended.clone()));
+    all.spawn(ledger(bench.clone(), ended.clone()));
     all.spawn(revocations(bench, ended));
     while all.join_next().await.is_some() {}
 }
@@ -124,6 +129,26 @@ async fn sweeps(bench: Arc<Bench>, mut ended: watch::Receiver<bool>) {
         }
         bench.counters.stripe_ahead.set(bench.stripe.ahead());
         if !pause(&mut ended, SWEEP).await {
+            return;
+        }
+    }
+}
+
+async fn ledger(bench: Arc<Bench>, mut ended: watch::Receiver<bool>) {
+    loop {
+        match books::look(&bench.shop.books(), &bench.finance).await {
+            Ok(wrong) => {
+                bench.counters.ledger_whole.set(i64::from(wrong.is_none()));
+                if let Some(wrong) = wrong {
+                    tracing::error!(
+                        wrong,
+                        "Finance's ledger is not whole: nothing is booked and nothing licensed until it is"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "whether Finance's ledger is whole is not known"),
+        }
+        if !pause(&mut ended, BOOKS).await {
             return;
         }
     }

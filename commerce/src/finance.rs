@@ -114,6 +114,16 @@ pub struct Receipt {
     pub at: Timestamp,
 }
 
+/// An entry as somebody keeps it who has asked for it: by such, a ledger that has lost its newest entries gets them back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// The [`EntryRequest`], in the bytes that were sent.
+    pub request: String,
+    /// The [`Receipt`], a note.
+    pub receipt: String,
+}
+
 /// Where a ledger stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -154,6 +164,9 @@ pub enum BadReceipt {
         /// What it should say.
         expected: String,
     },
+    /// What it is said to be of cannot be read.
+    #[error("this is no entry that could have been asked for: {0}")]
+    Request(String),
     /// It is of an entry that acknowledges no order.
     #[error("an entry of kind {0:?} licenses nothing")]
     Kind(EntryKind),
@@ -165,6 +178,35 @@ pub enum BadReceipt {
 /// If it is not signed by Finance.
 pub fn open(note: &[u8], keys: &[NamedKey]) -> Result<Receipt, BadNote> {
     note::open(KIND, note, keys)
+}
+
+/// Opens the receipt of what was asked for in these bytes.
+///
+/// # Errors
+/// If it is not Finance's, or of something else.
+pub fn of_request(
+    note: &[u8],
+    keys: &[NamedKey],
+    request: &[u8],
+) -> Result<(Receipt, EntryRequest), BadReceipt> {
+    let receipt = open(note, keys)?;
+    let asked: EntryRequest =
+        serde_json::from_slice(request).map_err(|error| BadReceipt::Request(error.to_string()))?;
+    let fields = [
+        ("key", receipt.key.clone(), asked.key.clone()),
+        ("order", receipt.order.to_string(), asked.order.to_string()),
+        ("kind", receipt.kind.to_string(), asked.kind.to_string()),
+        ("amount", receipt.amount.to_string(), asked.amount.to_string()),
+        ("request", receipt.request_sha256.clone(), sha256(request)),
+    ];
+    match fields.into_iter().find(|(_, said, expected)| said != expected) {
+        Some((field, said, expected)) => Err(BadReceipt::OfSomethingElse {
+            field,
+            said,
+            expected,
+        }),
+        None => Ok((receipt, asked)),
+    }
 }
 
 /// Opens the receipt by which a licence is to be signed, and compares it with the order: what a person has put beside an order that it

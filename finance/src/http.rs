@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Router,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -14,7 +14,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
-use vitrine_service::{Problem, Token, known};
+use vitrine_service::{Json, Path, Problem, Query, Token, known};
 
 use crate::{
     ledger::{Ledger, LedgerError},
@@ -81,11 +81,16 @@ fn note(bytes: Vec<u8>) -> Response {
 }
 
 /// Writes an entry, or answers the receipt of the one that is there.
-async fn write(State(finance): State<Finance>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+async fn write(
+    State(finance): State<Finance>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
     #[derive(Deserialize)]
     struct Keyed {
         key: String,
     }
+    let body = body?;
     let said = headers.get(IDEMPOTENCY_KEY).and_then(|value| value.to_str().ok());
     let malformed = |error| Problem::from(LedgerError::Malformed(format!("{error}")));
     let Keyed { key } = serde_json::from_slice(&body).map_err(malformed)?;

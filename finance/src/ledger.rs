@@ -163,13 +163,17 @@ struct Known {
 }
 
 /// One that is about to be written.
-struct New<'a> {
-    asked: &'a Asked,
-    receipt: Receipt,
-    root: String,
-    note: Vec<u8>,
-    fee_policy: i32,
-    postings: Vec<Posting>,
+pub(crate) struct New<'a> {
+    /// What asked for it.
+    pub(crate) bytes: &'a [u8],
+    /// The key of what it reverses.
+    pub(crate) reverses: Option<&'a str>,
+    pub(crate) receipt: Receipt,
+    /// The ledger's, with it.
+    pub(crate) root: String,
+    pub(crate) note: Vec<u8>,
+    pub(crate) fee_policy: i32,
+    pub(crate) postings: Vec<Posting>,
 }
 
 impl Writer {
@@ -234,7 +238,7 @@ impl Writer {
                 note
             }));
         }
-        insert(&mut transaction, &new).await?;
+        insert(&mut transaction, &new).await.map_err(database)?;
         if !new.is_empty() {
             let sequence = i64::try_from(at.sequence).map_err(database)?;
             sqlx::query!(
@@ -300,7 +304,8 @@ impl Writer {
         };
         known.insert(request.key.clone(), entry);
         let new = New {
-            asked,
+            bytes: &asked.bytes,
+            reverses: request.reverses.as_deref(),
             receipt,
             root: at.root.clone(),
             note: note.clone(),
@@ -319,7 +324,7 @@ struct Place {
     policy: i32,
 }
 
-fn rate(rate_ppm: i32) -> u32 {
+pub(crate) fn rate(rate_ppm: i32) -> u32 {
     // The schema has it between nothing and a million.
     rate_ppm.unsigned_abs()
 }
@@ -353,10 +358,13 @@ async fn known(connection: &mut PgConnection, batch: &[Asked]) -> Result<BTreeMa
     Ok(known.collect())
 }
 
-async fn insert(connection: &mut PgConnection, new: &[New<'_>]) -> Result<()> {
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    new: &[New<'_>],
+) -> std::result::Result<(), sqlx::Error> {
     for entry in new {
         let receipt = &entry.receipt;
-        let sequence = i64::try_from(receipt.sequence).map_err(database)?;
+        let sequence = i64::try_from(receipt.sequence).unwrap_or(i64::MAX);
         sqlx::query!(
             "INSERT INTO ledger.entries (sequence, key, kind, order_id, amount, currency, reverses, fee_policy, request, request_sha256, note, root, at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
@@ -366,17 +374,16 @@ async fn insert(connection: &mut PgConnection, new: &[New<'_>]) -> Result<()> {
             receipt.order,
             receipt.amount.minor,
             receipt.amount.currency.code(),
-            entry.asked.request.reverses,
+            entry.reverses,
             entry.fee_policy,
-            entry.asked.bytes,
+            entry.bytes,
             receipt.request_sha256,
             entry.note,
             entry.root,
             receipt.at.to_sqlx() as jiff_sqlx::Timestamp
         )
         .execute(&mut *connection)
-        .await
-        .map_err(database)?;
+        .await?;
         let lines: Vec<_> = (0_i32..).take(entry.postings.len()).collect();
         let accounts: Vec<_> = entry
             .postings
@@ -403,8 +410,7 @@ async fn insert(connection: &mut PgConnection, new: &[New<'_>]) -> Result<()> {
             &minors
         )
         .execute(&mut *connection)
-        .await
-        .map_err(database)?;
+        .await?;
     }
     Ok(())
 }

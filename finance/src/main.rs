@@ -3,10 +3,11 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use vitrine_finance::{
     http::{Finance, routes},
     ledger::{Ledger, MIGRATIONS},
+    replay::{ReplayError, replay},
 };
 use vitrine_service::{Addresses, Metrics, NotServed, Readiness, Seal, Token, ended, serve, watch_schema};
 
@@ -26,6 +27,8 @@ enum Program {
     Serve(Serve),
     /// Brings the database's schema up to date.
     Migrate(Database),
+    /// Gives the ledger back what it has lost, from what `vitrine-api receipts` says, at standard input.
+    Replay(Replay),
     /// Says the public key by which receipts are verified.
     Key(Key),
 }
@@ -37,6 +40,16 @@ struct Database {
     database: String,
 }
 
+impl Database {
+    /// One connection.
+    async fn alone(&self) -> Result<PgPool, sqlx::Error> {
+        PgPoolOptions::new()
+            .max_connections(1)
+            .connect(&self.database)
+            .await
+    }
+}
+
 #[derive(Args)]
 struct Key {
     /// The file of the key that signs receipts: Ed25519, PKCS #8 PEM.
@@ -45,6 +58,14 @@ struct Key {
     /// Its name in receipts, like `shop.example/finance`.
     #[arg(long)]
     key_name: String,
+}
+
+#[derive(Args)]
+struct Replay {
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    key: Key,
 }
 
 #[derive(Args)]
@@ -72,6 +93,8 @@ enum Error {
     #[error("the database's schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error(transparent)]
     Serve(#[from] NotServed),
 }
 
@@ -85,9 +108,12 @@ async fn run(program: Program) -> Result<(), Error> {
             println!("{}", Seal::open(&key.key, &key.key_name)?.key());
             Ok(())
         }
-        Program::Migrate(Database { database }) => {
-            let pool = PgPoolOptions::new().max_connections(1).connect(&database).await?;
-            MIGRATIONS.run(&pool).await?;
+        Program::Migrate(database) => Ok(MIGRATIONS.run(&database.alone().await?).await?),
+        Program::Replay(Replay { database, key }) => {
+            let seal = Seal::open(&key.key, &key.key_name)?;
+            let pool = database.alone().await?;
+            let given_back = replay(&pool, seal.key(), std::io::stdin().lock()).await?;
+            println!("{given_back} entries were given back");
             Ok(())
         }
         Program::Serve(arguments) => answer(arguments).await,

@@ -2,6 +2,7 @@
 //! and the keys they sign with. Knows nothing of what a service is for.
 
 mod bearer;
+mod extract;
 mod metrics;
 mod problem;
 mod requests;
@@ -10,6 +11,7 @@ mod seal;
 mod serve;
 
 pub use bearer::{BadToken, Token, known};
+pub use extract::{Json, Path, Query};
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use schema::watch_schema;

@@ -2,13 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    http::StatusCode,
-    middleware,
-    routing::post,
-};
+use axum::{Router, extract::State, http::StatusCode, middleware, routing::post};
 use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -16,7 +10,7 @@ use vitrine_commerce::{
     licence::Revocations,
     note::{self, NamedKey},
 };
-use vitrine_service::{Problem, Seal, Token, known};
+use vitrine_service::{Json, Path, Problem, Seal, Token, known};
 
 use crate::{judge::judge, rows};
 

@@ -1,6 +1,6 @@
 //! What who runs the shop can do.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use vitrine_commerce::{
     money::{Money, MoneyError},
     price::Tax,
 };
-use vitrine_service::Problem;
+use vitrine_service::{Json, Problem};
 
 use super::{Counter, problems};
 use crate::identity::Admin;

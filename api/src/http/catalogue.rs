@@ -1,9 +1,9 @@
 //! What is sold.
 
-use axum::{Json, extract::State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use vitrine_service::Problem;
+use vitrine_service::{Json, Problem};
 
 use super::{Counter, problems, views::AmountView};
 

@@ -1,11 +1,11 @@
 //! Buying: an order is made, and its buyer sent to pay.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vitrine_commerce::pan;
-use vitrine_service::Problem;
+use vitrine_service::{Json, Problem};
 
 use super::{
     Counter, problems,

@@ -1,8 +1,7 @@
 //! A buyer's licences, and the list of revoked ones, which is everybody's.
 
 use axum::{
-    Json,
-    extract::{Path, State},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -14,7 +13,7 @@ use vitrine_commerce::{
     licence::LicenceKey,
     note::{self, NamedKey},
 };
-use vitrine_service::Problem;
+use vitrine_service::{Json, Path, Problem};
 
 use super::{Counter, problems};
 use crate::{identity::Person, order::Order, seams::Store};

@@ -2,16 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
-};
+use axum::{extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 use vitrine_commerce::facts::UnitId;
-use vitrine_service::Problem;
+use vitrine_service::{Json, Path, Problem, Query};
 
 use super::{
     Counter,

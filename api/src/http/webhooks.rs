@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
 };
 use jiff::Timestamp;
@@ -23,8 +23,9 @@ const SIGNATURE: &str = "stripe-signature";
 pub(super) async fn stripe(
     State(counter): State<Counter>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
+    let body = body?;
     let header = headers.get(SIGNATURE).and_then(|value| value.to_str().ok());
     let received = receive(&counter.shop, &counter.endpoint, header, &body, Timestamp::now()).await;
     let outcome = match &received {

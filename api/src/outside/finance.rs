@@ -1,10 +1,7 @@
 //! Finance, by its HTTP contract (docs/finance.md).
 
 use reqwest::Client;
-use vitrine_commerce::{
-    finance::Head,
-    note::{self, NamedKey},
-};
+use serde::Deserialize;
 
 use super::read;
 use crate::seams::{Finance, Outside};
@@ -30,23 +27,28 @@ impl FinanceApi {
         format!("{}/ledger/entries/{key}", self.base)
     }
 
-    /// Where its ledger stands.
+    /// Receipts after one, in the ledger's order, so many at most.
     ///
     /// # Errors
-    /// If it does not answer, or somebody else does.
-    pub async fn head(&self, keys: &[NamedKey]) -> Result<Head, Outside> {
+    /// If it does not answer, or not by the contract.
+    pub async fn receipts(&self, after: u64, most: u32) -> Result<Vec<String>, Outside> {
+        #[derive(Deserialize)]
+        struct Receipts {
+            receipts: Vec<String>,
+        }
         let sent = self
             .client
-            .get(format!("{}/ledger/head", self.base))
+            .get(format!("{}/ledger/entries?after={after}&limit={most}", self.base))
             .bearer_auth(&self.token)
             .send()
             .await;
         let said = read(WHO, sent).await?;
-        note::open(Head::KIND, &said, keys).map_err(|bad| Outside::Refused {
+        let said: Receipts = serde_json::from_slice(&said).map_err(|error| Outside::Refused {
             who: WHO,
-            code: "head".to_owned(),
-            why: bad.to_string(),
-        })
+            code: "receipts".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(said.receipts)
     }
 }
 

@@ -271,6 +271,12 @@ impl Town {
         town
     }
 
+    /// Finance, as the shop asks it, and the key that it signs with.
+    pub fn finance(&self) -> (FinanceApi, NamedKey) {
+        let finance = FinanceApi::new(self.client.clone(), self.around.finance.clone(), TOKEN.to_owned());
+        (finance, self.around.finance_key.clone())
+    }
+
     /// A token of a person, with these claims changed.
     pub fn token(&self, subject: &str, changed: &Value) -> String {
         self.around.provider.token(subject, changed)

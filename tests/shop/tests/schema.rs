@@ -72,10 +72,12 @@ fn breaks() -> Vec<(&'static str, String, &'static str)> {
         ("another signature", "UPDATE shop.licences SET signature = repeat('y', 64)::bytea".to_owned(), "said once"),
         ("another text under a signature", "UPDATE shop.licences SET payload = 'q'".to_owned(), "said once"),
         ("a signature that is none", "UPDATE shop.revocation_lists SET signature = 'x'".to_owned(), "said once"),
-        ("an acknowledgement of nothing that was asked", format!("INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'x', {order}, 'post', gen_random_uuid(), 1, 'n')"), "finance_acks_key"),
+        ("an acknowledgement of nothing that was asked", format!("INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'x', {order}, 'post', '99999999-9999-9999-9999-999999999999', 7, 'n')"), "finance_acks_key"),
         ("another note of an acknowledgement", "UPDATE shop.finance_acks SET note = 'm'".to_owned(), "said once"),
         ("the same entry of a ledger twice", format!("INSERT INTO shop.bookings VALUES ('post:4', {order}, 'post', ''); INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'post:4', {order}, 'post', '99999999-9999-9999-9999-999999999999', 1, 'n')"), "finance_acks_epoch_sequence_key"),
-        ("a second reserve", format!("INSERT INTO shop.bookings VALUES ('reserve:x', {order}, 'reserve', ''); INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'reserve:x', {order}, 'reserve', gen_random_uuid(), 1, 'n')"), "finance_acks_once"),
+        ("an acknowledgement by another ledger", format!("INSERT INTO shop.bookings VALUES ('post:4', {order}, 'post', ''); INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'post:4', {order}, 'post', gen_random_uuid(), 7, 'n')"), "not of the one that was acknowledged by before"),
+        ("a ledger that is not whole and nobody knows why", "UPDATE shop.ledger SET is_whole = false".to_owned(), "ledger_check"),
+        ("a second reserve", format!("INSERT INTO shop.bookings VALUES ('reserve:x', {order}, 'reserve', ''); INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note) VALUES (gen_random_uuid(), 'reserve:x', {order}, 'reserve', '99999999-9999-9999-9999-999999999999', 7, 'n')"), "finance_acks_once"),
         ("another request of an entry", "UPDATE shop.bookings SET request = 'x'".to_owned(), "said once"),
         ("another payment that pays", format!("INSERT INTO shop.payments (id, order_id, state, received, currency) VALUES ('pi_2', {order}, 3, 3700, 'EUR'); UPDATE shop.orders SET accepted = 'pi_2' WHERE id = {order}"), "said once"),
         ("another order's payment that pays", format!("UPDATE shop.orders SET accepted = 'pi_1' WHERE id = {other}; SET CONSTRAINTS ALL IMMEDIATE"), "orders_accepted"),
@@ -208,4 +210,32 @@ async fn roles_can_do_what_they_are_for_and_no_more() {
         let tried = tried(&mut connection, &format!("SET LOCAL ROLE {role}; {sql}")).await;
         assert_eq!(tried.is_ok(), may, "{role}: {sql}: {tried:?}");
     }
+}
+
+/// What a shop keeps of people and payments is agreed on column by column (FIN-08): `UPDATE_GOLDEN=1 cargo test -p vitrine-shop-tests --test schema`
+/// writes the list anew, for a person to read. What is sensitive of a payment (cards, banks, addresses) stays with Stripe and Finance.
+#[tokio::test]
+async fn the_shop_keeps_what_it_may_keep_and_no_other_column() {
+    let database = database(server(), &MIGRATIONS).await;
+    let mut connection = database.connect().await;
+    let columns: Vec<String> = sqlx::query_scalar(
+        "SELECT concat_ws(' ', table_name || '.' || column_name, data_type) FROM information_schema.columns WHERE table_schema = 'shop' ORDER BY 1",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let now = columns.join("\n") + "\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/columns.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &now).unwrap();
+    }
+    let agreed = std::fs::read_to_string(path).unwrap_or_default();
+    let new: Vec<_> = columns
+        .iter()
+        .filter(|column| !agreed.lines().any(|known| known == **column))
+        .collect();
+    assert!(
+        now == agreed,
+        "these columns are not agreed on: {new:?}; read tests/shop/golden/columns.txt after UPDATE_GOLDEN=1"
+    );
 }

@@ -1,5 +1,6 @@
 //! Orders in Postgres: an edge is one transaction, in which the order's row is locked, all of it read, and what has changed written.
 
+mod books;
 mod load;
 pub mod shown;
 mod write;
@@ -42,6 +43,7 @@ pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+pub use books::{Books, Held};
 pub use shown::Listed;
 
 impl Shop {
@@ -253,6 +255,8 @@ impl Store for Shop {
             WHERE (order_id, task) = (
                 SELECT order_id, task FROM shop.tasks
                 WHERE next_try_at <= shop.now() AND (leased_until IS NULL OR leased_until <= shop.now())
+                    -- A ledger that has lost something is given nothing, and nothing is given away by it.
+                    AND ((SELECT is_whole FROM shop.ledger) OR task !~ '^(book|license) ')
                 ORDER BY next_try_at, order_id, task LIMIT 1 FOR UPDATE SKIP LOCKED
             )
             RETURNING order_id, task, fence, tries",
