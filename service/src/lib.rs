@@ -16,5 +16,5 @@ pub use metrics::Metrics;
 pub use problem::Problem;
 pub use schema::watch_schema;
 pub use seal::{BadSeal, NotSigned, Seal};
-pub use serve::{Addresses, ended, run, serve};
+pub use serve::{Addresses, ended, layered, run, serve};
 pub use vitrine_program::{NotServed, Readiness};

@@ -96,7 +96,8 @@ async fn until(mut ended: watch::Receiver<bool>) {
     let _ = ended.wait_for(|ended| *ended).await;
 }
 
-fn layered(routes: Router, metrics: Metrics) -> Router {
+/// Routes as a service answers them: each request with its id, a limit to its body and its time, and counted; and problems where there is no route.
+pub fn layered(routes: Router, metrics: Metrics) -> Router {
     routes
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "route-unknown", "there is nothing here"))
         .method_not_allowed_fallback(async || {

@@ -27,7 +27,9 @@ pub struct Row {
     pub sku: (String, String),
     /// What a licence for it says.
     pub grant: Grant,
-    /// Finance's receipt.
+    /// What Finance was asked for.
+    pub request: Vec<u8>,
+    /// Its receipt.
     pub receipt: Vec<u8>,
     /// What is to be signed.
     pub text: Vec<u8>,
@@ -41,6 +43,16 @@ pub enum Refused {
     /// Finance has not acknowledged this order.
     #[error("licence {0}: {1}")]
     Receipt(Uuid, BadReceipt),
+    /// Finance has acknowledged the order, and this is nothing of what was bought then.
+    #[error("licence {id}: unit {unit} of item {item} is not among what Finance has acknowledged")]
+    NotBought {
+        /// Which.
+        id: Uuid,
+        /// Of which item.
+        item: Uuid,
+        /// Of which unit.
+        unit: u32,
+    },
     /// It is no licence.
     #[error("licence {0}: {1}")]
     Text(Uuid, BadNote),
@@ -72,8 +84,18 @@ pub fn judge(row: &Row, finance_keys: &[NamedKey], own: &NamedKey) -> Result<(),
         let key = row.key.clone();
         return Err(Refused::Key { id, key });
     }
-    finance::acknowledges(&row.receipt, finance_keys, row.order, row.total)
-        .map_err(|bad| Refused::Receipt(id, bad))?;
+    let bad = |bad| Refused::Receipt(id, bad);
+    finance::acknowledges(&row.receipt, finance_keys, row.order, row.total).map_err(bad)?;
+    // Whoever can write rows can add a unit to an order; what it was acknowledged for is under Finance's signature.
+    let (_, asked) = finance::of_request(&row.receipt, finance_keys, &row.request).map_err(bad)?;
+    let (item, unit) = (row.item, row.unit);
+    if !asked
+        .parts
+        .iter()
+        .any(|part| (part.item, part.unit) == (item, unit))
+    {
+        return Err(Refused::NotBought { id, item, unit });
+    }
     let said: Licence = note::unsigned(licence::KIND, &row.text).map_err(|bad| Refused::Text(id, bad))?;
     let (issuer, subject) = &row.buyer;
     let seconds = |days: u32| i64::from(days) * 86_400;

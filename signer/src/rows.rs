@@ -23,12 +23,13 @@ pub enum RowError {
 /// If it cannot be read.
 pub async fn licence(pool: &PgPool, id: Uuid) -> Result<Option<Row>, RowError> {
     let row = sqlx::query!(
-        "SELECT l.item_id, l.unit, l.order_id, l.payload, l.key, o.total, o.currency, a.issuer, a.subject, i.sku, i.versions, i.grants, f.note
+        "SELECT l.item_id, l.unit, l.order_id, l.payload, l.key, o.total, o.currency, a.issuer, a.subject, i.sku, i.versions, i.grants, f.note, b.request
         FROM shop.licences l
         JOIN shop.orders o ON o.id = l.order_id
         JOIN shop.accounts a ON a.id = o.account
         JOIN shop.order_items i ON i.id = l.item_id
         JOIN shop.finance_acks f ON f.id = l.finance_ack_id
+        JOIN shop.bookings b ON b.key = f.key
         WHERE l.id = $1",
         id
     )
@@ -52,6 +53,7 @@ pub async fn licence(pool: &PgPool, id: Uuid) -> Result<Option<Row>, RowError> {
         sku: (row.sku, row.versions),
         grant: serde_json::from_value(row.grants)
             .map_err(|error| unreadable("what a licence says")(error.to_string()))?,
+        request: row.request,
         receipt: row.note,
         text: row.payload,
         key: row.key,

@@ -24,7 +24,7 @@ use vitrine_api::{
 };
 use vitrine_commerce::{licence::Grant, money::Money, note::NamedKey, price::Tax};
 use vitrine_finance::{http as finance_http, ledger};
-use vitrine_service::{Metrics, Seal, Token};
+use vitrine_service::{Metrics, Seal, Token, layered};
 use vitrine_signer::http as signer_http;
 use vitrine_stripe::{
     server::{Server as StripeServer, Webhooks},
@@ -202,6 +202,7 @@ impl IdentityProvider {
 async fn serve(servers: &mut JoinSet<()>, routes: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
+    let routes = layered(routes, Metrics::new());
     servers.spawn(async move { axum::serve(listener, routes).await.unwrap() });
     base
 }
@@ -248,10 +249,12 @@ impl Town {
                 list_key: around.list_key.clone(),
             };
             shops.push(replica.shop.clone());
-            let (counter, bench) = replica.parts();
+            let metrics = Metrics::new();
+            let (counter, bench) = replica.parts(&metrics);
+            let routes = layered(http::routes(counter), metrics);
             around
                 .servers
-                .spawn(async move { axum::serve(listener, http::routes(counter)).await.unwrap() });
+                .spawn(async move { axum::serve(listener, routes).await.unwrap() });
             work.spawn(work::run(Arc::new(bench), 2, told.clone()));
         }
         let town = Self {
@@ -275,6 +278,12 @@ impl Town {
     pub fn finance(&self) -> (FinanceApi, NamedKey) {
         let finance = FinanceApi::new(self.client.clone(), self.around.finance.clone(), TOKEN.to_owned());
         (finance, self.around.finance_key.clone())
+    }
+
+    /// Asks the signer to sign a licence; status and body.
+    pub async fn signs(&self, licence: uuid::Uuid) -> (u16, Value) {
+        let to = format!("{}/licences/{licence}/signature", self.around.signer);
+        ask(&self.client, &to, TOKEN, "POST", None, None).await.unwrap()
     }
 
     /// A token of a person, with these claims changed.
@@ -345,8 +354,8 @@ struct Replica {
 }
 
 impl Replica {
-    fn parts(self) -> (Counter, Bench) {
-        let counters = Counters::new(Metrics::new().registry());
+    fn parts(self, metrics: &Metrics) -> (Counter, Bench) {
+        let counters = Counters::new(metrics.registry());
         let stripe = StripeApi::new(self.client.clone(), self.stripe, STRIPE_KEY.to_owned());
         let bench = Bench {
             shop: self.shop.clone(),

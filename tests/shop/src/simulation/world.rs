@@ -573,11 +573,11 @@ async fn row<S: Store>(store: &S, orders: &[Uuid], licence: Uuid) -> Option<Row>
     let order = found?;
     let (unit, frozen) = order.licences.iter().find(|(_, frozen)| frozen.id == licence)?;
     let line = order.line(*unit)?;
-    let receipt = order
+    let mut acknowledged = order
         .bookings
         .values()
-        .filter_map(|booking| booking.ack.as_ref())
-        .find(|ack| ack.id == frozen.ack)?;
+        .filter_map(|booking| Some((&booking.request, booking.ack.as_ref()?)));
+    let (request, receipt) = acknowledged.find(|(_, ack)| ack.id == frozen.ack)?;
     Some(Row {
         id: licence,
         item: line.item,
@@ -587,6 +587,7 @@ async fn row<S: Store>(store: &S, orders: &[Uuid], licence: Uuid) -> Option<Row>
         buyer: (order.buyer.issuer.clone(), order.buyer.subject.clone()),
         sku: (line.sku.clone(), line.versions.clone()),
         grant: line.grant.clone(),
+        request: request.clone(),
         receipt: receipt.note.clone(),
         text: frozen.text.clone(),
         key: frozen.key.clone(),
