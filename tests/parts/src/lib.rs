@@ -1,11 +1,13 @@
-//! Real parts that a test or a step of the build starts for itself: Postgres, programs in Go, ports that stay theirs. Whatever is started ends with
+//! Real parts that a test or a step of the build starts for itself: Postgres, programs in Go and for Node, ports that stay theirs. Whatever is started ends with
 //! what it was started for, and leaves nothing behind.
 
 mod go;
+mod node;
 mod port;
 mod postgres;
 
 pub use go::Helper;
+pub use node::Node;
 pub use port::Port;
 pub use postgres::{OWNER, Server};
 

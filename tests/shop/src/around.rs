@@ -1,4 +1,5 @@
-//! What a shop needs around it when it is a process of its own: proxies that number what has an effect stand before its database, Stripe and Finance.
+//! What a shop needs around it when it is a process of its own. Proxies that number what has an effect may stand before its database, Stripe and
+//! Finance.
 
 use serde_json::{Value, json};
 use sqlx::{Executor, PgPool};
@@ -32,34 +33,52 @@ pub struct Around {
     pub pool: PgPool,
     /// Finance's database, as its owner.
     pub books: PgPool,
-    base: String,
+    /// Where the shop's process listens.
+    pub base: String,
     client: reqwest::Client,
     around: Surroundings,
     _ports: [Port; 2],
 }
 
 impl Around {
-    /// With the products of [`crate::town`].
-    pub async fn new(numbers: &Numbers) -> Self {
+    /// With the products of [`crate::town`], and with proxies that number what has an effect.
+    pub async fn numbered(numbers: &Numbers) -> Self {
+        Self::with(Some(numbers), true, 2).await
+    }
+
+    /// With nothing in between, so many workers, and a Stripe that tells of nothing: a load does.
+    pub async fn direct(workers: usize) -> Self {
+        Self::with(None, false, workers).await
+    }
+
+    async fn with(numbers: Option<&Numbers>, stripe_tells: bool, workers: usize) -> Self {
         let mut around = Surroundings::new().await;
-        around.of_shop.connect().await.execute(CLOCK).await.unwrap();
+        if numbers.is_some() {
+            around.of_shop.connect().await.execute(CLOCK).await.unwrap();
+        }
         let pool = around.of_shop.pool(None, 4).await;
         sell(&Shop::new(pool.clone(), Keys::default().house())).await;
         let ports = [Port::take(), Port::take()];
         let [address, metrics] = ports.each_ref().map(|port| port.address.to_string());
         let base = format!("http://{address}");
-        let stripe = stripe(Some(&base)).await;
-        let sockets = around.folder.join("sockets");
-        std::fs::create_dir_all(&sockets).unwrap();
-        let host = wire::postgres(&mut around.servers, &sockets, server().folder(), numbers);
-        let to_stripe = wire::http(&mut around.servers, stripe.base(), "Stripe", numbers.clone()).await;
-        let to_finance = wire::http(
-            &mut around.servers,
-            around.finance.clone(),
-            "Finance",
-            numbers.clone(),
-        )
-        .await;
+        let stripe = stripe(stripe_tells.then_some(base.as_str())).await;
+        let (host, to_stripe, to_finance) = match numbers {
+            None => (
+                server().folder().to_owned(),
+                stripe.base(),
+                around.finance.clone(),
+            ),
+            Some(numbers) => {
+                let sockets = around.folder.join("sockets");
+                std::fs::create_dir_all(&sockets).unwrap();
+                let (servers, finance) = (&mut around.servers, around.finance.clone());
+                (
+                    wire::postgres(servers, &sockets, server().folder(), numbers),
+                    wire::http(servers, stripe.base(), "Stripe", numbers.clone()).await,
+                    wire::http(servers, finance, "Finance", numbers.clone()).await,
+                )
+            }
+        };
         let file = |name: &str, text: &str| {
             let path = around.folder.join(name);
             std::fs::write(&path, text).unwrap();
@@ -74,7 +93,7 @@ impl Around {
             ("listen", address.clone()),
             ("metrics", metrics),
             ("database", database),
-            ("workers", "2".to_owned()),
+            ("workers", workers.to_string()),
             ("storefront", base.clone()),
             ("public-url", base.clone()),
             ("licence-key", around.licence_key.to_string()),
@@ -118,6 +137,11 @@ impl Around {
         put_forward.execute(&self.pool).await.unwrap();
     }
 
+    /// A token of a person.
+    pub fn token(&self, subject: &str) -> String {
+        self.around.provider.token(subject, &json!({}))
+    }
+
     /// Asks the shop as a person; `None` if nobody answers.
     pub async fn ask(
         &self,
@@ -128,7 +152,7 @@ impl Around {
         body: Option<Value>,
     ) -> Option<(u16, Value)> {
         let to = format!("{}{path}", self.base);
-        let token = self.around.provider.token(subject, &json!({}));
+        let token = self.token(subject);
         ask(&self.client, &to, &token, method, key, body).await.ok()
     }
 }

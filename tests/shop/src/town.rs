@@ -216,17 +216,27 @@ impl Town {
 
     /// The same with so many replicas; and Stripe may tell of nothing, so that a test does.
     pub async fn with(replicas: usize, stripe_tells: bool) -> Self {
+        Self::built(Plan {
+            replicas,
+            stripe_tells,
+            ..Plan::default()
+        })
+        .await
+    }
+
+    /// One as it is planned.
+    pub async fn built(plan: Plan) -> Self {
         let mut around = Surroundings::new().await;
         // The shop's ports first: Stripe has to know where its events go, and the shop where Stripe is.
         let mut listeners = vec![];
-        for _ in 0..replicas {
+        for _ in 0..plan.replicas {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
         let bases: Vec<_> = listeners
             .iter()
             .map(|listener| format!("http://{}", listener.local_addr().unwrap()))
             .collect();
-        let stripe = stripe(stripe_tells.then_some(bases[0].as_str())).await;
+        let stripe = stripe(plan.stripe_tells.then_some(bases[0].as_str())).await;
         let house = House {
             storefront: bases[0].clone(),
             licence_key: around.licence_key.clone(),
@@ -245,7 +255,11 @@ impl Town {
                 stripe: stripe.base(),
                 finance: around.finance.clone(),
                 signer: around.signer.clone(),
-                issuer: around.provider.issuer.clone(),
+                issuer: plan
+                    .issuer
+                    .clone()
+                    .unwrap_or_else(|| around.provider.issuer.clone()),
+                takes_webhooks: plan.takes_webhooks,
                 list_key: around.list_key.clone(),
             };
             shops.push(replica.shop.clone());
@@ -342,6 +356,30 @@ impl Town {
     }
 }
 
+/// How a town is built.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Replicas of the shop.
+    pub replicas: usize,
+    /// Whether Stripe tells the first of them of what happens.
+    pub stripe_tells: bool,
+    /// Whose tokens are taken; the town's own provider's without.
+    pub issuer: Option<String>,
+    /// Whether there is a secret by which webhooks are taken.
+    pub takes_webhooks: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            stripe_tells: true,
+            issuer: None,
+            takes_webhooks: true,
+        }
+    }
+}
+
 /// What a replica of the shop is made of.
 struct Replica {
     shop: Shop,
@@ -350,6 +388,7 @@ struct Replica {
     finance: String,
     signer: String,
     issuer: String,
+    takes_webhooks: bool,
     list_key: NamedKey,
 }
 
@@ -371,11 +410,14 @@ impl Replica {
             admins: "vitrine:admins".to_owned(),
             second_factor: "urn:vitrine:loa:2".to_owned(),
         };
+        let secrets = self
+            .takes_webhooks
+            .then_some([WEBHOOK_SECRET, OLD_WEBHOOK_SECRET].map(str::to_owned));
         let counter = Counter {
             shop: self.shop,
             stripe,
             endpoint: Arc::new(Endpoint {
-                secrets: Secrets::new([WEBHOOK_SECRET, OLD_WEBHOOK_SECRET].map(str::to_owned)),
+                secrets: secrets.and_then(Secrets::new),
                 livemode: false,
                 account: None,
             }),

@@ -106,7 +106,7 @@ async fn live(program: &PathBuf, chosen: Option<(u64, Side)>) -> (Life, u64, Vec
             child.lock().unwrap().kill().unwrap();
         }
     });
-    let around = Around::new(&numbers).await;
+    let around = Around::numbered(&numbers).await;
     let child = Arc::new(Mutex::new(spawn(program, &around.arguments)));
     *slot.lock().unwrap() = Some(child.clone());
     let process = Mutex::new(Process {

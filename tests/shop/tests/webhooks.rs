@@ -5,7 +5,7 @@
 use futures::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use vitrine_shop_tests::town::{OLD_WEBHOOK_SECRET, Town, WEBHOOK_SECRET, until};
+use vitrine_shop_tests::town::{OLD_WEBHOOK_SECRET, Plan, Town, WEBHOOK_SECRET, until};
 use vitrine_stripe::{sim::Act, webhook::signature};
 
 const LARGEST: usize = 256 << 10;
@@ -144,6 +144,24 @@ async fn only_what_stripe_has_signed_now_for_us_is_kept() {
         }
     })
     .await;
+    town.ends().await;
+}
+
+#[tokio::test]
+async fn without_a_secret_there_is_no_endpoint() {
+    let mut town = Town::built(Plan {
+        takes_webhooks: false,
+        stripe_tells: false,
+        ..Plan::default()
+    })
+    .await;
+    let body = event("evt_1", "pi_1").to_string();
+    for secret in [WEBHOOK_SECRET, ""] {
+        let signed = signature(&[secret], body.as_bytes(), now());
+        assert_eq!(send(&town, 0, Some(signed), body.clone()).await, 404);
+    }
+    assert_eq!(send(&town, 0, None, body).await, 404);
+    assert_eq!(kept(&town).await, 0);
     town.ends().await;
 }
 

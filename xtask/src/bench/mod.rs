@@ -5,6 +5,7 @@ mod cold;
 mod ground;
 mod histories;
 mod numbers;
+mod shop;
 
 use std::process::ExitCode;
 
@@ -76,6 +77,18 @@ pub enum Command {
         #[arg(long, default_value_t = 100_000)]
         count: u64,
     },
+    /// The shop's process on Postgres and a Stripe without limits: checkouts, webhooks and licences at a rate, and as fast as it goes
+    Shop {
+        /// Checkouts a second, and then webhooks
+        #[arg(long, default_value_t = 200.0)]
+        rate: f64,
+        /// How long each measurement lasts
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Orders in the database at which it is measured
+        #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
+        orders: Vec<u64>,
+    },
     /// The gateway beside a bare proxy and a direct connection: requests a second, latencies, memory
     Gateway {
         /// Live previews in its table
@@ -104,6 +117,11 @@ pub fn run(command: &Command) -> Result<ExitCode, Error> {
         Command::Click { clicks } => runtime.block_on(click::measure(*clicks))?,
         Command::End { previews } => numbers::measure(&["end", &previews.to_string()], numbers::Nodes::FEW)?,
         Command::Histories { first, count } => histories::measure(*first, *count)?,
+        Command::Shop {
+            rate,
+            seconds,
+            orders,
+        } => shop::measure(*rate, *seconds, orders)?,
         Command::Gateway { previews, seconds } => {
             let words = ["gateway", &previews.to_string(), &seconds.to_string()];
             numbers::measure(&words, numbers::Nodes::FEW)?
