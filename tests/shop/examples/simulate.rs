@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use vitrine_shop_tests::simulation::{Choice, run};
+use vitrine_shop_tests::simulation::{Cell, Choice, run};
 
 /// What all histories together have come to.
 #[derive(Default)]
@@ -20,6 +20,7 @@ struct Sum {
     steps: u64,
     histories: u64,
     coverage: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    handled: BTreeMap<Cell, u64>,
     ends: BTreeMap<String, u64>,
     wrong: Vec<(u64, String)>,
 }
@@ -43,6 +44,9 @@ fn main() {
                     sum.histories += 1;
                     for ((effect, fault), times) in outcome.coverage {
                         *sum.coverage.entry(effect).or_default().entry(fault).or_default() += times;
+                    }
+                    for (cell, times) in outcome.handled {
+                        *sum.handled.entry(cell).or_default() += times;
                     }
                     for end in outcome.ends {
                         *sum.ends.entry(end).or_default() += 1;
@@ -68,7 +72,15 @@ fn main() {
     for (seed, violation) in &sum.wrong {
         println!("- seed {seed}: {violation}");
     }
-    let faults = ["heard", "lost", "unheard", "too often", "stale", "forged"];
+    let faults = [
+        "heard",
+        "lost",
+        "unheard",
+        "too often",
+        "serialisation failure",
+        "stale",
+        "forged",
+    ];
     println!(
         "| effect | {} |\n|---|{}",
         faults.join(" | "),
@@ -78,11 +90,30 @@ fn main() {
         let counts = faults.map(|fault| by_fault.get(fault).map_or_else(|| "–".to_owned(), u64::to_string));
         println!("| {effect} | {} |", counts.join(" | "));
     }
+    table(&sum.handled);
     println!("\n| end of an order | how often |\n|---|--:|");
     for (end, times) in &sum.ends {
         println!("| {end} | {times} |");
     }
     if !sum.wrong.is_empty() {
         std::process::exit(1);
+    }
+}
+
+/// What became of events by their kind and by where their orders stood.
+fn table(handled: &BTreeMap<Cell, u64>) {
+    const FAULTS: [&str; 5] = ["heard", "lost", "unheard", "serialisation failure", "fenced"];
+    println!(
+        "\n| event | its order | {} |\n|---|---|{}",
+        FAULTS.join(" | "),
+        "--:|".repeat(FAULTS.len())
+    );
+    let rows: std::collections::BTreeSet<_> = handled.keys().map(|(kind, stood, _)| (kind, *stood)).collect();
+    for (kind, stood) in rows {
+        let counts = FAULTS.map(|fault| {
+            let times = handled.get(&(kind.clone(), stood, fault));
+            times.map_or_else(|| "–".to_owned(), u64::to_string)
+        });
+        println!("| `{kind}` | {stood:?} | {} |", counts.join(" | "));
     }
 }

@@ -114,6 +114,12 @@ async fn what_the_shop_asks_is_what_stripe_understands() {
             request.body.contains(&format!("client_reference_id={order}&")),
             "{request:?}"
         );
+        // Buyers come back to pages of the storefront that is configured, whatever they have sent.
+        for (name, page) in [("success_url", "paid"), ("cancel_url", "cancelled")] {
+            let back = format!("{}/orders/{order}/{page}", town.base);
+            let back: String = form_urlencoded::byte_serialize(back.as_bytes()).collect();
+            assert!(request.body.contains(&format!("{name}={back}&")), "{request:?}");
+        }
     }
     // Else nothing was judged.
     for place in [

@@ -168,6 +168,49 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
 }
 
 #[tokio::test]
+async fn nobody_sends_buyers_elsewhere_than_to_the_storefront() {
+    let mut town = Town::new().await;
+    for name in [
+        "successUrl",
+        "success_url",
+        "cancelUrl",
+        "cancel_url",
+        "returnUrl",
+        "redirect",
+    ] {
+        let mut wanted = wants("notes", 1);
+        wanted[name] = json!("https://elsewhere.example/");
+        let (status, said) = town
+            .ask("alice", "POST", CHECKOUT, Some("k1"), Some(wanted))
+            .await;
+        assert_eq!((status, &said["code"]), (422, &json!("body-unsound")), "{said}");
+    }
+    // Headers from which a host may be made say nothing either.
+    let answer = town
+        .client
+        .post(format!("{}{CHECKOUT}", town.base))
+        .bearer_auth(town.token("alice", &json!({})))
+        .header("idempotency-key", "k2")
+        .header("content-type", "application/json")
+        .header("x-forwarded-host", "elsewhere.example")
+        .header("forwarded", "host=elsewhere.example")
+        .header("origin", "https://elsewhere.example")
+        .header("referer", "https://elsewhere.example/")
+        .body(wants("notes", 1).to_string())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 201);
+    let asked = town.stripe.asked();
+    let session = asked
+        .iter()
+        .find(|request| request.path == "/v1/checkout/sessions")
+        .unwrap();
+    assert!(!session.body.contains("elsewhere"), "{session:?}");
+    town.ends().await;
+}
+
+#[tokio::test]
 async fn what_costs_nothing_is_licensed_without_stripe() {
     let mut town = Town::new().await;
     let (status, made) = town

@@ -32,7 +32,7 @@ use vitrine_stripe::{object::DisputeStatus, sim::Act};
 pub use broken::Broken;
 pub use executor::{Clock, Executor, Odds, Stepped};
 pub use oracle::Violation;
-pub use world::{Desk, Disk, Faults, Runs, World};
+pub use world::{Cell, Desk, Disk, Faults, Runs, World};
 
 use crate::{house::Keys, model::Model};
 
@@ -83,12 +83,29 @@ impl Choice {
         epoch()
     }
 
-    /// The usual.
-    pub const fn of(seed: u64) -> Self {
+    /// The usual: of all that may go wrong some of it, now seldom and now often. All of it always hides what needs only some of it (Groce and
+    /// others, "Swarm testing", ISSTA 2012).
+    pub fn of(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x5a12);
+        let mut some = |usual: f64| match rng.random_bool(0.5) {
+            true => usual * rng.random_range(0.5..2.5),
+            false => 0.0,
+        };
+        let many = Faults::MANY;
         Self {
             seed,
-            faults: Faults::MANY,
-            odds: STORMY,
+            faults: Faults {
+                lost: some(many.lost),
+                unheard: some(many.unheard),
+                too_often: some(many.too_often),
+                stale: some(many.stale),
+                forged: some(many.forged),
+                jumps: some(many.jumps),
+            },
+            odds: Odds {
+                leaps: some(STORMY.leaps),
+                crashes: some(STORMY.crashes),
+            },
             storm: 300,
             broken: Broken::No,
         }
@@ -99,7 +116,7 @@ impl Choice {
     pub fn shrunk(self) -> Self {
         let is_wrong = |choice: &Self| run(*choice).violation.is_some();
         let mut least = self;
-        let smaller: [fn(&mut Self); 8] = [
+        let smaller: [fn(&mut Self); 9] = [
             |choice| choice.odds.crashes = 0.0,
             |choice| choice.odds.leaps = 0.0,
             |choice| choice.faults.lost = 0.0,
@@ -107,6 +124,7 @@ impl Choice {
             |choice| choice.faults.too_often = 0.0,
             |choice| choice.faults.stale = 0.0,
             |choice| choice.faults.forged = 0.0,
+            |choice| choice.faults.jumps = 0.0,
             |choice| choice.storm /= 2,
         ];
         for smaller in smaller {
@@ -131,6 +149,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// What happened how often: effect, and fault.
     pub coverage: BTreeMap<(&'static str, &'static str), u64>,
+    /// What became of events, and how often.
+    pub handled: BTreeMap<Cell, u64>,
     /// How its orders ended.
     pub ends: Vec<String>,
 }
@@ -198,7 +218,7 @@ pub fn history<S: Store + Clone + 'static>(
     executor.spawn(STRIPE, tells(disk.clone(), choice));
     executor.spawn(STRIPE, banks(world.clone(), choice.seed));
     let storm = rng.random_range(choice.storm..=choice.storm * 3);
-    let mut now = epoch();
+    let (mut now, mut was_set) = (epoch(), None);
     let mut calm_since = None;
     let mut judge = oracle::Oracle::default();
     let violation = loop {
@@ -209,10 +229,13 @@ pub fn history<S: Store + Clone + 'static>(
             outer.is_calm = true;
             calm_since = Some(now);
         }
+        let ahead = world.outer().store_ahead;
         let stepped = executor.step(if is_stormy { choice.odds } else { CALM }, |moved| {
-            if moved != now {
-                now = moved;
-                set(moved);
+            now = moved;
+            let at_the_store = moved + ahead;
+            if was_set != Some(at_the_store) {
+                was_set = Some(at_the_store);
+                set(at_the_store);
             }
         });
         let said = std::mem::take(&mut world.outer().said);
@@ -250,12 +273,16 @@ pub fn history<S: Store + Clone + 'static>(
     for end in &ends {
         executor.note(end);
     }
-    let coverage = world.outer().coverage.clone();
+    let (coverage, handled) = {
+        let outer = world.outer();
+        (outer.coverage.clone(), outer.handled.clone())
+    };
     Outcome {
         trace: executor.trace(),
         steps: executor.steps,
         violation,
         coverage,
+        handled,
         ends,
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use uuid::Uuid;
@@ -20,6 +20,7 @@ use vitrine_api::{
         Stripe as StripeSeam,
     },
 };
+use vitrine_commerce::facts::{self, OrderStatus};
 use vitrine_signer::judge::{Row, judge};
 use vitrine_stripe::{
     form,
@@ -42,7 +43,12 @@ pub struct Faults {
     pub stale: f64,
     /// An answer is forged.
     pub forged: f64,
+    /// A clock that is not ours jumps.
+    pub jumps: f64,
 }
+
+/// So much, in seconds, a clock is ahead of the scheduler's or behind it: five minutes are what signatures of webhooks allow.
+const SKEW: i64 = 300;
 
 impl Faults {
     /// None.
@@ -52,6 +58,7 @@ impl Faults {
         too_often: 0.0,
         stale: 0.0,
         forged: 0.0,
+        jumps: 0.0,
     };
     /// Many.
     pub const MANY: Self = Self {
@@ -60,6 +67,7 @@ impl Faults {
         too_often: 0.02,
         stale: 0.1,
         forged: 0.02,
+        jumps: 0.005,
     };
 }
 
@@ -72,17 +80,26 @@ pub struct Outer {
     pub is_calm: bool,
     /// Stripe: the truth of what was paid.
     pub stripe: Stripe,
+    /// By how much its clock is ahead.
+    stripe_ahead: SignedDuration,
+    /// By how much the store's clock is ahead.
+    pub store_ahead: SignedDuration,
     /// What sessions and payments said before something happened, the oldest first.
     past: BTreeMap<String, Vec<Read>>,
     /// Finance's entries by key: request and receipt.
     pub entries: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
     /// Which effect had which fault, and how often.
     pub coverage: BTreeMap<(&'static str, &'static str), u64>,
+    /// What became of events: its kind, where its order stood, and the fault.
+    pub handled: BTreeMap<Cell, u64>,
     /// What was told of, for the trace.
     pub said: Vec<String>,
     /// Orders that were placed.
     pub orders: Vec<Uuid>,
 }
+
+/// A kind of event, where its order stood when it was handled, and what went wrong with that.
+pub type Cell = (String, OrderStatus, &'static str);
 
 /// The world, as each process sees it.
 #[derive(Clone)]
@@ -116,14 +133,18 @@ impl World {
             refunds_wait: true,
             pages: "https://pay.example".to_owned(),
         };
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
         let outer = Outer {
-            rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             faults,
             is_calm: false,
             stripe: Stripe::new(account),
+            stripe_ahead: skew(&mut rng),
+            store_ahead: skew(&mut rng),
+            rng,
             past: BTreeMap::new(),
             entries: BTreeMap::new(),
             coverage: BTreeMap::new(),
+            handled: BTreeMap::new(),
             said: vec![],
             orders: vec![],
         };
@@ -141,15 +162,17 @@ impl World {
 
     /// Lets somebody do something at Stripe, if it can be done as things are. What was so before, may still be told.
     pub fn act(&self, act: &Act) {
-        let now = self.clock.now();
         let mut outer = self.outer();
+        let now = outer.by_stripe(self.clock.now());
         outer.remember(now);
         outer.said.push(format!("{act:?}"));
         let _ = outer.stripe.act(act, now.as_second());
     }
 
-    fn fate(&self, of: &'static str) -> Fate {
+    /// What becomes of it; where nobody asks to wait, `refused` is what happens instead.
+    fn fate(&self, of: &'static str, refused: &'static str) -> (Fate, &'static str) {
         let mut outer = self.outer();
+        outer.jump();
         let Faults {
             lost,
             unheard,
@@ -160,12 +183,12 @@ impl World {
         let (fate, name) = match drawn {
             drawn if drawn < lost => (Fate::Lost, "lost"),
             drawn if drawn < lost + unheard => (Fate::Unheard, "unheard"),
-            drawn if drawn < lost + unheard + too_often => (Fate::TooOften, "too often"),
+            drawn if drawn < lost + unheard + too_often => (Fate::TooOften, refused),
             _ => (Fate::Heard, "heard"),
         };
         *outer.coverage.entry((of, name)).or_default() += 1;
         outer.said.push(format!("{of} {name}"));
-        fate
+        (fate, name)
     }
 
     /// A call to somebody outside, whose effect is at one moment.
@@ -180,7 +203,7 @@ impl World {
             why: "lost".to_owned(),
         };
         self.clock.turn().await;
-        let fate = self.fate(of);
+        let (fate, _) = self.fate(of, "too often");
         match fate {
             Fate::Lost => return Err(lost()),
             Fate::TooOften => {
@@ -191,8 +214,11 @@ impl World {
             }
             Fate::Heard | Fate::Unheard => {}
         }
-        let now = self.clock.now();
-        let answer = effect(&mut self.outer(), now);
+        let answer = {
+            let mut outer = self.outer();
+            let now = outer.by_stripe(self.clock.now());
+            effect(&mut outer, now)
+        };
         self.clock.turn().await;
         if fate == Fate::Unheard {
             Err(lost())
@@ -214,7 +240,29 @@ fn answered(response: Response) -> Result<Value, Outside> {
     })
 }
 
+fn skew(rng: &mut StdRng) -> SignedDuration {
+    SignedDuration::from_secs(rng.random_range(-SKEW..=SKEW))
+}
+
 impl Outer {
+    /// What Stripe's clock says.
+    fn by_stripe(&self, now: Timestamp) -> Timestamp {
+        now + self.stripe_ahead
+    }
+
+    /// Now and then a clock is set.
+    fn jump(&mut self) {
+        let jumps = self.faults.jumps;
+        if jumps > 0.0 && self.rng.random_bool(jumps) {
+            self.stripe_ahead = skew(&mut self.rng);
+            self.said.push("Stripe's clock jumps".to_owned());
+        }
+        if jumps > 0.0 && self.rng.random_bool(jumps) {
+            self.store_ahead = skew(&mut self.rng);
+            self.said.push("the store's clock jumps".to_owned());
+        }
+    }
+
     fn request(
         &mut self,
         method: &str,
@@ -454,18 +502,27 @@ impl<S: Store> Disk<S> {
         of: &'static str,
         what: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.known(of, what).await.0
+    }
+
+    /// The same, and what has gone wrong.
+    async fn known<T>(
+        &self,
+        of: &'static str,
+        what: impl Future<Output = Result<T, StoreError>>,
+    ) -> (Result<T, StoreError>, &'static str) {
         let lost = || StoreError::Unknown("lost".to_owned());
         self.world.clock.turn().await;
-        let fate = self.world.fate(of);
+        let (fate, name) = self.world.fate(of, "serialisation failure");
         if matches!(fate, Fate::Lost | Fate::TooOften) {
-            return Err(lost());
+            return (Err(lost()), name);
         }
         let answer = self.runs.run(what);
         self.world.clock.turn().await;
-        if fate == Fate::Unheard {
-            Err(lost())
-        } else {
-            answer
+        match answer {
+            Err(StoreError::Fenced(_)) => (answer, "fenced"),
+            _ if fate == Fate::Unheard => (Err(lost()), name),
+            _ => (answer, name),
         }
     }
 }
@@ -495,7 +552,16 @@ impl<S: Store> Store for Disk<S> {
             By::Event(_) => "apply event",
             By::Job(_) => "apply task",
         };
-        self.transaction(of, self.store.change(id, by, edge)).await
+        let By::Event(claim) = by else {
+            return self.transaction(of, self.store.change(id, by, edge)).await;
+        };
+        let stood = self.runs.run(self.store.order(id)).ok();
+        let (answer, fault) = self.known(of, self.store.change(id, by, edge)).await;
+        if let Some(stood) = stood {
+            let cell = (claim.what.kind.clone(), facts::status(&stood.facts()), fault);
+            *self.world.outer().handled.entry(cell).or_default() += 1;
+        }
+        answer
     }
 
     async fn order_of(&self, object: &str) -> Result<Option<Uuid>, StoreError> {
