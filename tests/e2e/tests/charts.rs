@@ -436,10 +436,15 @@ fn what_alerts_and_dashboard_name_exists() {
         .iter()
         .flat_map(|group| group["rules"].as_array().unwrap())
         .collect();
-    let operator = images::workspace().join("operator/src");
-    let sources = ["metrics.rs", "audit.rs", "gateway/mod.rs", "egress/mod.rs"]
-        .map(|file| fs::read_to_string(operator.join(file)).unwrap())
-        .concat();
+    let sources = [
+        "operator/src/metrics.rs",
+        "operator/src/audit.rs",
+        "operator/src/gateway/mod.rs",
+        "operator/src/egress/mod.rs",
+        "api/src/metrics.rs",
+    ]
+    .map(|file| fs::read_to_string(images::workspace().join(file)).unwrap())
+    .concat();
     let reasons = ["conditions.rs", "preview_sandbox.rs"]
         .map(|file| fs::read_to_string(images::workspace().join("crds/src").join(file)).unwrap())
         .concat();
