@@ -12,7 +12,12 @@ use vitrine_api::{
     identity::{Identity, Provider},
     lists,
     metrics::Counters,
-    outside::{self, finance::FinanceApi, signer::SignerApi, stripe::StripeApi},
+    outside::{
+        self,
+        finance::FinanceApi,
+        signer::SignerApi,
+        stripe::{StripeApi, budget::Class},
+    },
     seams::StoreError,
     store::postgres::{Books, MIGRATIONS, Shop},
     stripe_signature::Secrets,
@@ -122,6 +127,10 @@ struct StripeSettings {
     /// The file with Stripe's secret key.
     #[arg(long)]
     stripe_key: PathBuf,
+    /// Requests a second that this process sends to Stripe at most. Without a word from Stripe an endpoint of an account has 25
+    /// (<https://docs.stripe.com/rate-limits>): with several replicas, each has its share.
+    #[arg(long, default_value_t = 25)]
+    stripe_rate: u32,
     /// The file with the secrets of Stripe's webhooks, one a line: two while one is rolled. None: no webhooks are taken.
     #[arg(long)]
     webhook_secrets: Option<PathBuf>,
@@ -278,12 +287,17 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         livemode: !key.contains("_test_"),
         account: arguments.stripe.stripe_account,
     };
-    let stripe = StripeApi::new(client.clone(), arguments.stripe.stripe, key);
+    let stripe = StripeApi::new(
+        client.clone(),
+        arguments.stripe.stripe,
+        key,
+        arguments.stripe.stripe_rate,
+    );
     let (readiness, metrics) = (Readiness::default(), Metrics::new());
     let counters = Counters::new(metrics.registry());
     let bench = Bench {
         shop: shop.clone(),
-        stripe: stripe.clone(),
+        stripe: stripe.of(Class::Worker),
         finance: arguments.finance.api(client.clone())?,
         signer: SignerApi::new(
             client.clone(),

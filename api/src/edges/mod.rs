@@ -3,6 +3,8 @@
 //! An edge says what changes; [`take`] then settles what follows from it by itself (which payment pays, what goes back, what Finance is asked
 //! for, what workers have to do) and notes what others are told.
 
+#![deny(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 pub mod attempt;
 pub mod finance;
 pub mod licence;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -24,11 +25,16 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The owner of everything in it.
 pub const OWNER: &str = "postgres";
 
-/// Runs Postgres until its standard input ends, which it does when the process that started it has, however that ends; then nothing is left.
+/// Runs Postgres until its standard input ends, which it does when the process that started it has, however that ends; then nothing is left. With
+/// each line that comes in it ends at once and is started again.
 const KEEPER: &str = r#"
 folder=$1; shift
-"$@" & pid=$!
-read -r _
+while :; do
+    "$@" & pid=$!
+    read -r _ || break
+    kill -QUIT $pid
+    wait $pid
+done
 kill -QUIT $pid
 wait $pid
 rm -rf "$folder"
@@ -110,6 +116,28 @@ impl Server {
         let server = Self { folder, keeper };
         server.answers()?;
         Ok(server)
+    }
+
+    /// Ends it as a machine that loses its power would, and starts it again; with what was committed.
+    ///
+    /// # Errors
+    /// If it does not start again.
+    pub fn restart(&self) -> Result<(), PartError> {
+        let process = || fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap_or_default();
+        let (before, begun) = (process(), Instant::now());
+        let told = self.keeper.stdin.as_ref().map(|mut stdin| stdin.write_all(b"\n"));
+        told.unwrap_or(Ok(())).map_err(io("tell Postgres' keeper"))?;
+        // Until then the old one might still answer.
+        while process().lines().next() == before.lines().next() {
+            if begun.elapsed() > PATIENCE {
+                return Err(PartError::Failed {
+                    what: "restarting Postgres".to_owned(),
+                    said: fs::read_to_string(self.folder.join("log")).unwrap_or_default(),
+                });
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.answers()
     }
 
     /// Waits until it takes connections.

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use vitrine_shop_tests::{
-    around::Around,
+    around::{Around, Running, spawn},
     town::{CHECKOUT, WEBHOOK_SECRET, session_of, until, wants},
 };
 use vitrine_stripe::{sim::Act, webhook::signature};
@@ -39,14 +38,7 @@ struct Placed {
 struct Bench {
     around: Around,
     client: reqwest::Client,
-    shop: Child,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = self.shop.kill();
-        let _ = self.shop.wait();
-    }
+    _shop: Running,
 }
 
 /// Moments of a Poisson process, from its beginning.
@@ -120,12 +112,7 @@ impl Spread {
 impl Bench {
     async fn new(program: &str) -> Self {
         let around = Around::direct(WORKERS).await;
-        let shop = Command::new(program)
-            .args(&around.arguments)
-            .env("RUST_LOG", "error")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let shop = Running(spawn(program.as_ref(), &around.arguments));
         let client = vitrine_api::outside::client().unwrap();
         let products = format!("{}/api/v1/marketplace/products", around.base);
         until(async || match client.get(&products).send().await {
@@ -133,7 +120,11 @@ impl Bench {
             other => Err(format!("{other:?}")),
         })
         .await;
-        Self { around, client, shop }
+        Self {
+            around,
+            client,
+            _shop: shop,
+        }
     }
 
     /// Orders something as a new buyer.

@@ -1,6 +1,11 @@
 //! What a shop needs around it when it is a process of its own. Proxies that number what has an effect may stand before its database, Stripe and
 //! Finance.
 
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
 use serde_json::{Value, json};
 use sqlx::{Executor, PgPool};
 use vitrine_api::store::postgres::Shop;
@@ -11,17 +16,61 @@ use crate::{
     house::Keys,
     postgres::server,
     town::{
-        AUDIENCE, OLD_WEBHOOK_SECRET, STRIPE_KEY, Surroundings, TOKEN, WEBHOOK_SECRET, ask, sell, stripe,
+        AUDIENCE, NO_LIMIT, OLD_WEBHOOK_SECRET, STRIPE_KEY, Surroundings, TOKEN, WEBHOOK_SECRET, ask, sell,
+        stripe,
     },
     wire::{self, Numbers},
 };
 
 /// Leases are over when a process is started again: the database's clock, which they go by, can be put forward.
-const CLOCK: &str = "
+pub const CLOCK: &str = "
 CREATE TABLE test_clock (ahead interval NOT NULL); INSERT INTO test_clock VALUES ('0');
 GRANT SELECT ON test_clock TO vitrine_api;
 CREATE OR REPLACE FUNCTION shop.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT now() + ahead FROM public.test_clock';
 ";
+
+/// The shop's program, as it is built now. `folder` is the integration test's `CARGO_TARGET_TMPDIR`.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn program(folder: &str) -> PathBuf {
+    let target = Path::new(folder).parent().unwrap();
+    // Of the whole workspace: with the features with which everything is compiled already.
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--workspace", "--bin=vitrine-api"]);
+    let built = build.arg("--target-dir").arg(target).output().unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    target.join("debug/vitrine-api")
+}
+
+/// Starts the shop's process; what it says is nobody's business but for errors.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn spawn(program: &Path, arguments: &[String]) -> Child {
+    Command::new(program)
+        .args(arguments)
+        .env("RUST_LOG", "error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// A process that ends with this, if it has not before.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// All of that.
 pub struct Around {
@@ -35,6 +84,8 @@ pub struct Around {
     pub books: PgPool,
     /// Where the shop's process listens.
     pub base: String,
+    /// Where it says how it is.
+    pub watched: String,
     client: reqwest::Client,
     around: Surroundings,
     _ports: [Port; 2],
@@ -91,7 +142,7 @@ impl Around {
         );
         let settings = [
             ("listen", address.clone()),
-            ("metrics", metrics),
+            ("metrics", metrics.clone()),
             ("database", database),
             ("workers", workers.to_string()),
             ("storefront", base.clone()),
@@ -99,6 +150,7 @@ impl Around {
             ("licence-key", around.licence_key.to_string()),
             ("revocations-key", around.list_key.to_string()),
             ("stripe", to_stripe),
+            ("stripe-rate", NO_LIMIT.to_string()),
             ("stripe-key", file("stripe-key", STRIPE_KEY)),
             (
                 "webhook-secrets",
@@ -124,6 +176,7 @@ impl Around {
             books: around.of_finance.pool(None, 4).await,
             pool,
             base,
+            watched: format!("http://{metrics}"),
             client: vitrine_api::outside::client().unwrap(),
             around,
             _ports: ports,

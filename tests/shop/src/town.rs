@@ -17,7 +17,12 @@ use vitrine_api::{
     identity::{Identity, Provider},
     lists,
     metrics::Counters,
-    outside::{self, finance::FinanceApi, signer::SignerApi, stripe::StripeApi},
+    outside::{
+        self,
+        finance::FinanceApi,
+        signer::SignerApi,
+        stripe::{StripeApi, budget::Class},
+    },
     store::postgres::{Listed, MIGRATIONS, Shop},
     stripe_signature::Secrets,
     work::{self, Bench},
@@ -46,6 +51,8 @@ pub const OLD_WEBHOOK_SECRET: &str = "whsec_before_before_before";
 pub(crate) const TOKEN: &str = "town-token-town-token-town-token-town-token";
 /// Where a buyer begins.
 pub const CHECKOUT: &str = "/api/v1/marketplace/checkout";
+/// Requests a second that Stripe may be sent here: tests wait for nothing.
+pub(crate) const NO_LIMIT: u32 = 1_000_000;
 /// Whom tokens are for.
 pub(crate) const AUDIENCE: &str = "vitrine";
 
@@ -395,10 +402,10 @@ struct Replica {
 impl Replica {
     fn parts(self, metrics: &Metrics) -> (Counter, Bench) {
         let counters = Counters::new(metrics.registry());
-        let stripe = StripeApi::new(self.client.clone(), self.stripe, STRIPE_KEY.to_owned());
+        let stripe = StripeApi::new(self.client.clone(), self.stripe, STRIPE_KEY.to_owned(), NO_LIMIT);
         let bench = Bench {
             shop: self.shop.clone(),
-            stripe: stripe.clone(),
+            stripe: stripe.of(Class::Worker),
             finance: FinanceApi::new(self.client.clone(), self.finance, TOKEN.to_owned()),
             signer: SignerApi::new(self.client.clone(), self.signer, TOKEN.to_owned()),
             counters: counters.clone(),

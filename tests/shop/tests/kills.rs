@@ -3,14 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
 use std::{
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::Child,
     sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
 use vitrine_shop_tests::{
-    around::Around,
+    around::{Around, program, spawn},
     town::{CHECKOUT, session_of, until, wants},
     wire::{Numbers, Side},
 };
@@ -19,51 +19,12 @@ use vitrine_stripe::sim::Act;
 /// A little more than a lease of a worker's (`vitrine_api::flows::worker::LEASE`).
 const LEASE_SECONDS: i32 = 61;
 
-/// The shop's program, as it is built now.
-fn program() -> PathBuf {
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .unwrap()
-        .to_owned();
-    let built = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "vitrine-api",
-            "--bin",
-            "vitrine-api",
-            "--target-dir",
-        ])
-        .arg(&target)
-        .output()
-        .unwrap();
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    target.join("debug/vitrine-api")
-}
-
 /// The shop as a process, which is started again whenever it is found dead.
 struct Process {
     program: PathBuf,
     arguments: Vec<String>,
     child: Arc<Mutex<Child>>,
     killed: u32,
-}
-
-fn spawn(program: &PathBuf, arguments: &[String]) -> Child {
-    Command::new(program)
-        .args(arguments)
-        .env("RUST_LOG", "error")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
 }
 
 impl Process {
@@ -97,7 +58,7 @@ struct Life {
 }
 
 /// One order's life; how many numbers there were, what they were, and how often the process was killed.
-async fn live(program: &PathBuf, chosen: Option<(u64, Side)>) -> (Life, u64, Vec<String>, u32) {
+async fn live(program: &Path, chosen: Option<(u64, Side)>) -> (Life, u64, Vec<String>, u32) {
     let slot: Arc<Mutex<Option<Arc<Mutex<Child>>>>> = Arc::default();
     let victim = slot.clone();
     let numbers = Numbers::new(chosen, move || {
@@ -110,7 +71,7 @@ async fn live(program: &PathBuf, chosen: Option<(u64, Side)>) -> (Life, u64, Vec
     let child = Arc::new(Mutex::new(spawn(program, &around.arguments)));
     *slot.lock().unwrap() = Some(child.clone());
     let process = Mutex::new(Process {
-        program: program.clone(),
+        program: program.to_path_buf(),
         arguments: around.arguments.clone(),
         child,
         killed: 0,
@@ -192,7 +153,7 @@ async fn live(program: &PathBuf, chosen: Option<(u64, Side)>) -> (Life, u64, Vec
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_survives_a_kill_before_and_after_each_commit_and_request() {
-    let program = program();
+    let program = program(env!("CARGO_TARGET_TMPDIR"));
     let (right, count, named, killed) = live(&program, None).await;
     assert_eq!((right.licences, right.refunds, killed), (2, 1, 0), "{right:?}");
     eprintln!("{count} commits and requests: {named:?}");

@@ -189,6 +189,10 @@ async fn roles_can_do_what_they_are_for_and_no_more() {
         ),
         allowed(api, "DELETE FROM shop.tasks"),
         allowed(api, "SELECT nextval('shop.fences')"),
+        // By it the shop knows that it is ready (CIC-15).
+        allowed(api, "SELECT version FROM _sqlx_migrations"),
+        refused(api, "UPDATE _sqlx_migrations SET success = true"),
+        refused(api, "UPDATE shop.ledger SET one = one"),
         refused(api, "UPDATE shop.orders SET total = total"),
         refused(api, "UPDATE shop.licences SET payload = payload"),
         refused(api, "UPDATE shop.finance_acks SET note = note"),

@@ -1,6 +1,7 @@
 //! Stripe's API (<https://docs.stripe.com/api>) over HTTP, as far as a shop needs it. Every call is bytes that an edge has decided; what is read is
 //! read anew ([`reading`]).
 
+pub mod budget;
 pub mod reading;
 
 use std::sync::{
@@ -12,7 +13,10 @@ use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, header::DATE};
 use serde_json::Value;
 
-use self::reading::{Ask, drifted};
+use self::{
+    budget::{Budget, Class},
+    reading::{Ask, drifted},
+};
 use super::read;
 use crate::{
     order::{Call, Session},
@@ -29,18 +33,33 @@ pub struct StripeApi {
     client: Client,
     base: String,
     key: String,
+    /// What everybody's requests are taken from.
+    budget: Arc<Budget>,
+    /// What this one's are for, where they say nothing else.
+    class: Class,
     /// By how many seconds its clock is ahead of ours, as its last answer said.
     ahead: Arc<AtomicI64>,
 }
 
 impl StripeApi {
-    /// Stripe at an address, without a slash at the end, by a secret key.
-    pub fn new(client: Client, base: String, key: String) -> Self {
+    /// Stripe at an address, without a slash at the end, by a secret key; for buyers, with so many requests a second for all.
+    pub fn new(client: Client, base: String, key: String, rate: u32) -> Self {
         Self {
             client,
             base,
             key,
+            budget: Arc::new(Budget::new(rate)),
+            class: Class::Checkout,
             ahead: Arc::default(),
+        }
+    }
+
+    /// The same for what others do, from the same budget.
+    #[must_use]
+    pub fn of(&self, class: Class) -> Self {
+        Self {
+            class,
+            ..self.clone()
         }
     }
 
@@ -49,7 +68,12 @@ impl StripeApi {
         self.ahead.load(Ordering::Relaxed)
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Value, Outside> {
+    async fn send(&self, class: Class, request: RequestBuilder) -> Result<Value, Outside> {
+        let too_often = |wait| Outside::TooOften {
+            who: WHO,
+            wait: Some(wait),
+        };
+        self.budget.spend(class).await.map_err(too_often)?;
         let sent = request
             .bearer_auth(&self.key)
             .header("stripe-version", VERSION)
@@ -63,30 +87,34 @@ impl StripeApi {
                 self.ahead.store(ahead, Ordering::Relaxed);
             }
         }
-        serde_json::from_slice(&read(WHO, sent).await?).map_err(drifted)
+        let said = read(WHO, sent).await;
+        if matches!(said, Err(Outside::TooOften { .. })) {
+            self.budget.drain();
+        }
+        serde_json::from_slice(&said?).map_err(drifted)
     }
 
-    async fn post(&self, call: &Call) -> Result<Value, Outside> {
+    async fn post(&self, class: Class, call: &Call) -> Result<Value, Outside> {
         let request = self
             .client
             .post(format!("{}{}", self.base, call.path))
             .header("idempotency-key", &call.key)
             .header("content-type", "application/x-www-form-urlencoded")
             .body(call.body.clone());
-        self.send(request).await
+        self.send(class, request).await
     }
 }
 
 impl Ask for StripeApi {
     async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Outside> {
-        self.send(self.client.get(format!("{}{path}", self.base)).query(parameters))
-            .await
+        let request = self.client.get(format!("{}{path}", self.base));
+        self.send(self.class, request.query(parameters)).await
     }
 }
 
 impl Stripe for StripeApi {
     async fn make_customer(&self, call: &Call) -> Result<String, Outside> {
-        let made = self.post(call).await?;
+        let made = self.post(Class::Checkout, call).await?;
         let id = made["id"]
             .as_str()
             .ok_or_else(|| drifted("a customer has an id"))?;
@@ -94,7 +122,7 @@ impl Stripe for StripeApi {
     }
 
     async fn make_session(&self, call: &Call) -> Result<Session, Outside> {
-        reading::session(self.post(call).await?)
+        reading::session(self.post(Class::Checkout, call).await?)
     }
 
     async fn expire_session(&self, session: &str) -> Result<(), Outside> {
@@ -103,7 +131,7 @@ impl Stripe for StripeApi {
             body: String::new(),
             key: format!("expire:{session}"),
         };
-        match self.post(&call).await {
+        match self.post(Class::Janitor, &call).await {
             // It is over already, however it ended.
             Ok(_) | Err(Outside::Refused { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -111,7 +139,7 @@ impl Stripe for StripeApi {
     }
 
     async fn make_refund(&self, call: &Call) -> Result<(), Outside> {
-        self.post(call).await.map(drop)
+        self.post(Class::Refund, call).await.map(drop)
     }
 
     async fn read(&self, object: &str) -> Result<Option<Read>, Outside> {
@@ -119,6 +147,6 @@ impl Stripe for StripeApi {
     }
 
     async fn events(&self, since: Timestamp) -> Result<Vec<Event>, Outside> {
-        reading::events(self, since).await
+        reading::events(&self.of(Class::Sweep), since).await
     }
 }
