@@ -3,7 +3,6 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
-use sqlx::{PgPool, postgres::PgPoolOptions};
 use vitrine_api::{
     books::{self, BooksError},
     edges::House,
@@ -27,7 +26,7 @@ use vitrine_commerce::{
     finance::Kept,
     note::{BadKey, NamedKey},
 };
-use vitrine_service::{Addresses, Metrics, NotServed, Readiness, ended, serve, watch_schema};
+use vitrine_service::{Addresses, Database, Metrics, NotServed, Readiness, ended, serve, watch_schema};
 
 #[derive(Parser)]
 #[command(
@@ -52,23 +51,6 @@ enum Program {
     Receipts(Database),
     /// Says the OpenAPI document.
     Openapi,
-}
-
-#[derive(Args)]
-struct Database {
-    /// The shop's database, `postgres://…`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database: String,
-}
-
-impl Database {
-    /// One connection.
-    async fn alone(&self) -> Result<PgPool, sqlx::Error> {
-        PgPoolOptions::new()
-            .max_connections(1)
-            .connect(&self.database)
-            .await
-    }
 }
 
 #[derive(Args)]
@@ -275,9 +257,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         staleness_seconds: arguments.staleness_days.saturating_mul(DAY),
         grace_seconds: arguments.grace_days.saturating_mul(DAY),
     };
-    let pool = PgPoolOptions::new()
-        .max_connections(arguments.connections)
-        .connect_lazy(&arguments.database.database)?;
+    let pool = arguments.database.pool(arguments.connections)?;
     let shop = Shop::new(pool.clone(), house);
     let client = outside::client()?;
     let key = secret(&arguments.stripe.stripe_key)?;

@@ -12,6 +12,8 @@ use crate::{
 
 /// What a receipt's note says that it is.
 pub const KIND: &str = "vitrine.dev/finance-receipt/v1";
+/// A ledger's root before its first entry (docs/finance.md).
+pub const FIRST_ROOT: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What an entry does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,7 +100,7 @@ pub struct Receipt {
     pub epoch: Uuid,
     /// Which entry of the ledger, from 1.
     pub sequence: u64,
-    /// The ledger's root before this entry ([`next_root`]); zeros before the first.
+    /// The ledger's root before this entry ([`FIRST_ROOT`], [`next_root`]).
     pub previous_root: String,
     /// By which the entry was asked for, and is found again.
     pub key: String,
@@ -209,18 +211,12 @@ pub fn of_request(
     }
 }
 
-/// Opens the receipt by which a licence is to be signed, and compares it with the order: what a person has put beside an order that it
-/// does not belong to signs nothing.
+/// Compares the receipt by which a licence is to be signed with the order: what a person has put beside an order that it does not belong to
+/// signs nothing.
 ///
 /// # Errors
 /// Why it must not be signed.
-pub fn acknowledges(
-    note: &[u8],
-    keys: &[NamedKey],
-    order: Uuid,
-    amount: Money,
-) -> Result<Receipt, BadReceipt> {
-    let receipt = open(note, keys)?;
+pub fn acknowledges(receipt: &Receipt, order: Uuid, amount: Money) -> Result<(), BadReceipt> {
     let differs = |field, said: String, expected: String| BadReceipt::OfSomethingElse {
         field,
         said,
@@ -238,7 +234,7 @@ pub fn acknowledges(
     if (receipt.kind == EntryKind::Memo) != amount.is_zero() {
         return Err(BadReceipt::Kind(receipt.kind));
     }
-    Ok(receipt)
+    Ok(())
 }
 
 /// SHA-256 of a receipt's note, in hex digits: what licences and orders know it by.
@@ -260,7 +256,7 @@ pub(crate) mod tests {
         Receipt {
             epoch: Uuid::from_u128(1),
             sequence: 3,
-            previous_root: "0".repeat(64),
+            previous_root: FIRST_ROOT.to_owned(),
             key: "order:7:reserve".to_owned(),
             request_sha256: "1".repeat(64),
             kind,
@@ -270,11 +266,17 @@ pub(crate) mod tests {
         }
     }
 
+    /// A receipt as it is shown for the order, if the order comes to so much.
+    fn shown(note: &[u8], keys: &[NamedKey], minor: i64) -> Result<Receipt, BadReceipt> {
+        let receipt = open(note, keys)?;
+        acknowledges(&receipt, ORDER, eur(minor)).map(|()| receipt)
+    }
+
     #[test]
     fn only_the_receipt_of_this_order_and_amount_acknowledges_it() {
         let finance = pair("shop.example/finance", 3);
         let keys = [finance.1.clone()];
-        let of = |receipt: Receipt| acknowledges(&sign(KIND, &receipt, &finance), &keys, ORDER, eur(1000));
+        let of = |receipt: Receipt| shown(&sign(KIND, &receipt, &finance), &keys, 1000);
         let good = receipt(EntryKind::Reserve, 1000);
         assert_eq!(of(good.clone()), Ok(good.clone()));
         let another = Receipt {
@@ -307,7 +309,7 @@ pub(crate) mod tests {
             assert_eq!(of(receipt(kind, 1000)), Err(BadReceipt::Kind(kind)));
         }
         let stranger = pair("shop.example/finance", 4);
-        let forged = acknowledges(&sign(KIND, &good, &stranger), &keys, ORDER, eur(1000));
+        let forged = shown(&sign(KIND, &good, &stranger), &keys, 1000);
         assert!(matches!(forged, Err(BadReceipt::Note(BadNote::UnknownKey(_)))));
     }
 
@@ -315,9 +317,7 @@ pub(crate) mod tests {
     fn what_costs_nothing_is_acknowledged_by_a_memo_only() {
         let finance = pair("shop.example/finance", 3);
         let keys = [finance.1.clone()];
-        let of = |kind| {
-            acknowledges(&sign(KIND, &receipt(kind, 0), &finance), &keys, ORDER, eur(0)).map(|r| r.kind)
-        };
+        let of = |kind| shown(&sign(KIND, &receipt(kind, 0), &finance), &keys, 0).map(|r| r.kind);
         assert_eq!(of(EntryKind::Memo), Ok(EntryKind::Memo));
         assert_eq!(of(EntryKind::Reserve), Err(BadReceipt::Kind(EntryKind::Reserve)));
     }

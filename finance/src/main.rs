@@ -3,13 +3,14 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
-use sqlx::{PgPool, postgres::PgPoolOptions};
 use vitrine_finance::{
     http::{Finance, routes},
     ledger::{Ledger, MIGRATIONS},
     replay::{ReplayError, replay},
 };
-use vitrine_service::{Addresses, Metrics, NotServed, Readiness, Seal, Token, ended, serve, watch_schema};
+use vitrine_service::{
+    Addresses, Database, Metrics, NotServed, Readiness, Seal, Token, ended, serve, watch_schema,
+};
 
 /// Connections to the database: one writes, others read.
 const CONNECTIONS: u32 = 8;
@@ -31,23 +32,6 @@ enum Program {
     Replay(Replay),
     /// Says the public key by which receipts are verified.
     Key(Key),
-}
-
-#[derive(Args)]
-struct Database {
-    /// Finance's own database, `postgres://…`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database: String,
-}
-
-impl Database {
-    /// One connection.
-    async fn alone(&self) -> Result<PgPool, sqlx::Error> {
-        PgPoolOptions::new()
-            .max_connections(1)
-            .connect(&self.database)
-            .await
-    }
 }
 
 #[derive(Args)]
@@ -123,9 +107,7 @@ async fn run(program: Program) -> Result<(), Error> {
 async fn answer(arguments: Serve) -> Result<(), Error> {
     let seal = Seal::open(&arguments.key.key, &arguments.key.key_name)?;
     let token = Arc::new(Token::read(&arguments.token)?);
-    let pool = PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .connect_lazy(&arguments.database.database)?;
+    let pool = arguments.database.pool(CONNECTIONS)?;
     let (readiness, metrics) = (Readiness::default(), Metrics::new());
     let ended = ended();
     watch_schema(&pool, &MIGRATIONS, &readiness);

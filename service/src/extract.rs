@@ -102,7 +102,6 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Wanted {
-        #[allow(dead_code, reason = "it is only read")]
         quantity: u32,
     }
 
@@ -137,5 +136,10 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!((problem.status, problem.code), (400, "query-unsound"));
+        let (mut parts, ()) = Request::get("/?quantity=2").body(()).unwrap().into_parts();
+        let Query(read) = Query::<Wanted>::from_request_parts(&mut parts, &())
+            .await
+            .unwrap();
+        assert_eq!(read.quantity, 2);
     }
 }

@@ -2,6 +2,7 @@
 //! and the keys they sign with. Knows nothing of what a service is for.
 
 mod bearer;
+mod database;
 mod extract;
 mod metrics;
 mod problem;
@@ -11,6 +12,7 @@ mod seal;
 mod serve;
 
 pub use bearer::{BadToken, Token, known};
+pub use database::Database;
 pub use extract::{Json, Path, Query};
 pub use metrics::Metrics;
 pub use problem::Problem;

@@ -85,9 +85,9 @@ pub fn judge(row: &Row, finance_keys: &[NamedKey], own: &NamedKey) -> Result<(),
         return Err(Refused::Key { id, key });
     }
     let bad = |bad| Refused::Receipt(id, bad);
-    finance::acknowledges(&row.receipt, finance_keys, row.order, row.total).map_err(bad)?;
+    let (receipt, asked) = finance::of_request(&row.receipt, finance_keys, &row.request).map_err(bad)?;
+    finance::acknowledges(&receipt, row.order, row.total).map_err(bad)?;
     // Whoever can write rows can add a unit to an order; what it was acknowledged for is under Finance's signature.
-    let (_, asked) = finance::of_request(&row.receipt, finance_keys, &row.request).map_err(bad)?;
     let (item, unit) = (row.item, row.unit);
     if !asked
         .parts

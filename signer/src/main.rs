@@ -3,9 +3,8 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
-use sqlx::postgres::PgPoolOptions;
 use vitrine_commerce::note::NamedKey;
-use vitrine_service::{Addresses, Metrics, NotServed, Readiness, Seal, Token, ended, serve};
+use vitrine_service::{Addresses, Database, Metrics, NotServed, Readiness, Seal, Token, ended, serve};
 use vitrine_signer::http::{Desk, routes};
 
 /// Connections to the database: each signature reads one row.
@@ -49,9 +48,8 @@ struct Serve {
     addresses: Addresses,
     #[command(flatten)]
     keys: Keys,
-    /// The shop's database, by the role vitrine_signer: `postgres://…`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database: String,
+    #[command(flatten)]
+    database: Database,
     /// A public key that Finance signs with, as `vitrine-finance key` says it; several while it changes.
     #[arg(long, required = true)]
     finance_key: Vec<String>,
@@ -107,9 +105,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         .map(|key| NamedKey::read(key))
         .collect::<Result<_, _>>()?;
     let desk = Desk {
-        pool: PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .connect_lazy(&arguments.database)?,
+        pool: arguments.database.pool(CONNECTIONS)?,
         licences,
         revocations,
         finance_keys,

@@ -12,8 +12,6 @@ use crate::store::postgres::Held;
 
 /// Differences are told one by one up to so many: who reads more has something else to do first.
 const TOLD: usize = 1_000;
-/// The root before the first entry (docs/finance.md).
-const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What is wrong with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,7 +77,7 @@ impl Default for Report {
             waiting: 0,
             differing: 0,
             differences: vec![],
-            root: Some(BEGINNING.to_owned()),
+            root: Some(finance::FIRST_ROOT.to_owned()),
         }
     }
 }
@@ -175,7 +173,7 @@ mod tests {
 
     /// A ledger with so many entries.
     fn ledger(seal: &Seal, entries: u64) -> Vec<String> {
-        let mut root = BEGINNING.to_owned();
+        let mut root = finance::FIRST_ROOT.to_owned();
         let of = |sequence| {
             let receipt = Receipt {
                 epoch: Uuid::from_u128(1),

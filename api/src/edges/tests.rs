@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 use vitrine_commerce::{
     facts::{self, DisputeState, Funds, OrderStatus, PaymentState, RefundState, UnitId, UnitStatus},
-    finance::{EntryKind, EntryRequest, Receipt},
+    finance::{EntryKind, EntryRequest, FIRST_ROOT, Receipt},
     licence::Grant,
     money::{Currency, Money},
     note::{self, NamedKey},
@@ -158,7 +158,7 @@ impl Shop {
         let mut receipt = Receipt {
             epoch: Uuid::from_u128(3),
             sequence: self.entries,
-            previous_root: "0".repeat(64),
+            previous_root: FIRST_ROOT.to_owned(),
             key: asked.key,
             request_sha256: vitrine_commerce::sha256(request),
             kind: asked.kind,

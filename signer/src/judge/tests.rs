@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
 use vitrine_commerce::{
-    finance::{EntryKind, EntryRequest, KIND, Part, Receipt},
+    finance::{EntryKind, EntryRequest, FIRST_ROOT, KIND, Part, Receipt},
     licence::{Buyer, Limits, Sku},
     sha256,
 };
@@ -52,7 +52,7 @@ fn receipt(change: impl FnOnce(&mut Receipt), seed: u8) -> Vec<u8> {
     let mut receipt = Receipt {
         epoch: Uuid::from_u128(3),
         sequence: 1,
-        previous_root: "0".repeat(64),
+        previous_root: FIRST_ROOT.to_owned(),
         key: format!("reserve:{ORDER}"),
         request_sha256: sha256(request()),
         kind: EntryKind::Reserve,

@@ -1,17 +1,13 @@
 //! A program in Go that stands beside a test: built by Go's own cache, run for as long as the test.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command},
-};
+use std::{fs, path::Path, process::Command};
 
-use crate::{PartError, io, ran};
+use crate::{PartError, Running, io, ran};
 
 /// A running program; it ends with this.
 pub struct Helper {
-    /// Its process.
-    pub child: Child,
+    /// It.
+    pub process: Running,
 }
 
 impl Helper {
@@ -43,13 +39,8 @@ impl Helper {
         let started = command.spawn().map_err(io(format!("start {name}")));
         // It runs, or never will: its file is not needed any more.
         let _ = fs::remove_file(&program);
-        started.map(|child| Self { child })
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        started.map(|child| Self {
+            process: Running(child),
+        })
     }
 }

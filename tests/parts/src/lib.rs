@@ -6,6 +6,11 @@ mod node;
 mod port;
 mod postgres;
 
+use std::{
+    process::Child,
+    time::{Duration, Instant},
+};
+
 pub use go::Helper;
 pub use node::Node;
 pub use port::Port;
@@ -38,6 +43,40 @@ pub enum PartError {
         /// What it said.
         said: String,
     },
+}
+
+/// A process that ends with this, if it has not before.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A part is there within a second, or does not come.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks whether it is.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until a part is so far, or else says what it has said.
+pub(crate) fn wait(
+    what: &str,
+    said: impl Fn() -> String,
+    mut so: impl FnMut() -> Result<bool, PartError>,
+) -> Result<(), PartError> {
+    let begun = Instant::now();
+    while !so()? {
+        if begun.elapsed() > PATIENCE {
+            return Err(PartError::Failed {
+                what: what.to_owned(),
+                said: said(),
+            });
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> PartError {

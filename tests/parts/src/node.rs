@@ -5,24 +5,18 @@ use std::{
     io::ErrorKind,
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Output, Stdio},
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::{PartError, Port, io, ran};
-
-/// It listens within a second.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks whether it does.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::{PartError, Port, Running, io, ran, wait};
 
 /// A running program that listens on a port of loopback; it ends with this.
 pub struct Node {
     /// Where it listens.
     pub port: Port,
-    child: Child,
+    process: Running,
 }
 
 fn asked(what: &str, command: &mut Command) -> Result<Output, PartError> {
@@ -113,28 +107,21 @@ impl Node {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| missing("node", error))?;
-        let mut node = Self { port, child };
-        let begun = Instant::now();
-        while TcpStream::connect(node.port.address).is_err() {
-            let ended = node
-                .child
-                .try_wait()
-                .map_err(io(format!("look after {script}")))?;
-            if ended.is_some() || begun.elapsed() > PATIENCE {
-                return Err(PartError::Failed {
+        let mut node = Self {
+            port,
+            process: Running(child),
+        };
+        let (address, child) = (node.port.address, &mut node.process.0);
+        let said = || "it does not listen".to_owned();
+        wait(script, said, || {
+            match child.try_wait().map_err(io(format!("look after {script}")))? {
+                Some(ended) => Err(PartError::Failed {
                     what: script.to_owned(),
-                    said: format!("it does not listen: {ended:?}"),
-                });
+                    said: ended.to_string(),
+                }),
+                None => Ok(TcpStream::connect(address).is_ok()),
             }
-            std::thread::sleep(LOOK);
-        }
+        })?;
         Ok(node)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -7,21 +7,16 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
 };
 
 use nix::unistd::Uid;
 
-use crate::{PartError, io, ran};
+use crate::{PartError, io, ran, wait};
 
 /// Postgres refuses to run as root; this user owns nothing.
 const NOBODY: u32 = 65_534;
 /// Debian's place for its versions.
 const DEBIAN: &str = "/usr/lib/postgresql";
-/// It is ready within a second.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks whether it is.
-const LOOK: Duration = Duration::from_millis(20);
 /// The owner of everything in it.
 pub const OWNER: &str = "postgres";
 
@@ -124,42 +119,34 @@ impl Server {
     /// If it does not start again.
     pub fn restart(&self) -> Result<(), PartError> {
         let process = || fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap_or_default();
-        let (before, begun) = (process(), Instant::now());
+        let before = process();
         let told = self.keeper.stdin.as_ref().map(|mut stdin| stdin.write_all(b"\n"));
         told.unwrap_or(Ok(())).map_err(io("tell Postgres' keeper"))?;
         // Until then the old one might still answer.
-        while process().lines().next() == before.lines().next() {
-            if begun.elapsed() > PATIENCE {
-                return Err(PartError::Failed {
-                    what: "restarting Postgres".to_owned(),
-                    said: fs::read_to_string(self.folder.join("log")).unwrap_or_default(),
-                });
-            }
-            std::thread::sleep(LOOK);
-        }
+        let is_another = || Ok(process().lines().next() != before.lines().next());
+        wait("restarting Postgres", || self.log(), is_another)?;
         self.answers()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Waits until it takes connections.
     fn answers(&self) -> Result<(), PartError> {
-        let (begun, is_ready) = (Instant::now(), program("pg_isready")?);
-        loop {
-            let asked = Command::new(&is_ready)
-                .arg("--quiet")
-                .arg("--host")
-                .arg(&self.folder)
-                .status();
-            if asked.map_err(io("start pg_isready"))?.success() {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                return Err(PartError::Failed {
-                    what: "Postgres".to_owned(),
-                    said: fs::read_to_string(self.folder.join("log")).unwrap_or_default(),
-                });
-            }
-            std::thread::sleep(LOOK);
-        }
+        let is_ready = program("pg_isready")?;
+        wait(
+            "Postgres",
+            || self.log(),
+            || {
+                let asked = Command::new(&is_ready)
+                    .arg("--quiet")
+                    .arg("--host")
+                    .arg(&self.folder)
+                    .status();
+                Ok(asked.map_err(io("start pg_isready"))?.success())
+            },
+        )
     }
 
     /// Where its socket is.

@@ -14,9 +14,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
+use vitrine_parts::Running;
 use vitrine_shop_tests::{
-    around::{Around, Running, spawn},
-    town::{CHECKOUT, WEBHOOK_SECRET, session_of, until, wants},
+    around::{Around, spawn},
+    town::{CHECKOUT, WEBHOOK_SECRET, session_of, until, wants, within},
 };
 use vitrine_stripe::{sim::Act, webhook::signature};
 
@@ -178,29 +179,24 @@ impl Bench {
 
     /// Waits until all of these are licensed, and says when each was.
     async fn licensed(&self, orders: &[uuid::Uuid]) -> BTreeMap<uuid::Uuid, Timestamp> {
-        let patience = Duration::from_secs(600);
-        let begun = Instant::now();
-        loop {
-            let rows: Vec<(uuid::Uuid, jiff_sqlx::Timestamp)> =
-                sqlx::query_as("SELECT order_id, signed_at FROM shop.licences WHERE signed_at IS NOT NULL AND order_id = ANY($1)")
-                    .bind(orders)
-                    .fetch_all(&self.around.pool)
-                    .await
-                    .unwrap();
+        let seen = within(Duration::from_secs(600), async || {
+            let rows: Vec<(uuid::Uuid, jiff_sqlx::Timestamp)> = sqlx::query_as(
+                "SELECT order_id, signed_at FROM shop.licences WHERE signed_at IS NOT NULL AND order_id = ANY($1)",
+            )
+            .bind(orders)
+            .fetch_all(&self.around.pool)
+            .await
+            .unwrap();
             if rows.len() == orders.len() {
-                return rows
-                    .into_iter()
-                    .map(|(order, at)| (order, at.to_jiff()))
-                    .collect();
+                Ok(rows)
+            } else {
+                // To look is work for Postgres too.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Err(format!("{} of {} are licensed", rows.len(), orders.len()))
             }
-            assert!(
-                begun.elapsed() < patience,
-                "{} of {} are licensed",
-                rows.len(),
-                orders.len()
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        });
+        let rows = seen.await.unwrap().into_iter();
+        rows.map(|(order, at)| (order, at.to_jiff())).collect()
     }
 
     /// Buyers at a rate; then as many webhooks at the same rate, and how long it took from each to its licence.

@@ -62,16 +62,6 @@ pub fn spawn(program: &Path, arguments: &[String]) -> Child {
         .unwrap()
 }
 
-/// A process that ends with this, if it has not before.
-pub struct Running(pub Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// All of that.
 pub struct Around {
     /// What the shop's process is started with.

@@ -66,7 +66,7 @@ impl Keys {
         let receipt = Receipt {
             epoch: Uuid::from_u128(3),
             sequence,
-            previous_root: "0".repeat(64),
+            previous_root: finance::FIRST_ROOT.to_owned(),
             key: asked.key,
             request_sha256: sha256(request),
             kind: asked.kind,

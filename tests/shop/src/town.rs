@@ -503,16 +503,25 @@ pub fn session_of(made: &Value) -> String {
 ///
 /// # Panics
 /// If it is not so within ten seconds, with what was seen last.
-pub async fn until<T: std::fmt::Debug, F: Future<Output = Result<T, String>>>(
-    mut so: impl FnMut() -> F,
-) -> T {
+pub async fn until<T, F: Future<Output = Result<T, String>>>(so: impl FnMut() -> F) -> T {
     const PATIENCE: Duration = Duration::from_secs(10);
+    let seen = within(PATIENCE, so).await;
+    seen.unwrap_or_else(|seen| panic!("not within {PATIENCE:?}: {seen}"))
+}
+
+/// Waits for so long until something is so.
+///
+/// # Errors
+/// What was seen last, if it is not.
+pub async fn within<T, F: Future<Output = Result<T, String>>>(
+    patience: Duration,
+    mut so: impl FnMut() -> F,
+) -> Result<T, String> {
     let begun = std::time::Instant::now();
     loop {
         match so().await {
-            Ok(seen) => return seen,
-            Err(seen) if begun.elapsed() > PATIENCE => panic!("not within {PATIENCE:?}: {seen}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) if begun.elapsed() <= patience => tokio::time::sleep(Duration::from_millis(20)).await,
+            seen => return seen,
         }
     }
 }

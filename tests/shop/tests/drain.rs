@@ -10,13 +10,16 @@ use std::{
 };
 
 use futures::future::join_all;
+use vitrine_parts::Running;
 use vitrine_shop_tests::{
-    around::{Around, Running, program, spawn},
+    around::{Around, program, spawn},
     town::{CHECKOUT, until, wants},
 };
 
 /// Buyers at once.
 const BUYERS: usize = 4;
+/// Orders that make a load.
+const LOAD: i64 = 11;
 /// How often a load balancer looks whether a process is ready; ours has five seconds (`vitrine_service::serve`).
 const LOOKS: Duration = Duration::from_millis(500);
 
@@ -71,8 +74,16 @@ async fn a_process_is_ready_with_its_schema_and_answers_whoever_has_come_before_
         }
         made
     });
+    let kept = async || -> i64 {
+        let counted = sqlx::query_scalar("SELECT count(*) FROM shop.orders");
+        counted.fetch_one(&around.pool).await.unwrap()
+    };
     let ends = async {
-        tokio::time::sleep(LOOKS).await;
+        until(async || match kept().await {
+            orders if orders >= LOAD => Ok(()),
+            orders => Err(format!("{orders} orders are no load")),
+        })
+        .await;
         let told = Command::new("kill")
             .arg(shop.0.id().to_string())
             .status()
@@ -91,10 +102,6 @@ async fn a_process_is_ready_with_its_schema_and_answers_whoever_has_come_before_
         "it did not wait for the load balancer: {took:?}"
     );
     let made: i64 = made.into_iter().sum();
-    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM shop.orders")
-        .fetch_one(&around.pool)
-        .await
-        .unwrap();
-    assert!(made > 10, "{made} orders are no load");
-    assert_eq!(made, kept);
+    assert!(made >= LOAD, "{made} orders are no load");
+    assert_eq!(made, kept().await);
 }

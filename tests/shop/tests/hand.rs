@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
 use jiff::Timestamp;
+use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 use vitrine_commerce::{
     finance::{self, EntryRequest, Receipt},
@@ -42,89 +43,90 @@ async fn sold(town: &Town, subject: &str) -> Sold {
     }
 }
 
-/// Asks the signer for a licence that is written by hand, with every constraint and trigger out of the way. Status and code.
-async fn asked(
-    town: &Town,
-    sold: &Sold,
-    item: Uuid,
-    unit: i32,
-    ack: Uuid,
-    licence: &Licence,
-) -> (u16, String) {
-    let mut connection = town.pool.acquire().await.unwrap();
-    // As a superuser, for whom no foreign key and no trigger holds.
-    sqlx::query("SET session_replication_role = replica")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    let id = licence::id(item, unit.unsigned_abs());
-    sqlx::query("DELETE FROM shop.licences WHERE id = $1")
-        .bind(id)
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    sqlx::query(
-        "INSERT INTO shop.licences (id, lookup, item_id, unit, order_id, finance_ack_id, ack_kind, payload, key)
-        VALUES ($1, $2, $3, $4, $5, $6, 'reserve', $7, $8)",
-    )
-    .bind(id)
-    .bind(format!("VL-{}", Uuid::now_v7()))
-    .bind(item)
-    .bind(unit)
-    .bind(sold.order)
-    .bind(ack)
-    .bind(note::text(licence::KIND, licence).unwrap())
-    .bind(&sold.key)
-    .execute(&mut *connection)
-    .await
-    .unwrap();
-    sqlx::query("RESET session_replication_role")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    drop(connection);
-    let (status, said) = town.signs(id).await;
-    let code = said["code"].as_str().unwrap_or_default().to_owned();
-    (status, code)
+/// A superuser's connection, for whom no foreign key and no trigger holds.
+async fn superuser(town: &Town) -> PgConnection {
+    let mut connection = town.pool.acquire().await.unwrap().detach();
+    for sql in [
+        "SET session_replication_role = replica",
+        "DROP INDEX shop.finance_acks_once",
+    ] {
+        connection.execute(sql).await.unwrap();
+    }
+    connection
 }
 
-/// Puts an acknowledgement beside an order by hand; its id.
-async fn acknowledged(town: &Town, order: Uuid, note: &[u8]) -> Uuid {
-    let (id, key) = (Uuid::now_v7(), format!("reserve:by-hand-{}", Uuid::now_v7()));
-    let mut connection = town.pool.acquire().await.unwrap();
-    sqlx::query("SET session_replication_role = replica")
-        .execute(&mut *connection)
+/// Somebody who writes rows by hand.
+struct Hand<'a> {
+    town: &'a Town,
+    connection: PgConnection,
+}
+
+impl Hand<'_> {
+    /// Asks the signer for a licence of an order, written by hand. Status and code.
+    async fn asks(
+        &mut self,
+        sold: &Sold,
+        (item, unit): (Uuid, i32),
+        ack: Uuid,
+        licence: &Licence,
+    ) -> (u16, String) {
+        let id = licence::id(item, unit.unsigned_abs());
+        let gone = sqlx::query("DELETE FROM shop.licences WHERE id = $1").bind(id);
+        gone.execute(&mut self.connection).await.unwrap();
+        sqlx::query(
+            "INSERT INTO shop.licences (id, lookup, item_id, unit, order_id, finance_ack_id, ack_kind, payload, key)
+            VALUES ($1, $2, $3, $4, $5, $6, 'reserve', $7, $8)",
+        )
+        .bind(id)
+        .bind(format!("VL-{}", Uuid::now_v7()))
+        .bind(item)
+        .bind(unit)
+        .bind(sold.order)
+        .bind(ack)
+        .bind(note::text(licence::KIND, licence).unwrap())
+        .bind(&sold.key)
+        .execute(&mut self.connection)
         .await
         .unwrap();
-    sqlx::query(
-        "INSERT INTO shop.bookings (key, order_id, kind, request)
-        SELECT $1, $2, 'reserve', request FROM shop.bookings WHERE key = 'reserve:' || $2::text",
-    )
-    .bind(&key)
-    .bind(order)
-    .execute(&mut *connection)
-    .await
-    .unwrap();
-    sqlx::query("DROP INDEX IF EXISTS shop.finance_acks_once")
-        .execute(&mut *connection)
+        let (status, said) = self.town.signs(id).await;
+        (status, said["code"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Puts an acknowledgement beside an order; its id.
+    async fn acknowledges(&mut self, order: Uuid, note: &[u8]) -> Uuid {
+        let (id, key) = (Uuid::now_v7(), format!("reserve:by-hand-{}", Uuid::now_v7()));
+        sqlx::query(
+            "INSERT INTO shop.bookings (key, order_id, kind, request)
+            SELECT $1, $2, 'reserve', request FROM shop.bookings WHERE key = 'reserve:' || $2::text",
+        )
+        .bind(&key)
+        .bind(order)
+        .execute(&mut self.connection)
         .await
         .unwrap();
-    sqlx::query(
-        "INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note)
-        SELECT $1, $2, $3, 'reserve', epoch, 1000000 + sequence + (SELECT count(*) FROM shop.finance_acks), $4 FROM shop.finance_acks LIMIT 1",
-    )
-    .bind(id)
-    .bind(&key)
-    .bind(order)
-    .bind(note)
-    .execute(&mut *connection)
-    .await
-    .unwrap();
-    sqlx::query("RESET session_replication_role")
-        .execute(&mut *connection)
+        sqlx::query(
+            "INSERT INTO shop.finance_acks (id, key, order_id, kind, epoch, sequence, note)
+            SELECT $1, $2, $3, 'reserve', epoch, 1000000 + sequence + (SELECT count(*) FROM shop.finance_acks), $4 FROM shop.finance_acks LIMIT 1",
+        )
+        .bind(id)
+        .bind(&key)
+        .bind(order)
+        .bind(note)
+        .execute(&mut self.connection)
         .await
         .unwrap();
-    id
+        id
+    }
+
+    /// Writes down that Finance was asked for something else.
+    async fn asked_for(&mut self, order: Uuid, request: &EntryRequest) {
+        sqlx::query("UPDATE shop.bookings SET request = $2 WHERE key = 'reserve:' || $1::text")
+            .bind(order)
+            .bind(serde_json::to_vec(request).unwrap())
+            .execute(&mut self.connection)
+            .await
+            .unwrap();
+    }
 }
 
 async fn receipt_of(town: &Town, ack: Uuid) -> Vec<u8> {
@@ -142,10 +144,15 @@ async fn rows_that_were_put_there_by_hand_sign_nothing() {
     town.ends().await;
     let refused = (403, "licence-refused".to_owned());
     let (_, finance_key) = town.finance();
+    let connection = superuser(&town).await;
+    let mut hand = Hand {
+        town: &town,
+        connection,
+    };
 
     // The way itself is sound: what Finance has acknowledged is signed, also when it is written once more.
     assert_eq!(
-        asked(&town, &mine, mine.item, 0, mine.ack, &mine.licence).await.0,
+        hand.asks(&mine, (mine.item, 0), mine.ack, &mine.licence).await.0,
         200
     );
 
@@ -160,10 +167,7 @@ async fn rows_that_were_put_there_by_hand_sign_nothing() {
         .execute(&town.pool)
         .await
         .unwrap();
-    assert_eq!(
-        asked(&town, &mine, mine.item, 1, mine.ack, &second).await,
-        refused
-    );
+    assert_eq!(hand.asks(&mine, (mine.item, 1), mine.ack, &second).await, refused);
 
     // The acknowledgement of another order.
     let of = |note: &[u8]| Licence {
@@ -172,12 +176,13 @@ async fn rows_that_were_put_there_by_hand_sign_nothing() {
     };
     let others_note = receipt_of(&town, others.ack).await;
     assert_eq!(
-        asked(&town, &mine, mine.item, 0, others.ack, &of(&others_note)).await,
+        hand.asks(&mine, (mine.item, 0), others.ack, &of(&others_note))
+            .await,
         refused
     );
-    let copied = acknowledged(&town, mine.order, &others_note).await;
+    let copied = hand.acknowledges(mine.order, &others_note).await;
     assert_eq!(
-        asked(&town, &mine, mine.item, 0, copied, &of(&others_note)).await,
+        hand.asks(&mine, (mine.item, 0), copied, &of(&others_note)).await,
         refused
     );
 
@@ -192,8 +197,8 @@ async fn rows_that_were_put_there_by_hand_sign_nothing() {
         .note(finance::KIND, &wrong)
         .unwrap();
     for note in [forged, wrong, b"acknowledged".to_vec()] {
-        let ack = acknowledged(&town, mine.order, &note).await;
-        assert_eq!(asked(&town, &mine, mine.item, 0, ack, &of(&note)).await, refused);
+        let ack = hand.acknowledges(mine.order, &note).await;
+        assert_eq!(hand.asks(&mine, (mine.item, 0), ack, &of(&note)).await, refused);
     }
 
     // Finance's own receipt, and a licence that says more than was bought.
@@ -205,7 +210,7 @@ async fn rows_that_were_put_there_by_hand_sign_nothing() {
         let mut licence = mine.licence.clone();
         change(&mut licence);
         assert_eq!(
-            asked(&town, &mine, mine.item, 0, mine.ack, &licence).await,
+            hand.asks(&mine, (mine.item, 0), mine.ack, &licence).await,
             refused
         );
     }
@@ -222,24 +227,6 @@ async fn rows_that_were_put_there_by_hand_sign_nothing() {
         unit: 1,
         ..more.parts[0].clone()
     });
-    let mut connection = town.pool.acquire().await.unwrap();
-    sqlx::query("SET session_replication_role = replica")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    sqlx::query("UPDATE shop.bookings SET request = $2 WHERE key = 'reserve:' || $1::text")
-        .bind(mine.order)
-        .bind(serde_json::to_vec(&more).unwrap())
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    sqlx::query("RESET session_replication_role")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    drop(connection);
-    assert_eq!(
-        asked(&town, &mine, mine.item, 1, mine.ack, &second).await,
-        refused
-    );
+    hand.asked_for(mine.order, &more).await;
+    assert_eq!(hand.asks(&mine, (mine.item, 1), mine.ack, &second).await, refused);
 }

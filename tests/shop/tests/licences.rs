@@ -298,8 +298,8 @@ impl Theirs {
         })
         .unwrap();
         let (to, from) = (
-            helper.child.stdin.take().unwrap(),
-            helper.child.stdout.take().unwrap(),
+            helper.process.0.stdin.take().unwrap(),
+            helper.process.0.stdout.take().unwrap(),
         );
         Self {
             _helper: helper,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use serde_json::json;
@@ -11,7 +11,7 @@ use vitrine_api::books;
 use vitrine_shop_tests::{
     around::CLOCK,
     postgres::server,
-    town::{CHECKOUT, Town, session_of, until, wants},
+    town::{CHECKOUT, Town, session_of, until, wants, within},
 };
 use vitrine_stripe::sim::Act;
 
@@ -50,16 +50,12 @@ async fn buys(town: &Town, buyer: usize) -> (String, String) {
 
 /// Waits until something is so. What a worker was at when the database went is taken up again when its lease is over: for that, the database's
 /// clock is put forward now and then.
-async fn comes_true(town: &Town, so: impl AsyncFn() -> Result<(), String>) {
+async fn comes_true<F: Future<Output = Result<(), String>>>(town: &Town, mut so: impl FnMut() -> F) {
     let mut seen = String::new();
     for _ in 0..LEASES {
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(3) {
-            match so().await {
-                Ok(()) => return,
-                Err(other) => seen = other,
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        match within(Duration::from_secs(3), &mut so).await {
+            Ok(()) => return,
+            Err(other) => seen = other,
         }
         let put_forward = sqlx::query("UPDATE test_clock SET ahead = ahead + $1 * interval '1 second'");
         put_forward.bind(LEASE_SECONDS).execute(&town.pool).await.unwrap();

@@ -7,7 +7,10 @@ mod histories;
 mod numbers;
 mod shop;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
+
+use vitrine_devcluster::cargo;
+use vitrine_kit::{images, program};
 
 use crate::error::Error;
 
@@ -98,6 +101,17 @@ pub enum Command {
         #[arg(long, default_value_t = 5)]
         seconds: usize,
     },
+}
+
+/// Compiles programs for speed; where they are then.
+fn released(what: &[&str]) -> vitrine_kit::Result<PathBuf> {
+    let mut build = cargo::command();
+    build
+        .current_dir(images::workspace())
+        .args(["build", "--locked", "--release"])
+        .args(what);
+    program::run_with(&mut build)?;
+    Ok(images::target().join("release"))
 }
 
 /// Runs one.

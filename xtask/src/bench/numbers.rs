@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, cargo, progress};
+use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, progress};
 use vitrine_kit::{Result, images, program};
 
 /// What the control plane is given to play with.
@@ -28,18 +28,13 @@ impl Nodes {
 
 /// Runs one; the result is its report in Markdown.
 pub fn measure(arguments: &[&str], nodes: Nodes) -> Result<String> {
-    let mut build = cargo::command();
     // At once: what both depend on is then compiled once.
-    build.current_dir(images::workspace()).args([
-        "build",
-        "--locked",
-        "--release",
+    let release = super::released(&[
         "--package=vitrine-operator",
         "--package=vitrine-e2e",
         "--bin=vitrine-operator",
         "--example=bench",
-    ]);
-    program::run_with(&mut build)?;
+    ])?;
     let progress = progress::for_stderr(true);
     let config = ClusterConfig {
         fake_nodes: nodes.count,
@@ -47,7 +42,7 @@ pub fn measure(arguments: &[&str], nodes: Nodes) -> Result<String> {
         ..ClusterConfig::new(format!("bench-{}", std::process::id()), Level::Scale)
     };
     let cluster = Cluster::up(&config, Lifetime::Owned, &*progress)?;
-    let mut bench = std::process::Command::new(images::target().join("release/examples/bench"));
+    let mut bench = std::process::Command::new(release.join("examples/bench"));
     bench
         .current_dir(images::workspace())
         .args(arguments)

@@ -2,23 +2,16 @@
 
 use std::process::{Command, Stdio};
 
-use vitrine_devcluster::cargo;
-use vitrine_kit::{Result, images, program};
+use vitrine_kit::{Result, program};
 
 /// Runs it; the result is its report in Markdown.
 pub fn measure(rate: f64, seconds: u64, orders: &[u64]) -> Result<String> {
-    let mut build = cargo::command();
-    build.current_dir(images::workspace()).args([
-        "build",
-        "--locked",
-        "--release",
+    let release = super::released(&[
         "--package=vitrine-api",
         "--package=vitrine-shop-tests",
         "--bin=vitrine-api",
         "--example=load",
-    ]);
-    program::run_with(&mut build)?;
-    let release = images::target().join("release");
+    ])?;
     let sizes: Vec<_> = orders.iter().map(u64::to_string).collect();
     let mut load = Command::new(release.join("examples/load"));
     load.arg(release.join("vitrine-api"))

@@ -87,9 +87,12 @@ impl Choice {
     /// others, "Swarm testing", ISSTA 2012).
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5a12);
-        let mut some = |usual: f64| match rng.random_bool(0.5) {
-            true => usual * rng.random_range(0.5..2.5),
-            false => 0.0,
+        let mut some = |usual: f64| {
+            if rng.random_bool(0.5) {
+                usual * rng.random_range(0.5..2.5)
+            } else {
+                0.0
+            }
         };
         let many = Faults::MANY;
         Self {
