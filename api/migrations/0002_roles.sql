@@ -5,6 +5,8 @@ DECLARE
     made text;
 BEGIN
     FOREACH made IN ARRAY ARRAY['vitrine_api', 'vitrine_signer'] LOOP
+        -- Who owns the database need not be one who may make roles, if somebody has made these before.
+        CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = made);
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', made);
         EXCEPTION

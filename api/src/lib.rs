@@ -5,6 +5,8 @@
 //! [`work`] has the steps taken; [`books`] and [`lists`] are what is done beside orders.
 
 pub mod books;
+pub mod bucket;
+pub mod catalogue;
 pub mod edges;
 pub mod flows;
 pub mod http;

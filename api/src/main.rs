@@ -1,16 +1,18 @@
 //! Command line of the shop. Parses, sets up, hands over.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use vitrine_api::{
     books::{self, BooksError},
+    bucket::Bucket,
+    catalogue::watch::{self, CatalogueError},
     edges::House,
     flows::webhook::Endpoint,
     http::{self, Counter},
     identity::{Identity, Provider},
     lists,
-    metrics::Counters,
+    metrics::{Counters, OfCatalogue},
     outside::{
         self,
         finance::FinanceApi,
@@ -18,7 +20,7 @@ use vitrine_api::{
         stripe::{StripeApi, budget::Class},
     },
     seams::StoreError,
-    store::postgres::{Books, MIGRATIONS, Shop},
+    store::postgres::{Books, MIGRATIONS, Shop, listed},
     stripe_signature::Secrets,
     work::{self, Bench},
 };
@@ -43,6 +45,8 @@ struct Arguments {
 enum Program {
     /// Answers, and works.
     Serve(Box<Serve>),
+    /// Follows the cluster's listings, and writes down what is sold. A process of its own, by a role of its own, in the cluster or with a kubeconfig.
+    Catalogue(Catalogue),
     /// Brings the database's schema up to date; by a role that may.
     Migrate(Database),
     /// Compares Finance's books with ours, says in what they differ, and fails if they do.
@@ -51,6 +55,15 @@ enum Program {
     Receipts(Database),
     /// Says the OpenAPI document.
     Openapi,
+}
+
+#[derive(Args)]
+struct Catalogue {
+    #[command(flatten)]
+    database: Database,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    metrics: SocketAddr,
 }
 
 #[derive(Args)]
@@ -116,6 +129,9 @@ struct StripeSettings {
     /// The file with the secrets of Stripe's webhooks, one a line: two while one is rolled. None: no webhooks are taken.
     #[arg(long)]
     webhook_secrets: Option<PathBuf>,
+    /// Requests a second that are looked at where webhooks come in, of those that cannot be Stripe's: others are turned away unread.
+    #[arg(long, default_value_t = 10)]
+    webhook_rate: u32,
     /// Our account, where events of connected ones may come too.
     #[arg(long)]
     stripe_account: Option<String>,
@@ -195,6 +211,8 @@ enum Error {
     #[error("the books differ in {0} places")]
     Differ(u64),
     #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    #[error(transparent)]
     Serve(#[from] NotServed),
 }
 
@@ -214,10 +232,25 @@ async fn run(program: Program) -> Result<(), Error> {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
         }
+        Program::Catalogue(arguments) => follow(&arguments).await,
         Program::Migrate(database) => Ok(MIGRATIONS.run(&database.alone().await?).await?),
         Program::Reconcile(arguments) => reconcile(&arguments).await,
         Program::Receipts(database) => receipts(&database).await,
         Program::Serve(arguments) => answer(*arguments).await,
+    }
+}
+
+async fn follow(arguments: &Catalogue) -> Result<(), Error> {
+    let pool = arguments.database.pool(1)?;
+    let (readiness, metrics) = (Readiness::default(), Metrics::new());
+    let counted = OfCatalogue::new(metrics.registry());
+    watch_schema(&pool, &MIGRATIONS, &readiness);
+    let client = watch::cluster().await?;
+    let watching = vitrine_service::watching(arguments.metrics, readiness.clone(), metrics);
+    let following = watch::run(client, listed::Catalogue::new(pool), counted, readiness, ended());
+    tokio::select! {
+        watched = watching => Ok(watched?),
+        () = following => Ok(()),
     }
 }
 
@@ -267,6 +300,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         livemode: !key.contains("_test_"),
         account: arguments.stripe.stripe_account,
     };
+    let webhook_rate = arguments.stripe.webhook_rate;
     let stripe = StripeApi::new(
         client.clone(),
         arguments.stripe.stripe,
@@ -299,6 +333,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         shop,
         stripe,
         endpoint: Arc::new(endpoint),
+        events: Arc::new(Bucket::new(webhook_rate)),
         identity: Arc::new(Identity::new(provider, client)),
         counters,
     };

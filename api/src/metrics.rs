@@ -7,7 +7,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Coll
 pub struct Counters {
     /// Orders that were asked for.
     pub orders: IntCounter,
-    /// Events of Stripe's: new, known, rejected, unavailable.
+    /// Events of Stripe's: new, known, rejected, unavailable, too_many.
     pub webhooks: IntCounterVec,
     /// Steps of workers: of events and tasks; done, put off, fenced, failed.
     pub steps: IntCounterVec,
@@ -68,6 +68,43 @@ impl Counters {
                 IntGauge::new(
                     "vitrine_finance_ledger_whole",
                     "1 while Finance has all that it has acknowledged, 0 while nothing is licensed because it has not.",
+                ),
+            ),
+        }
+    }
+}
+
+/// What is counted of the catalogue.
+#[derive(Clone, Debug)]
+pub struct OfCatalogue {
+    /// Products that are sold.
+    pub products: IntGauge,
+    /// Times that what the listings say could not be written.
+    pub failures: IntCounter,
+    /// Times that the watch of listings was interrupted.
+    pub interruptions: IntCounter,
+}
+
+impl OfCatalogue {
+    /// Nothing counted yet.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            products: registered(
+                registry,
+                IntGauge::new("vitrine_products_sold", "Products that are sold."),
+            ),
+            failures: registered(
+                registry,
+                IntCounter::new(
+                    "vitrine_catalogue_failures_total",
+                    "Times that what the listings say could not be written.",
+                ),
+            ),
+            interruptions: registered(
+                registry,
+                IntCounter::new(
+                    "vitrine_catalogue_interruptions_total",
+                    "Times that the watch of listings was interrupted.",
                 ),
             ),
         }

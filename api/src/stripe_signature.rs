@@ -46,20 +46,17 @@ pub enum BadSignature {
     OutOfTime,
 }
 
-/// Judges a body as it arrived, before anything of it is read, at a moment in Unix seconds.
-///
-/// # Errors
-/// Why it is not taken.
-pub fn verify(secrets: &Secrets, header: Option<&str>, body: &[u8], now: i64) -> Result<(), BadSignature> {
-    if body.len() > LARGEST {
-        return Err(BadSignature::TooLarge);
-    }
+/// What the header says.
+struct Signed<'a> {
+    at: i64,
+    /// The same as it was written: that is what is signed.
+    said: &'a str,
+    signatures: Vec<Vec<u8>>,
+}
+
+fn read(header: Option<&str>) -> Option<Signed<'_>> {
     let (mut at, mut signatures) = (None, vec![]);
-    for (name, value) in header
-        .unwrap_or_default()
-        .split(',')
-        .filter_map(|part| part.trim().split_once('='))
-    {
+    for (name, value) in header?.split(',').filter_map(|part| part.trim().split_once('=')) {
         match name {
             // The last one: what is signed has the time in it.
             "t" => at = value.parse::<i64>().ok().map(|at| (at, value)),
@@ -68,9 +65,28 @@ pub fn verify(secrets: &Secrets, header: Option<&str>, body: &[u8], now: i64) ->
             _ => {}
         }
     }
-    let (Some((at, said)), false) = (at, signatures.is_empty()) else {
-        return Err(BadSignature::Malformed);
-    };
+    let (at, said) = at?;
+    (!signatures.is_empty()).then_some(Signed { at, said, signatures })
+}
+
+const fn is_in_time(at: i64, now: i64) -> bool {
+    now.abs_diff(at) <= TOLERANCE.unsigned_abs()
+}
+
+/// Whether a header may be Stripe's, by itself: of one that may not, the body need not be read.
+pub fn is_plausible(header: Option<&str>, now: i64) -> bool {
+    read(header).is_some_and(|signed| is_in_time(signed.at, now))
+}
+
+/// Judges a body as it arrived, before anything of it is read, at a moment in Unix seconds.
+///
+/// # Errors
+/// Why it is not taken.
+pub fn verify(secrets: &Secrets, header: Option<&str>, body: &[u8], now: i64) -> Result<(), BadSignature> {
+    if body.len() > LARGEST {
+        return Err(BadSignature::TooLarge);
+    }
+    let Signed { at, said, signatures } = read(header).ok_or(BadSignature::Malformed)?;
     let fits = secrets.0.iter().any(|secret| {
         signatures.iter().any(|signature| {
             // An HMAC takes keys of any length.
@@ -86,8 +102,9 @@ pub fn verify(secrets: &Secrets, header: Option<&str>, body: &[u8], now: i64) ->
     if !fits {
         return Err(BadSignature::Mismatch);
     }
-    if now.abs_diff(at) > TOLERANCE.unsigned_abs() {
-        return Err(BadSignature::OutOfTime);
+    if is_in_time(at, now) {
+        Ok(())
+    } else {
+        Err(BadSignature::OutOfTime)
     }
-    Ok(())
 }

@@ -18,7 +18,7 @@ pub use preview_policy::{PreviewPolicy, PreviewPolicySpec, PreviewPolicyStatus};
 pub use preview_pool::{PreviewPool, PreviewPoolSpec, PreviewPoolStatus};
 pub use preview_sandbox::{PreviewSandbox, PreviewSandboxSpec, PreviewSandboxStatus};
 pub use quantity::Amount;
-pub use sku_listing::{SkuListing, SkuListingSpec};
+pub use sku_listing::{SkuListing, SkuListingSpec, SkuListingStatus};
 
 /// The API group of every custom resource here.
 pub const GROUP: &str = "vitrine.dev";

@@ -88,6 +88,26 @@ pub struct PreviewPolicySpec {
     pub embedding: Embedding,
     /// What the isolation probe must find shut.
     pub isolation: IsolationTargets,
+    /// What a listing must have to be sold.
+    #[serde(default)]
+    pub publishing: Publishing,
+}
+
+/// What a listing must have to be sold, beside being sound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Publishing {
+    /// Whether its manifest must be signed.
+    #[serde(default)]
+    pub signature: SignatureRule,
+}
+
+/// Whether a listing's manifest must be signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SignatureRule {
+    /// It need not be.
+    #[default]
+    Optional,
 }
 
 /// The range of times to live.

@@ -1,21 +1,25 @@
-//! `SkuListing`: what a seller offers; here the template of its preview. Types only.
+//! `SkuListing`: what a seller offers: how it is previewed, how it is sold, and whether it is. Types only.
 
 #![allow(
     clippy::duplicated_attributes,
     reason = "the derive takes one printcolumn a column, and some columns share a type and a priority"
 )]
 
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    conditions,
     duration::TimeSpan,
     preview_policy::{HOST_NAME, ORIGIN, RUNTIME},
     quantity,
 };
 
-/// A product and how it is previewed.
+/// A product, how it is previewed and how it is sold.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "vitrine.dev",
@@ -25,13 +29,31 @@ use crate::{
     shortname = "sku",
     category = "vitrine",
     namespaced,
-    doc = "A product of a seller and how it is previewed.",
+    status = "SkuListingStatus",
+    derive = "PartialEq",
+    doc = "A product of a seller, how it is previewed and how it is sold.",
     printcolumn(json_path = ".spec.sku", name = "SKU", type_ = "string"),
     printcolumn(json_path = ".spec.version", name = "Version", type_ = "string"),
     printcolumn(json_path = ".spec.seller", name = "Seller", type_ = "string"),
     printcolumn(
         json_path = ".spec.preview.image",
         name = "Image",
+        type_ = "string",
+        priority = 1
+    ),
+    printcolumn(
+        json_path = r#".status.conditions[?(@.type=="Published")].status"#,
+        name = "Published",
+        type_ = "string"
+    ),
+    printcolumn(
+        json_path = r#".status.conditions[?(@.type=="Published")].reason"#,
+        name = "Why",
+        type_ = "string"
+    ),
+    printcolumn(
+        json_path = r#".status.conditions[?(@.type=="Published")].message"#,
+        name = "Message",
         type_ = "string",
         priority = 1
     ),
@@ -55,6 +77,139 @@ pub struct SkuListingSpec {
     pub version: String,
     /// How it is previewed.
     pub preview: PreviewTemplate,
+    /// How it is sold. Not at all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sale: Option<Sale>,
+}
+
+/// How a product is sold: what an order and a licence take over when it is bought.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sale {
+    /// Its name for buyers, in one line.
+    #[schemars(regex(pattern = r"^[^\p{Cc}]+$"), length(min = 1, max = 200))]
+    pub title: String,
+    /// The versions that a licence is for, as a range of semver like `>=1.2, <2`. The version on offer is one of them.
+    #[schemars(length(min = 1, max = 128))]
+    pub versions: String,
+    /// What one costs, a price a currency. Absent: who runs the shop says it there. Orders keep the price that they were made by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["currency".into()]))]
+    pub prices: Option<Vec<Price>>,
+    /// What its licences say.
+    #[serde(default)]
+    pub licence: LicenceTerms,
+}
+
+/// What one unit costs in one currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Price {
+    /// Of which currency, as ISO 4217 writes it.
+    #[schemars(regex(pattern = "^[A-Z]{3}$"))]
+    pub currency: String,
+    /// How much, in the currency's smallest unit: 2000 is 20.00 EUR, and 2000 JPY.
+    #[schemars(range(min = 0, max = 999_999_999_999_i64))]
+    pub minor: i64,
+    /// The tax on it, in millionths: 190000 is 19 %.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub tax_rate_ppm: i32,
+    /// Whether the price has the tax in it.
+    #[serde(default)]
+    pub tax_included: bool,
+}
+
+/// What each licence of a product says, beside whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LicenceTerms {
+    /// For how many days it holds; for ever if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36500))]
+    pub days: Option<i32>,
+    /// Installations at once; any number if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub instances: Option<i32>,
+    /// People who use it; any number if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub users: Option<i32>,
+    /// Domains that it may be used for; any if empty.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(length(max = 64), inner(regex(pattern = HOST_NAME), length(max = 253)))]
+    pub domains: BTreeSet<String>,
+    /// What it allows, by names of the product's own.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(regex(pattern = "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"), length(max = 64))
+    )]
+    pub entitlements: BTreeSet<String>,
+}
+
+/// Whether a product is sold.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkuListingStatus {
+    /// The condition Published: shops sell it. Its reason is one of [`PublishedReason`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// The condition type of a `SkuListing`: shops sell it.
+pub const PUBLISHED: &str = "Published";
+
+/// Why a listing is published, or is not: the closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PublishedReason {
+    /// It is valid.
+    Valid,
+    /// It does not say how it is sold.
+    NotForSale,
+    /// How it is sold makes no sense.
+    SaleUnsound,
+    /// An older listing of this seller sells this SKU.
+    SkuTaken,
+    /// The platform's PreviewPolicy `default` does not exist.
+    PolicyNotFound,
+    /// Its preview asks for more than the platform's envelope allows.
+    OutsideEnvelope,
+}
+
+impl From<PublishedReason> for &'static str {
+    fn from(reason: PublishedReason) -> Self {
+        reason.as_str()
+    }
+}
+
+impl PublishedReason {
+    /// The CamelCase word of the reason.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "Valid",
+            Self::NotForSale => "NotForSale",
+            Self::SaleUnsound => "SaleUnsound",
+            Self::SkuTaken => "SkuTaken",
+            Self::PolicyNotFound => "PolicyNotFound",
+            Self::OutsideEnvelope => "OutsideEnvelope",
+        }
+    }
+}
+
+impl SkuListing {
+    /// Whether shops may sell it: the operator has judged what it says now, and has nothing against it.
+    pub fn is_published(&self) -> bool {
+        let status = self.status.as_ref();
+        let judged = status.and_then(|status| conditions::find(&status.conditions, PUBLISHED));
+        judged.is_some_and(|it| it.status == "True" && it.observed_generation == self.metadata.generation)
+    }
 }
 
 /// How a product is previewed: one container that serves HTTP.

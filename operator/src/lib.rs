@@ -19,6 +19,7 @@ pub mod lanes;
 pub mod leader;
 pub mod link;
 pub mod link_keys;
+pub mod listing;
 pub mod meter;
 pub mod metrics;
 pub mod pool;

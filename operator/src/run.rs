@@ -21,7 +21,7 @@ use crate::{
     lanes::Lanes,
     leader::Candidate,
     link::LinkSigner,
-    link_keys,
+    link_keys, listing,
     metrics::Metrics,
     pool::{self, controller::Sources},
     preview::{
@@ -190,7 +190,7 @@ async fn work(
             }
         }
         let told = Told::default();
-        let (controller, pools, watched) =
+        let (controller, pools, listings, watched) =
             controller::controller(&client, &settings.slots, &office.namespace, told.clone());
         let spool = Spool::new(&client, &office.namespace, watched.receipts.clone(), office.kept);
         let reporter = Reporter {
@@ -220,7 +220,7 @@ async fn work(
             wakes: told.wakes,
         });
         tokio::select! {
-            () = lead(arguments, context, controller, pools, &readiness, stopped.clone()) => {
+            () = lead(arguments, context, controller, (pools, listings), &readiness, stopped.clone()) => {
                 if arguments.leader_elect {
                     candidate.release().await;
                 }
@@ -243,7 +243,7 @@ async fn lead(
     arguments: &Arguments,
     context: Arc<Context>,
     controller: Previews,
-    pools: Sources,
+    beside: (Sources, listing::controller::Sources),
     readiness: &Readiness,
     stopped: watch::Receiver<bool>,
 ) {
@@ -273,14 +273,14 @@ async fn lead(
     pool::controller::begin(&context);
     tokio::select! {
         () = controller::run(controller, context.clone(), told(stopped)) => {}
-        () = background(context.clone(), pools) => {}
+        () = background(context.clone(), beside) => {}
         () = guard(&context, arguments.admission_policies, readiness) => {}
     }
     context.herald.finish(LAST_WORDS).await;
 }
 
 /// What runs beside the controller; never returns.
-async fn background(context: Arc<Context>, pools: Sources) {
+async fn background(context: Arc<Context>, (pools, listings): (Sources, listing::controller::Sources)) {
     // An orphan is one that the watches do not know: without their first lists everything would be one.
     context.watched.indexes.previews.wait_until_ready().await;
     context.watched.indexes.cells.wait_until_ready().await;
@@ -299,6 +299,7 @@ async fn background(context: Arc<Context>, pools: Sources) {
     tokio::join!(
         publishing,
         pool::controller::run(pools, context.clone()),
+        listing::controller::run(listings, context.clone()),
         sweep::run(context.clone()),
         seals::run(&context),
         clock::run(&context),

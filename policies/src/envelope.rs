@@ -7,7 +7,7 @@ use vitrine_crds::{
     Amount, PreviewPolicy, PreviewPolicySpec, PreviewPoolSpec, PreviewSandbox, PreviewSandboxSpec,
     SkuListing, TimeSpan,
     preview_policy::{BlockedSubject, IsolationTargets},
-    preview_sandbox::{ListingRef, ResolvedEnvelope},
+    preview_sandbox::{ListingRef, ResolvedEnvelope, TrustLevel},
     sku_listing::{EnvVar, Size, WritableFolder},
 };
 
@@ -177,28 +177,48 @@ pub fn of_pool(
     listing: &SkuListing,
     pool: &PreviewPoolSpec,
 ) -> Result<Envelope, Refusal> {
-    let visitor = PreviewSandbox::new(
-        "",
-        PreviewSandboxSpec {
-            listing_ref: ListingRef {
-                name: pool.listing_ref.name.clone(),
-                uid: None,
-                generation: None,
-            },
-            subject: String::new(),
-            trust_level: pool.trust_level,
-            network: None,
-            ttl: None,
-            size: None,
-            egress: None,
-        },
-    );
-    let envelope = resolve(policy, listing, &visitor)?;
+    let envelope = resolve(
+        policy,
+        listing,
+        &visitor(&pool.listing_ref.name, pool.trust_level),
+    )?;
     let longest = envelope.ttl_cap.as_secs().saturating_add(pool.max_age.as_secs());
     Ok(Envelope {
         ttl_cap: TimeSpan::from_secs(longest),
         ..envelope
     })
+}
+
+/// What every preview of a listing gets that asks for nothing narrower, whoever it is for.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn of_listing(policy: &PreviewPolicySpec, listing: &SkuListing) -> Result<Envelope, Refusal> {
+    resolve(
+        policy,
+        listing,
+        &visitor(&listing.name_any(), TrustLevel::default()),
+    )
+}
+
+/// A preview that asks for nothing of its own.
+fn visitor(listing: &str, trust_level: TrustLevel) -> PreviewSandbox {
+    PreviewSandbox::new(
+        "",
+        PreviewSandboxSpec {
+            listing_ref: ListingRef {
+                name: listing.to_owned(),
+                uid: None,
+                generation: None,
+            },
+            subject: String::new(),
+            trust_level,
+            network: None,
+            ttl: None,
+            size: None,
+            egress: None,
+        },
+    )
 }
 
 /// Checks a preview's time to live alone: what an extension must pass too. Returns the time and its cap.

@@ -18,5 +18,5 @@ pub use metrics::Metrics;
 pub use problem::Problem;
 pub use schema::watch_schema;
 pub use seal::{BadSeal, NotSigned, Seal};
-pub use serve::{Addresses, ended, layered, run, serve};
+pub use serve::{Addresses, ended, layered, run, serve, watching};
 pub use vitrine_program::{NotServed, Readiness};

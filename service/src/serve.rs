@@ -67,10 +67,7 @@ pub async fn serve(
     ended: watch::Receiver<bool>,
 ) -> Result<(), NotServed> {
     let callers = listen(addresses.listen).await?;
-    let for_text = metrics.clone();
-    let watching = vitrine_program::serve(Router::new(), addresses.metrics, readiness.clone(), move || {
-        for_text.text()
-    });
+    let watching = watching(addresses.metrics, readiness.clone(), metrics.clone());
     let lingering = async move {
         until(ended).await;
         readiness.missing("service", "it is told to end");
@@ -89,6 +86,14 @@ pub async fn serve(
         watched = watching => watched,
         served = served => served,
     }
+}
+
+/// Serves `/healthz`, `/readyz` and `/metrics` until the process ends.
+///
+/// # Errors
+/// If the port cannot be taken.
+pub async fn watching(address: SocketAddr, readiness: Readiness, metrics: Metrics) -> Result<(), NotServed> {
+    vitrine_program::serve(Router::new(), address, readiness, move || metrics.text()).await
 }
 
 async fn until(mut ended: watch::Receiver<bool>) {

@@ -1,11 +1,12 @@
-// An OpenID provider on loopback: `node provider.mjs PORT`. People sign in by any name and password; `admin` runs the shop, and has used a second factor.
+// An OpenID provider: `node provider.mjs PORT`, on loopback; or `node provider.mjs PORT HOST ISSUER` where others have to reach it. People sign in by any name and password; `admin` runs the shop, and has used a second factor.
 // Touches nothing but its port. Its keys and sessions are gone with it.
 
 import { generateKeyPairSync } from 'node:crypto';
 import Provider from 'oidc-provider';
 
 const port = Number(process.argv[2]);
-const issuer = `http://127.0.0.1:${port}`;
+const host = process.argv[3] ?? '127.0.0.1';
+const issuer = process.argv[4] ?? `http://127.0.0.1:${port}`;
 // A resource is an absolute URI (RFC 8707); tokens for it say the audience.
 const resource = 'https://shop.example/api';
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
@@ -44,4 +45,4 @@ const provider = new Provider(issuer, {
   },
 });
 
-provider.listen(port, '127.0.0.1');
+provider.listen(port, host);

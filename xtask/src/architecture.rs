@@ -40,7 +40,10 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         &["vitrine-commerce", "vitrine-keys", "vitrine-program"],
     ),
     // Each is a process of its own: what they know of each other is HTTP and what is signed.
-    ("vitrine-api", &["vitrine-commerce", "vitrine-service"]),
+    (
+        "vitrine-api",
+        &["vitrine-commerce", "vitrine-crds", "vitrine-service"],
+    ),
     ("vitrine-finance", &["vitrine-commerce", "vitrine-service"]),
     ("vitrine-signer", &["vitrine-commerce", "vitrine-service"]),
     ("vitrine-parts", &[]),
@@ -48,6 +51,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     (
         "vitrine-operator",
         &[
+            "vitrine-commerce",
             "vitrine-crds",
             "vitrine-policies",
             "vitrine-program",

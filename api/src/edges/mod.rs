@@ -86,6 +86,9 @@ pub enum Refusal {
     /// There is no such product, it is not sold, or not in this currency.
     #[error("{0} is not sold in {1}")]
     NotSold(String, String),
+    /// Its listing says what it costs.
+    #[error("the listing of {0} says what it costs: change it there, or take the prices out of it")]
+    PricedByListing(String),
     /// It cannot be reckoned.
     #[error(transparent)]
     Price(#[from] PriceError),

@@ -194,5 +194,5 @@ pub(super) async fn confirm(
         .order(order.id)
         .await
         .map_err(|error| problems::store(&error))?;
-    Ok(Json(OrderView::from(&order)))
+    counter.view(&order).await.map(Json)
 }

@@ -17,10 +17,12 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
+use vitrine_service::Problem;
 
+use self::views::OrderView;
 use crate::{
-    flows::webhook::Endpoint, identity::Identity, metrics::Counters, outside::stripe::StripeApi,
-    store::postgres::Shop,
+    bucket::Bucket, flows::webhook::Endpoint, identity::Identity, metrics::Counters, order::Order,
+    outside::stripe::StripeApi, store::postgres::Shop,
 };
 
 /// What the routes work with.
@@ -32,10 +34,21 @@ pub struct Counter {
     pub stripe: StripeApi,
     /// Where Stripe's events come in.
     pub endpoint: Arc<Endpoint>,
+    /// How many requests are looked at where events come in, of those that cannot be Stripe's.
+    pub events: Arc<Bucket>,
     /// Who people are.
     pub identity: Arc<Identity>,
     /// What is counted.
     pub counters: Counters,
+}
+
+impl Counter {
+    /// What is told of an order.
+    async fn view(&self, order: &Order) -> Result<OrderView, Problem> {
+        let number = self.shop.number(order.id).await;
+        let number = number.map_err(|error| problems::store(&error))?;
+        Ok(OrderView::of(order, number))
+    }
 }
 
 #[derive(OpenApi)]

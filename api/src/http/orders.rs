@@ -68,13 +68,13 @@ pub(super) async fn list(
         .map(|(number, _)| *number)
         .filter(|_| i64::try_from(found.len()) == Ok(limit));
     let mut orders = vec![];
-    for (_, id) in found {
+    for (number, id) in found {
         let order = counter
             .shop
             .order(id)
             .await
             .map_err(|error| problems::store(&error))?;
-        orders.push(OrderView::from(&order));
+        orders.push(OrderView::of(&order, number));
     }
     Ok(Json(OrdersView { orders, next }))
 }
@@ -90,7 +90,7 @@ pub(super) async fn read(
     Path(id): Path<Uuid>,
 ) -> Result<Json<OrderView>, Problem> {
     let order = person.order(&counter.shop, id).await?;
-    Ok(Json(OrderView::from(&order)))
+    counter.view(&order).await.map(Json)
 }
 
 /// Where an order is paid now: its session may be over.

@@ -31,6 +31,11 @@ pub(super) fn refused(refusal: &Refusal) -> Problem {
             "there is no money to give back",
         ),
         Refusal::NotSold(..) => of(StatusCode::UNPROCESSABLE_ENTITY, "not-sold", "this is not sold"),
+        Refusal::PricedByListing(_) => of(
+            StatusCode::CONFLICT,
+            "priced-by-listing",
+            "its listing says what it costs",
+        ),
         Refusal::Price(_) | Refusal::Money(_) => {
             of(StatusCode::UNPROCESSABLE_ENTITY, "no-price", "this has no price")
         }

@@ -87,6 +87,8 @@ pub struct LineView {
 pub struct OrderView {
     /// Its id.
     pub id: Uuid,
+    /// Its number, as buyers and the shop's people name it: unique, and higher for each that is placed.
+    pub number: i64,
     /// `pending`, `completed`, `refunded` or `failed`.
     #[schema(value_type = String, example = "completed")]
     pub status: Projection,
@@ -127,8 +129,9 @@ pub struct PaymentView {
     pub paid_at: Option<String>,
 }
 
-impl From<&Order> for OrderView {
-    fn from(order: &Order) -> Self {
+impl OrderView {
+    /// Of an order that the store has under a number.
+    pub fn of(order: &Order, number: i64) -> Self {
         let known = order.facts();
         let units = order.units().map(|(unit, _)| UnitView {
             line: unit.line,
@@ -151,6 +154,7 @@ impl From<&Order> for OrderView {
         });
         Self {
             id: order.id,
+            number,
             status: facts::projection(&known),
             stage: facts::status(&known),
             held: facts::holds(&known)

@@ -2,17 +2,49 @@
 
 use axum::{
     body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
+    extract::{FromRequestParts, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header::RETRY_AFTER, request::Parts},
+    response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
+use tokio::time::Instant;
 use vitrine_service::Problem;
 
 use super::{Counter, problems};
-use crate::flows::webhook::{Rejected, receive};
+use crate::{
+    flows::webhook::{Rejected, receive},
+    stripe_signature,
+};
 
 /// Its header.
 const SIGNATURE: &str = "stripe-signature";
+
+/// A request that may be Stripe's, or is not one too many of the others (CHK-04): judged before its body is read. What may be Stripe's is always
+/// looked at, so that nobody can keep Stripe out.
+pub(super) struct InTime;
+
+impl FromRequestParts<Counter> for InTime {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, counter: &Counter) -> Result<Self, Response> {
+        let header = parts.headers.get(SIGNATURE);
+        let header = header.and_then(|value| value.to_str().ok());
+        if stripe_signature::is_plausible(header, Timestamp::now().as_second()) {
+            return Ok(Self);
+        }
+        let Err(wait) = counter.events.take(0.0, Instant::now()) else {
+            return Ok(Self);
+        };
+        counter.counters.webhooks.with_label_values(&["too_many"]).inc();
+        let problem = Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many",
+            "too many requests; ask again",
+        );
+        let seconds = wait.as_secs() + 1;
+        Err(([(RETRY_AFTER, seconds.to_string())], problem).into_response())
+    }
+}
 
 /// Takes an event: it is written down when this answers 200.
 #[utoipa::path(
@@ -22,6 +54,7 @@ const SIGNATURE: &str = "stripe-signature";
 )]
 pub(super) async fn stripe(
     State(counter): State<Counter>,
+    _: InTime,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {

@@ -53,6 +53,7 @@ use crate::{
     api,
     error::{Error, Result},
     lanes::Lane,
+    listing,
     pool::{
         confinement::Doubt,
         controller::{KNOWN, Sources, Wakes},
@@ -83,7 +84,7 @@ pub fn controller(
     slots_namespace: &str,
     receipts_namespace: &str,
     told: Told,
-) -> (Previews, Sources, Watched) {
+) -> (Previews, Sources, listing::controller::Sources, Watched) {
     let mut reflectors = JoinSet::new();
     let indexes = Indexes::default();
     let (previews, [of_previews]) = shelved(
@@ -103,9 +104,9 @@ pub fn controller(
     );
     let (slots, of_slots) = watches::held(&mut reflectors, leases);
     let all = || Api::all(client.clone());
-    let (listings, [of_listings, pools_listings]) =
+    let (listings, [of_listings, pools_listings, listings_own]) =
         stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
-    let (policies, [of_policies, pools_policies]) =
+    let (policies, [of_policies, pools_policies, listings_policies]) =
         stored(&mut reflectors, Api::all(client.clone()), everything(), |_| {});
     let (nodes, [pools_nodes]) = stored(&mut reflectors, all(), everything(), bare_node);
     let receipts = Api::namespaced(client.clone(), receipts_namespace);
@@ -126,6 +127,10 @@ pub fn controller(
         policies: pools_policies,
         nodes: pools_nodes,
         pools: pools_pools,
+    };
+    let of_sales = listing::controller::Sources {
+        listings: listings_own,
+        policies: listings_policies,
     };
     let watched = Watched {
         previews: previews.clone(),
@@ -190,7 +195,7 @@ pub fn controller(
             by(&of_policy, |p| Some(waits(p) || p.phase().is_terminal()))
         }),
     ];
-    (Previews { queue, feeds }, sources, watched)
+    (Previews { queue, feeds }, sources, of_sales, watched)
 }
 
 /// Has previews looked at because of what happens in their cells: from the beginning, so that looks can begin once all that is kept is known.

@@ -166,7 +166,9 @@ async fn client(target: &Target) -> Client {
 }
 
 async fn gateway(client: &Client) -> Option<SocketAddr> {
-    let (ip, port) = install::service_address(client, "vitrine-gateway").await.ok()?;
+    let (ip, port) = install::service_address(client, NAMESPACE, "vitrine-gateway")
+        .await
+        .ok()?;
     format!("{ip}:{port}").parse().ok()
 }
 

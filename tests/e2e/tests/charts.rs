@@ -27,6 +27,27 @@ const KUBERNETES: &str = "1.36.3";
 /// How long the API server may take until its OpenAPI document has a new kind: it is made in the background.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The charts whose rendering is committed, each with values of its own for that.
+const GOLDEN: [&str; 2] = ["vitrine", "vitrine-shop"];
+/// Values of the chart vitrine-shop that change which objects or fields are rendered.
+const EVERYTHING_OF_THE_SHOP: &[&str] = &[
+    "imagePullSecrets[0].name=registry",
+    "nodeSelector.pool=shop",
+    "tolerations[0].key=shop",
+    "priorityClassName=important",
+    "api.service.type=LoadBalancer",
+    "api.service.annotations.a=b",
+    "stripe.account=acct_1",
+    "networkPolicy.apiServerCidrs={192.0.2.1/32}",
+];
+/// The same with a Finance of somebody else's.
+const OTHER_FINANCE: &[&str] = &[
+    "finance.url=https://finance.example/ledger",
+    "finance.keySecret=",
+    "databases.finance=",
+    "api.replicas=1",
+];
+
 /// Every value that changes which objects or fields are rendered.
 const EVERYTHING: &[&str] = &[
     "imagePullSecrets[0].name=registry",
@@ -46,8 +67,9 @@ const EVERYTHING: &[&str] = &[
 ];
 
 #[test]
-fn helm_lint_finds_nothing_in_both_charts() {
-    for (chart, values) in [("vitrine-crds", None), ("vitrine", Some(test_values()))] {
+fn helm_lint_finds_nothing_in_any_chart() {
+    let with_values = GOLDEN.map(|chart| (chart, Some(test_values(chart))));
+    for (chart, values) in with_values.into_iter().chain([("vitrine-crds", None)]) {
         let mut arguments = vec!["lint".to_owned(), "--strict".to_owned(), chart_folder(chart)];
         arguments.extend(["--kube-version".to_owned(), KUBERNETES.to_owned()]);
         arguments.extend(
@@ -60,9 +82,15 @@ fn helm_lint_finds_nothing_in_both_charts() {
 }
 
 #[test]
-fn the_chart_renders_what_the_golden_file_says() {
-    let golden = Path::new(&chart_folder("vitrine")).join("golden/default.yaml");
-    let rendered = vitrine(&[]).unwrap();
+fn the_charts_render_what_the_golden_files_say() {
+    for chart in GOLDEN {
+        renders_its_golden_file(chart);
+    }
+}
+
+fn renders_its_golden_file(chart: &str) {
+    let golden = Path::new(&chart_folder(chart)).join("golden/default.yaml");
+    let rendered = with(chart, &[]).unwrap();
     if std::env::var_os("VITRINE_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
         fs::write(&golden, &rendered).unwrap();
     }
@@ -73,7 +101,7 @@ fn the_chart_renders_what_the_golden_file_says() {
         .position(|(one, other)| one != other);
     assert!(
         expected == rendered,
-        "charts/vitrine/golden/default.yaml is not what the chart renders, first from line {}: look at the difference with \
+        "charts/{chart}/golden/default.yaml is not what the chart renders, first from line {}: look at the difference with \
          `VITRINE_UPDATE_GOLDEN=1 cargo xtask test golden && git diff charts` and commit it if it is meant",
         differs.unwrap_or_else(|| expected.lines().count().min(rendered.lines().count())) + 1,
     );
@@ -155,7 +183,7 @@ fn values_that_cannot_work_are_refused_by_name() {
         let refusal = vitrine(&[value]).expect_err(value);
         assert!(refusal.contains(says), "{value}: expected {says:?}: {refusal}");
     }
-    let mut values = vec!["--values".to_owned(), test_values()];
+    let mut values = vec!["--values".to_owned(), test_values("vitrine")];
     values.extend(["--set-json", "previewPolicy.isolation.metadata=[]"].map(str::to_owned));
     let refusal = template("vitrine", NAMESPACE, KUBERNETES, &values).unwrap_err();
     assert!(
@@ -232,13 +260,15 @@ fn an_image_must_be_named() {
 
 #[test]
 fn namespaces_of_the_cluster_are_not_installed_into() {
-    let values = ["--values".to_owned(), test_values()];
-    for namespace in ["default", "kube-system"] {
-        let refusal = template("vitrine", namespace, KUBERNETES, &values).unwrap_err();
-        assert!(
-            refusal.contains("refusing to install into namespace"),
-            "{refusal}"
-        );
+    for chart in GOLDEN {
+        let values = ["--values".to_owned(), test_values(chart)];
+        for namespace in ["default", "kube-system"] {
+            let refusal = template(chart, namespace, KUBERNETES, &values).unwrap_err();
+            assert!(
+                refusal.contains("refusing to install into namespace"),
+                "{refusal}"
+            );
+        }
     }
     let refusal = vitrine(&[&format!("slots.namespace={NAMESPACE}")]).unwrap_err();
     assert!(
@@ -248,23 +278,23 @@ fn namespaces_of_the_cluster_are_not_installed_into() {
 }
 
 #[test]
-fn kubernetes_older_than_1_34_is_refused_by_both_charts() {
-    let values = ["--values".to_owned(), test_values()];
-    for (chart, values) in [("vitrine", &values[..]), ("vitrine-crds", &[])] {
-        let refusal = template(chart, NAMESPACE, "1.33.9", values).unwrap_err();
+fn kubernetes_older_than_1_34_is_refused_by_every_chart() {
+    let with_values = GOLDEN.map(|chart| (chart, vec!["--values".to_owned(), test_values(chart)]));
+    for (chart, values) in with_values.into_iter().chain([("vitrine-crds", vec![])]) {
+        let refusal = template(chart, NAMESPACE, "1.33.9", &values).unwrap_err();
         assert!(
             refusal.contains("incompatible with Kubernetes v1.33.9"),
             "{refusal}"
         );
         for version in ["1.34.0", "v1.34.2-gke.100", "1.36.3"] {
-            template(chart, NAMESPACE, version, values).unwrap();
+            template(chart, NAMESPACE, version, &values).unwrap();
         }
     }
 }
 
 #[test]
 fn previews_are_held_in_their_creation_where_kubernetes_can() {
-    let values = ["--values".to_owned(), test_values()];
+    let values = ["--values".to_owned(), test_values("vitrine")];
     let mutating = |version: &str| {
         let rendered = documents(&template("vitrine", NAMESPACE, version, &values).unwrap());
         let is_mutating = |document: &Value| {
@@ -310,8 +340,14 @@ fn without_a_policy_of_its_own_the_chart_renders_none() {
 #[tokio::test]
 async fn everything_rendered_has_the_schema_of_the_live_api_server() {
     let schemas = schemas("sound").await;
-    let values = ["--values".to_owned(), test_values()];
+    let values = ["--values".to_owned(), test_values("vitrine")];
     for (what, text) in [
+        ("vitrine-shop", shop(&[]).unwrap()),
+        (
+            "vitrine-shop with everything set",
+            shop(EVERYTHING_OF_THE_SHOP).unwrap(),
+        ),
+        ("vitrine-shop with another Finance", shop(OTHER_FINANCE).unwrap()),
         ("vitrine", vitrine(&[]).unwrap()),
         ("vitrine with everything set", vitrine(EVERYTHING).unwrap()),
         (
@@ -516,7 +552,7 @@ fn what_alerts_and_dashboard_name_exists() {
 
 #[test]
 fn no_right_leads_to_more_rights_secrets_or_into_pods() {
-    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    let rendered = everything();
     let rules: usize = rendered.iter().map(|document| rules_of(document).len()).sum();
     assert!(
         rules > 10,
@@ -635,10 +671,11 @@ fn a_dangerous_right_would_be_noticed() {
 
 #[test]
 fn every_pod_is_locked_down_as_previews_are() {
-    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    let rendered = everything();
     let mut pods = 0;
     for document in &rendered {
-        let spec = &document["spec"]["template"]["spec"];
+        let template = pod_template(document);
+        let spec = &template["spec"];
         if spec.is_null() {
             continue;
         }
@@ -665,14 +702,110 @@ fn every_pod_is_locked_down_as_previews_are() {
         }
     }
     assert!(
-        pods >= 6,
-        "operator, gateway, egress, responder, decoy and drain, but only {pods} were found"
+        pods >= 13,
+        "operator, gateway, egress, responder, decoy and drain, api, catalogue, finance, signer, reconcile and two that migrate, but only \
+         {pods} were found"
+    );
+}
+
+/// The pods that something makes; null if it makes none.
+fn pod_template(document: &Value) -> &Value {
+    let of_job = &document["spec"]["jobTemplate"]["spec"]["template"];
+    if of_job.is_null() {
+        &document["spec"]["template"]
+    } else {
+        of_job
+    }
+}
+
+#[test]
+fn the_catalogue_alone_of_the_shop_has_a_token_and_reads_listings_only() {
+    let rendered = documents(&shop(EVERYTHING_OF_THE_SHOP).unwrap());
+    let has_token =
+        |document: &&Value| pod_template(document)["spec"]["automountServiceAccountToken"] == true;
+    let with_token: Vec<_> = rendered.iter().filter(has_token).collect();
+    assert_eq!(with_token.len(), 1);
+    assert_eq!(with_token[0]["metadata"]["name"], "vitrine-catalogue");
+    let rules: Vec<_> = rendered.iter().flat_map(rules_of).collect();
+    assert_eq!(
+        rules,
+        [
+            json!({"apiGroups": ["vitrine.dev"], "resources": ["skulistings"], "verbs": ["get", "list", "watch"]})
+        ]
     );
 }
 
 #[test]
+fn keys_and_tokens_are_mounted_where_they_are_used_and_nowhere_else() {
+    let rendered = documents(&shop(&[]).unwrap());
+    let holders = |secret: &str| -> Vec<String> {
+        let word = format!("\"{secret}\"");
+        let holds = |document: &&Value| pod_template(document).to_string().contains(&word);
+        let names = rendered
+            .iter()
+            .filter(holds)
+            .map(|document| &document["metadata"]["name"]);
+        names.map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    for (secret, wanted) in [
+        ("signer-keys", &["vitrine-signer"][..]),
+        ("finance-key", &["vitrine-finance"]),
+        ("stripe", &["vitrine-api"]),
+        ("signer-token", &["vitrine-api", "vitrine-signer"]),
+        (
+            "finance-token",
+            &["vitrine-api", "vitrine-finance", "vitrine-reconcile"],
+        ),
+        ("database-owner", &["vitrine-migrate-api"]),
+        ("database-api", &["vitrine-api", "vitrine-reconcile"]),
+        ("database-signer", &["vitrine-signer"]),
+        ("database-catalogue", &["vitrine-catalogue"]),
+        (
+            "database-finance",
+            &["vitrine-finance", "vitrine-migrate-finance"],
+        ),
+    ] {
+        let mut holders = holders(secret);
+        holders.sort();
+        assert_eq!(holders, wanted, "{secret}");
+    }
+}
+
+#[test]
+fn a_shop_that_cannot_work_is_refused_by_name() {
+    for (set, says) in [
+        ("shop=", "at '/shop'"),
+        ("storefront=https://shop.example/", "at '/storefront'"),
+        ("publicUrl=shop.example", "at '/publicUrl'"),
+        ("keys.finance=null", "at '/keys'"),
+        ("keys.licence=secret", "at '/keys/licence'"),
+        ("stripe.secret=", "at '/stripe/secret'"),
+        (
+            "stripe.key=sk_live_1",
+            "at '/stripe': additional properties 'key' not allowed",
+        ),
+        ("caConfigMap=", "at '/caConfigMap'"),
+        ("databases.signer=", "at '/databases/signer'"),
+        ("databases.finance=", "databases.finance are required"),
+        ("finance.keySecret=", "finance.keySecret and databases.finance"),
+        ("networkPolicy.database=null", "at '/networkPolicy'"),
+        ("reconcile.schedule=daily", "at '/reconcile/schedule'"),
+        ("api.replicas=0", "at '/api/replicas'"),
+        ("image.digest=latest", "at '/image/digest'"),
+    ] {
+        let refusal = shop(&[set]).expect_err(set);
+        assert!(refusal.contains(says), "{set}: expected {says:?}: {refusal}");
+    }
+}
+
+#[test]
 fn network_policies_cover_every_pod_and_none_speaks_of_all_addresses_at_once() {
-    let rendered = documents(&vitrine(EVERYTHING).unwrap());
+    for rendered in [vitrine(EVERYTHING), shop(EVERYTHING_OF_THE_SHOP)] {
+        covered_by_network_policies(&documents(&rendered.unwrap()));
+    }
+}
+
+fn covered_by_network_policies(rendered: &[Value]) {
     let policies: Vec<_> = rendered
         .iter()
         .filter(|document| document["kind"] == "NetworkPolicy")
@@ -694,6 +827,22 @@ fn network_policies_cover_every_pod_and_none_speaks_of_all_addresses_at_once() {
             && policy["metadata"]["namespace"] == NAMESPACE
     });
     assert!(silent, "no policy denies by default what no other one allows");
+    // And each pod has a policy of its own, which chooses it by its labels.
+    for document in rendered {
+        let labels = &pod_template(document)["metadata"]["labels"];
+        if labels.is_null() {
+            continue;
+        }
+        let chooses = |policy: &&Value| {
+            let wanted = policy["spec"]["podSelector"]["matchLabels"].as_object();
+            wanted.is_some_and(|wanted| wanted.iter().all(|(name, value)| labels[name] == *value))
+        };
+        assert!(
+            policies.iter().any(chooses),
+            "no policy is about {}",
+            document["metadata"]["name"]
+        );
+    }
 }
 
 /// What no role of ours may contain, as sentences.
@@ -768,8 +917,8 @@ fn chart_folder(chart: &str) -> String {
         .to_string()
 }
 
-fn test_values() -> String {
-    format!("{}/ci/test-values.yaml", chart_folder("vitrine"))
+fn test_values(chart: &str) -> String {
+    format!("{}/ci/test-values.yaml", chart_folder(chart))
 }
 
 fn tool(name: &str) -> PathBuf {
@@ -786,12 +935,29 @@ fn tool(name: &str) -> PathBuf {
 
 /// The chart `vitrine` with the values of the golden file, and some more; or what Helm said.
 fn vitrine(set: &[&str]) -> Result<String, String> {
-    let mut values = vec!["--values".to_owned(), test_values()];
+    with("vitrine", set)
+}
+
+/// The same of the chart `vitrine-shop`.
+fn shop(set: &[&str]) -> Result<String, String> {
+    with("vitrine-shop", set)
+}
+
+/// The objects of both, with everything set.
+fn everything() -> Vec<Value> {
+    let both = [vitrine(EVERYTHING), shop(EVERYTHING_OF_THE_SHOP)];
+    both.iter()
+        .flat_map(|rendered| documents(rendered.as_ref().unwrap()))
+        .collect()
+}
+
+fn with(chart: &str, set: &[&str]) -> Result<String, String> {
+    let mut values = vec!["--values".to_owned(), test_values(chart)];
     values.extend(
         set.iter()
             .flat_map(|value| ["--set".to_owned(), (*value).to_owned()]),
     );
-    template("vitrine", NAMESPACE, KUBERNETES, &values)
+    template(chart, NAMESPACE, KUBERNETES, &values)
 }
 
 fn template(chart: &str, namespace: &str, kubernetes: &str, values: &[String]) -> Result<String, String> {

@@ -4,12 +4,12 @@
 
 use std::process::Command;
 
-use vitrine_devcluster::Level;
+use vitrine_devcluster::{Level, progress};
 use vitrine_e2e::clusters;
-use vitrine_kit::images;
+use vitrine_kit::{images, market};
 
 #[test]
-fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
+fn the_demo_runs_on_an_existing_cluster_from_the_preview_to_the_refund() {
     let cluster = clusters::shared(Level::Full);
     let xtask = images::target().join("debug/xtask");
     let load = format!(
@@ -40,6 +40,8 @@ fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
                 xtask.display()
             )
         });
+    // The tests after this one need the node's room.
+    let removed = market::remove(&clusters::target(&cluster), &*progress::for_stderr(true));
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{complained}");
@@ -47,7 +49,12 @@ fn the_demo_runs_on_an_existing_cluster_and_shows_a_verified_end() {
         "result: verified",
         "link: 410 Gone",
         "internet          203.0.113.10:80",
+        "valid: ",
+        "product  acme/pocketbase ^1",
+        "revoked: ",
+        "\"differing\": 0",
     ] {
         assert!(said.contains(wanted), "{wanted:?} is not in:\n{said}");
     }
+    removed.unwrap();
 }

@@ -83,7 +83,7 @@ pub fn operator(build: Build) -> Result<Image> {
 /// # Errors
 /// As [`operator`].
 pub fn operator_at(repository: &str, build: Build) -> Result<Image> {
-    let program = without_debug_information(&operator_program(build)?)?;
+    let program = without_debug_information(&operator_program(build)?, "vitrine-operator")?;
     let contents = Contents {
         name: format!("{repository}/operator:dev"),
         files: image::program_with_libraries("/vitrine-operator", &program)?,
@@ -97,16 +97,40 @@ pub fn operator_at(repository: &str, build: Build) -> Result<Image> {
     build_image(&contents)
 }
 
+/// Compiles programs of this workspace. In a test they are there: `cargo xtask test` has built them with everything else.
+///
+/// # Errors
+/// If they do not compile.
+pub fn programs(names: &[&str]) -> Result<()> {
+    let mut command = cargo::command();
+    // As the operator's: with the whole workspace selected.
+    command
+        .current_dir(workspace())
+        .args(["build", "--locked", "--workspace"])
+        .args(names.iter().flat_map(|name| ["--bin", name]));
+    program::run_with(&mut command).map(drop)
+}
+
+/// Where a program of this workspace is, once it is compiled.
+pub fn program_of(name: &str) -> PathBuf {
+    target().join("debug").join(name)
+}
+
+/// A program of this workspace as it goes into an image.
+pub(crate) fn stripped(name: &str) -> Result<PathBuf> {
+    without_debug_information(&program_of(name), name)
+}
+
 /// A copy of a program without what only a debugger reads: of an unoptimised one that is most of it.
-fn without_debug_information(program: &Path) -> Result<PathBuf> {
+fn without_debug_information(program: &Path, name: &str) -> Result<PathBuf> {
     let folder = target().join("vitrine");
     make(&folder)?;
-    let copy = folder.join(format!("vitrine-operator-{}", std::process::id()));
+    let copy = folder.join(format!("{name}-{}", std::process::id()));
     let text = |path: &Path| path.display().to_string();
     // Of binutils, as the linker is.
     let arguments = ["--strip-debug", "-o", &text(&copy), &text(program)].map(str::to_owned);
     program::run(Path::new("strip"), &arguments)?;
-    let stripped = folder.join("vitrine-operator");
+    let stripped = folder.join(name);
     // In one step: another process may be reading the one that is there.
     std::fs::rename(&copy, &stripped).map_err(|source| Error::File { path: copy, source })?;
     Ok(stripped)
@@ -179,7 +203,7 @@ pub fn hostile() -> Result<Image> {
     build_image(&contents)
 }
 
-fn build_image(contents: &Contents) -> Result<Image> {
+pub(crate) fn build_image(contents: &Contents) -> Result<Image> {
     let folder = image::cache_folder()?;
     make(&folder)?;
     Ok(Image::build(contents, &folder)?)

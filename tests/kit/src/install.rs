@@ -84,10 +84,19 @@ impl Target {
         Ok(tools::ensure(&["helm"], progress)?.binary("helm", "helm")?)
     }
 
-    fn flags(&self) -> Vec<String> {
+    /// What tells kubectl of it.
+    pub fn kubectl_flags(&self) -> Vec<String> {
+        self.flags_with("--context")
+    }
+
+    pub(crate) fn flags(&self) -> Vec<String> {
+        self.flags_with("--kube-context")
+    }
+
+    fn flags_with(&self, context_flag: &str) -> Vec<String> {
         let mut flags = vec!["--kubeconfig".to_owned(), self.kubeconfig.display().to_string()];
         if let Some(context) = &self.context {
-            flags.extend(["--kube-context".to_owned(), context.clone()]);
+            flags.extend([context_flag.to_owned(), context.clone()]);
         }
         flags
     }
@@ -95,6 +104,11 @@ impl Target {
 
 fn charts() -> PathBuf {
     images::workspace().join("charts")
+}
+
+/// The folder of a chart.
+pub(crate) fn chart(name: &str) -> String {
+    charts().join(name).display().to_string()
 }
 
 /// Installs or upgrades both charts and waits until everything is ready.
@@ -172,12 +186,12 @@ fn upgrade(release: &str, chart: &Path) -> Vec<String> {
         .to_vec()
 }
 
-/// The cluster address of one of Vitrine's Services.
+/// The cluster address of a Service.
 ///
 /// # Errors
 /// If it does not exist.
-pub async fn service_address(client: &Client, name: &str) -> Result<(String, u16)> {
-    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+pub async fn service_address(client: &Client, namespace: &str, name: &str) -> Result<(String, u16)> {
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let service = services
         .get(name)
         .await

@@ -8,6 +8,7 @@ pub mod error;
 pub mod http;
 pub mod images;
 pub mod install;
+pub mod market;
 pub mod objects;
 pub mod program;
 

@@ -3,6 +3,7 @@
 
 mod go;
 mod node;
+mod people;
 mod port;
 mod postgres;
 
@@ -12,9 +13,10 @@ use std::{
 };
 
 pub use go::Helper;
-pub use node::Node;
+pub use node::{Node, packages};
+pub use people::People;
 pub use port::Port;
-pub use postgres::{OWNER, Server};
+pub use postgres::{OWNER, Server, program as postgres_program};
 
 /// Why a part is not there.
 #[derive(Debug, thiserror::Error)]

@@ -27,7 +27,7 @@ fn missing(what: &str, error: std::io::Error) -> PartError {
     if error.kind() == ErrorKind::NotFound {
         return PartError::Missing {
             program: what.to_owned(),
-            package: "Node 20 or later with npm (Debian: nodejs, npm)",
+            package: "Node 18 or later with npm (Debian: nodejs, npm)",
         };
     }
     io(format!("start {what}"))(error)
@@ -41,7 +41,10 @@ fn cache() -> PathBuf {
 }
 
 /// The folder with all that is in this one, and the packages that its lock file names.
-fn installed(folder: &Path) -> Result<PathBuf, PartError> {
+///
+/// # Errors
+/// If there is no npm, or it cannot get them.
+pub fn packages(folder: &Path) -> Result<PathBuf, PartError> {
     let shown = folder.display();
     let mut files: Vec<_> = fs::read_dir(folder)
         .map_err(io(format!("read {shown}")))?
@@ -97,7 +100,7 @@ impl Node {
     /// # Errors
     /// If Node is not there, its packages cannot be had, or it does not listen.
     pub fn start(folder: &Path, script: &str) -> Result<Self, PartError> {
-        let place = installed(folder)?;
+        let place = packages(folder)?;
         let port = Port::take();
         let child = Command::new("node")
             .arg(place.join(script))

@@ -41,7 +41,11 @@ pub struct Server {
     keeper: Child,
 }
 
-fn program(name: &str) -> Result<PathBuf, PartError> {
+/// A program of Postgres'.
+///
+/// # Errors
+/// If it is not installed.
+pub fn program(name: &str) -> Result<PathBuf, PartError> {
     let versions = fs::read_dir(DEBIAN).into_iter().flatten().flatten();
     let versions = versions.map(|entry| entry.path().join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -160,19 +164,21 @@ impl Server {
         format!("postgres://{OWNER}@localhost/{database}?host={host}")
     }
 
-    /// Has psql do something.
+    /// Has psql do something; what it says: of a table its rows, with `|` between their columns.
     ///
     /// # Errors
     /// If it says no.
-    pub fn psql(&self, database: &str, arguments: &[&str]) -> Result<(), PartError> {
+    pub fn psql(&self, database: &str, arguments: &[&str]) -> Result<String, PartError> {
         let done = Command::new(program("psql")?)
             .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"])
+            .args(["--tuples-only", "--no-align"])
             .args(["--username", OWNER, "--dbname", database, "--host"])
             .arg(&self.folder)
             .args(arguments)
             .output()
             .map_err(io("start psql"))?;
-        ran(format!("psql {}", arguments.join(" ")), &done)
+        ran(format!("psql {}", arguments.join(" ")), &done)?;
+        Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
     }
 }
 

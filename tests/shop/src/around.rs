@@ -8,12 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 use sqlx::{Executor, PgPool};
-use vitrine_api::store::postgres::Shop;
 use vitrine_parts::{OWNER, Port};
 use vitrine_stripe::server::Server as StripeServer;
 
 use crate::{
-    house::Keys,
     postgres::server,
     town::{
         AUDIENCE, NO_LIMIT, OLD_WEBHOOK_SECRET, STRIPE_KEY, Surroundings, TOKEN, WEBHOOK_SECRET, ask, sell,
@@ -98,7 +96,7 @@ impl Around {
             around.of_shop.connect().await.execute(CLOCK).await.unwrap();
         }
         let pool = around.of_shop.pool(None, 4).await;
-        sell(&Shop::new(pool.clone(), Keys::default().house())).await;
+        sell(&pool).await;
         let ports = [Port::take(), Port::take()];
         let [address, metrics] = ports.each_ref().map(|port| port.address.to_string());
         let base = format!("http://{address}");
@@ -125,8 +123,9 @@ impl Around {
             std::fs::write(&path, text).unwrap();
             path.display().to_string()
         };
+        // The proxy reads what passes, and begins with the first message that is not about TLS.
         let database = format!(
-            "postgres://{OWNER}@localhost/{}?host={}&options=-c%20role%3Dvitrine_api",
+            "postgres://{OWNER}@localhost/{}?host={}&sslmode=disable&options=-c%20role%3Dvitrine_api",
             around.of_shop.name(),
             host.display()
         );

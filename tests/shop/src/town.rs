@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use vitrine_api::{
+    bucket::Bucket,
     edges::House,
     flows::webhook::Endpoint,
     http::{self, Counter},
@@ -23,7 +24,10 @@ use vitrine_api::{
         signer::SignerApi,
         stripe::{StripeApi, budget::Class},
     },
-    store::postgres::{Listed, MIGRATIONS, Shop},
+    store::postgres::{
+        MIGRATIONS, Shop,
+        listed::{Catalogue, Listed},
+    },
     stripe_signature::Secrets,
     work::{self, Bench},
 };
@@ -37,8 +41,9 @@ use vitrine_stripe::{
 };
 
 use crate::{
-    house::seal,
+    house::{Keys, seal},
     postgres::{Database, database, server},
+    wire,
 };
 
 /// Stripe's secret key.
@@ -75,6 +80,7 @@ pub struct Town {
     /// The pinned keys, as `vitrine licence verify --keys` reads them.
     pub pinned: String,
     around: Surroundings,
+    finance_is_up: watch::Sender<bool>,
     ended: watch::Sender<bool>,
     work: JoinSet<()>,
 }
@@ -143,8 +149,10 @@ impl Drop for Surroundings {
     }
 }
 
-/// Two products: `notes` for 20 EUR, tax included, and `gift` for nothing.
-pub async fn sell(shop: &Shop) {
+/// Two products: `notes` for 20 EUR, tax included, and `gift` for nothing. By the database's owner.
+pub async fn sell(pool: &PgPool) {
+    let catalogue = Catalogue::new(pool.clone());
+    let shop = Shop::new(pool.clone(), Keys::default().house());
     for (sku, minor, uid) in [("notes", 2000, 0), ("gift", 0, 1)] {
         let listed = Listed {
             sku: sku.to_owned(),
@@ -153,9 +161,9 @@ pub async fn sell(shop: &Shop) {
             title: sku.to_owned(),
             versions: ">=1, <2".to_owned(),
             grant: Grant::default(),
-            published: true,
+            prices: None,
         };
-        shop.list(&listed).await.unwrap();
+        catalogue.list(&listed).await.unwrap();
         let tax = Tax {
             rate_ppm: 190_000,
             included: true,
@@ -253,6 +261,7 @@ impl Town {
             grace_seconds: 259_200,
         };
         let client = outside::client().unwrap();
+        let (finance, finance_is_up) = wire::switched(&mut around.servers, around.finance.clone()).await;
         let (ended, told) = watch::channel(false);
         let (mut work, mut shops) = (JoinSet::new(), vec![]);
         for listener in listeners {
@@ -260,13 +269,14 @@ impl Town {
                 shop: Shop::new(around.of_shop.pool(Some("vitrine_api"), 12).await, house.clone()),
                 client: client.clone(),
                 stripe: stripe.base(),
-                finance: around.finance.clone(),
+                finance: finance.clone(),
                 signer: around.signer.clone(),
                 issuer: plan
                     .issuer
                     .clone()
                     .unwrap_or_else(|| around.provider.issuer.clone()),
                 takes_webhooks: plan.takes_webhooks,
+                webhook_rate: plan.webhook_rate,
                 list_key: around.list_key.clone(),
             };
             shops.push(replica.shop.clone());
@@ -288,11 +298,17 @@ impl Town {
             books: around.of_finance.pool(None, 4).await,
             pinned: around.pinned(),
             around,
+            finance_is_up,
             ended,
             work,
         };
-        sell(&town.shop).await;
+        sell(&town.pool).await;
         town
+    }
+
+    /// Takes Finance away from the shop, or gives it back.
+    pub fn finance_is_up(&self, is_up: bool) {
+        self.finance_is_up.send_replace(is_up);
     }
 
     /// Finance, as the shop asks it, and the key that it signs with.
@@ -323,6 +339,20 @@ impl Town {
     ) -> (u16, Value) {
         let (to, token) = (format!("{}{path}", self.base), self.token(subject, &json!({})));
         ask(&self.client, &to, &token, method, key, body).await.unwrap()
+    }
+
+    /// Has somebody who runs the shop ask for something to be made; status and body.
+    pub async fn ask_as_admin(&self, path: &str, body: Value) -> (u16, Value) {
+        let runs_it = json!({"groups": ["vitrine:admins"], "amr": ["mfa"]});
+        let (to, token) = (format!("{}{path}", self.base), self.token("admin", &runs_it));
+        ask(&self.client, &to, &token, "POST", None, Some(body))
+            .await
+            .unwrap()
+    }
+
+    /// Connections to the shop's database, by a role.
+    pub async fn pool_of(&self, role: &str) -> PgPool {
+        self.around.of_shop.pool(Some(role), 2).await
     }
 
     /// Has a person order so many of a product; the order, and the session that it is paid at.
@@ -374,6 +404,8 @@ pub struct Plan {
     pub issuer: Option<String>,
     /// Whether there is a secret by which webhooks are taken.
     pub takes_webhooks: bool,
+    /// Requests a second that each replica looks at there, of those that cannot be Stripe's.
+    pub webhook_rate: u32,
 }
 
 impl Default for Plan {
@@ -383,6 +415,7 @@ impl Default for Plan {
             stripe_tells: true,
             issuer: None,
             takes_webhooks: true,
+            webhook_rate: NO_LIMIT,
         }
     }
 }
@@ -396,6 +429,7 @@ struct Replica {
     signer: String,
     issuer: String,
     takes_webhooks: bool,
+    webhook_rate: u32,
     list_key: NamedKey,
 }
 
@@ -428,6 +462,7 @@ impl Replica {
                 livemode: false,
                 account: None,
             }),
+            events: Arc::new(Bucket::new(self.webhook_rate)),
             identity: Arc::new(Identity::new(provider, self.client)),
             counters,
         };

@@ -18,8 +18,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, UnixListener, UnixStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::watch,
     task::JoinSet,
 };
 
@@ -256,4 +257,31 @@ async fn until_ready(
     // Everybody is trusted here: nothing is asked of the client before the server is ready.
     let answer = answer(server).await?;
     client.write_all(&answer).await
+}
+
+/// A way to somebody over TCP that can be cut: nobody gets through then, and whoever was in the middle of something hears no more of it.
+pub async fn switched(tasks: &mut JoinSet<()>, to: String) -> (String, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (switch, is_up) = watch::channel(true);
+    tasks.spawn(async move {
+        let mut open = JoinSet::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (to, mut is_up) = (to.clone(), is_up.clone());
+            if !*is_up.borrow() {
+                continue;
+            }
+            open.spawn(async move {
+                let Ok(mut far) = TcpStream::connect(to.trim_start_matches("http://")).await else {
+                    return;
+                };
+                tokio::select! {
+                    _ = copy_bidirectional(&mut near, &mut far) => {}
+                    _ = is_up.wait_for(|is_up| !is_up) => {}
+                }
+            });
+            while open.try_join_next().is_some() {}
+        }
+    });
+    (format!("http://{address}"), switch)
 }

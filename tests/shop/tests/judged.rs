@@ -148,13 +148,15 @@ async fn what_the_shop_asks_is_what_stripe_understands() {
 #[tokio::test]
 async fn what_the_simulator_answers_and_tells_is_what_stripes_schemas_allow() {
     let town = lived().await;
-    let listed = Command::new("go")
-        .args(["list", "-m", "-f", "{{.Dir}}", "github.com/stripe/stripe-mock"])
+    // On a new machine it is not there yet, or on its way: `go list` does not wait for that.
+    let fetched = Command::new("go")
+        .args(["mod", "download", "-json", "github.com/stripe/stripe-mock"])
         .current_dir(judge())
         .output()
         .unwrap();
-    let module = String::from_utf8(listed.stdout).unwrap();
-    let spec = std::fs::read(Path::new(module.trim()).join("embedded/openapi/spec3.json")).unwrap();
+    let module: Value = serde_json::from_slice(&fetched.stdout).unwrap();
+    let module = Path::new(module["Dir"].as_str().unwrap_or_else(|| panic!("{module}")));
+    let spec = std::fs::read(module.join("embedded/openapi/spec3.json")).unwrap();
     let spec: Value = serde_json::from_slice(&spec).unwrap();
     let schemas = &spec["components"]["schemas"];
     let answers = town.stripe.answers();

@@ -77,6 +77,15 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
     town.stripe.act(&Act::Pay(session)).unwrap();
     let done = town.reaches("alice", order, "completed").await;
     assert_eq!(done["payment"]["paymentStatus"], "succeeded");
+    // What buyers and the shop's people name it by (CHK-14): the next one's is another.
+    let (later, _) = town.orders("bob", "notes", 1).await;
+    let path = format!("/api/v1/marketplace/orders/{later}");
+    let (_, later) = town.ask("bob", "GET", &path, None, None).await;
+    let (_, all) = town
+        .ask("alice", "GET", "/api/v1/marketplace/orders", None, None)
+        .await;
+    assert_eq!(all["orders"][0]["number"], done["number"]);
+    assert!(later["number"].as_i64() > done["number"].as_i64(), "{later}");
     // Another's order is not there.
     let (status, _) = town
         .ask(

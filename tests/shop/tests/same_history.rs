@@ -44,8 +44,7 @@ fn one_seed_is_one_history_in_memory_and_in_postgres() {
         connection.execute(PREPARED).await.unwrap();
         connection.close().await.unwrap();
         let pool = template.pool(None, 1).await;
-        let shop = Shop::new(pool.clone(), keys.house());
-        sell(&shop).await;
+        sell(&pool).await;
         pool.close().await;
         template
     });

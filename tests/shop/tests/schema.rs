@@ -81,6 +81,7 @@ fn breaks() -> Vec<(&'static str, String, &'static str)> {
         ("another request of an entry", "UPDATE shop.bookings SET request = 'x'".to_owned(), "said once"),
         ("another payment that pays", format!("INSERT INTO shop.payments (id, order_id, state, received, currency) VALUES ('pi_2', {order}, 3, 3700, 'EUR'); UPDATE shop.orders SET accepted = 'pi_2' WHERE id = {order}"), "said once"),
         ("another order's payment that pays", format!("UPDATE shop.orders SET accepted = 'pi_1' WHERE id = {other}; SET CONSTRAINTS ALL IMMEDIATE"), "orders_accepted"),
+        ("a payment that pays twice", format!("INSERT INTO shop.payments (id, order_id, state, received, currency) VALUES ('pi_1', {other}, 3, 3800, 'EUR')"), "payments_pkey"),
         ("a payment of another order", format!("UPDATE shop.payments SET order_id = {other}"), "said once"),
         ("a payment that is taken back", "UPDATE shop.payments SET state = 1".to_owned(), "goes from 3 back to 1"),
         ("a payment of another amount", "UPDATE shop.payments SET received = 1".to_owned(), "said once"),
@@ -172,6 +173,28 @@ async fn every_promise_of_the_schema_holds_against_its_owner() {
     }
 }
 
+/// As the chart's README has it: an administrator makes roles, and steps are taken by a login that owns the database and nothing else.
+#[tokio::test]
+async fn an_owner_who_may_not_make_roles_takes_every_step() {
+    // With the roles, by an administrator.
+    let database = database(server(), &MIGRATIONS).await;
+    let mut administrator = database.connect().await;
+    administrator
+        .execute("DROP SCHEMA shop CASCADE; DROP TABLE _sqlx_migrations; CREATE ROLE owner NOLOGIN; ALTER SCHEMA public OWNER TO owner;")
+        .await
+        .unwrap();
+    let owns = format!("ALTER DATABASE {} OWNER TO owner", database.name());
+    administrator.execute(AssertSqlSafe(owns)).await.unwrap();
+    MIGRATIONS
+        .run(&database.pool(Some("owner"), 1).await)
+        .await
+        .unwrap();
+    administrator
+        .execute("SET ROLE vitrine_api; SELECT FROM shop.orders")
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn roles_can_do_what_they_are_for_and_no_more() {
     let database = database(server(), &MIGRATIONS).await;
@@ -179,7 +202,7 @@ async fn roles_can_do_what_they_are_for_and_no_more() {
     connection.execute(ORDER).await.unwrap();
     let refused = |role: &'static str, sql: &'static str| (role, sql, false);
     let allowed = |role: &'static str, sql: &'static str| (role, sql, true);
-    let (api, signer) = ("vitrine_api", "vitrine_signer");
+    let (api, signer, catalogue) = ("vitrine_api", "vitrine_signer", "vitrine_catalogue");
     for (role, sql, may) in [
         allowed(api, "SELECT FROM shop.orders FOR UPDATE"),
         allowed(api, "SELECT FROM shop.products FOR SHARE"),
@@ -191,6 +214,18 @@ async fn roles_can_do_what_they_are_for_and_no_more() {
         allowed(api, "SELECT nextval('shop.fences')"),
         // By it the shop knows that it is ready (CIC-15).
         allowed(api, "SELECT version FROM _sqlx_migrations"),
+        refused(api, "UPDATE shop.products SET published = true"),
+        refused(api, "INSERT INTO shop.products SELECT FROM shop.products"),
+        allowed(catalogue, "SELECT version FROM _sqlx_migrations"),
+        allowed(catalogue, "UPDATE shop.products SET published = false"),
+        allowed(
+            catalogue,
+            "INSERT INTO shop.prices SELECT gen_random_uuid(), sku, currency, 2, 1, 0, false FROM shop.prices",
+        ),
+        refused(catalogue, "UPDATE shop.prices SET version = version"),
+        refused(catalogue, "SELECT FROM shop.orders"),
+        refused(catalogue, "SELECT FROM shop.accounts"),
+        refused(catalogue, "DELETE FROM shop.products"),
         refused(api, "UPDATE _sqlx_migrations SET success = true"),
         refused(api, "UPDATE shop.ledger SET one = one"),
         refused(api, "UPDATE shop.orders SET total = total"),

@@ -94,7 +94,7 @@ impl Pair {
             sqlx::query("INSERT INTO shop.products VALUES ($1, $2, 1, 'acme', $1, '>=1', '{\"entitlements\":[]}', true, now())")
                 .bind(sku)
                 .bind(Uuid::from_u128(place as u128))
-                .execute(&pair.pool)
+                .execute(&mut connection)
                 .await
                 .unwrap();
             for code in CURRENCIES {

@@ -165,6 +165,39 @@ async fn without_a_secret_there_is_no_endpoint() {
     town.ends().await;
 }
 
+/// What anybody can send, however much of it, keeps nobody from what Stripe sends (CHK-04).
+#[tokio::test]
+async fn a_flood_is_turned_away_and_stripe_comes_through_it() {
+    const RATE: u32 = 20;
+    let mut town = Town::built(Plan {
+        stripe_tells: false,
+        webhook_rate: RATE,
+        ..Plan::default()
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    let body = event("evt_1", "pi_1").to_string();
+    let flood = join_all((0..200).map(|_| send(&town, 0, None, "x".repeat(1000))));
+    // In the middle of it, from the first to the last: none of Stripe's is turned away.
+    let stripes = async {
+        let mut answers = vec![];
+        for _ in 0..20 {
+            let signed = signature(&[WEBHOOK_SECRET], body.as_bytes(), now());
+            answers.push(send(&town, 0, Some(signed), body.clone()).await);
+        }
+        answers
+    };
+    let (flood, stripes) = futures::join!(flood, stripes);
+    assert_eq!(stripes, [200; 20]);
+    // A full bucket, and what it has got meanwhile.
+    let most = f64::from(RATE) * (1.0 + begun.elapsed().as_secs_f64()) + 1.0;
+    let of = |status: u16| flood.iter().filter(|answer| **answer == status).count();
+    assert_eq!(of(400) + of(429), flood.len(), "{flood:?}");
+    assert!((1..=most as usize).contains(&of(400)), "{} of {most}", of(400));
+    assert_eq!(kept(&town).await, 1);
+    town.ends().await;
+}
+
 /// A paid order of one unit, of which nobody was told: its id, and its payment's.
 async fn paid(town: &Town, who: &str) -> (String, String) {
     let (order, session) = town.orders(who, "notes", 1).await;

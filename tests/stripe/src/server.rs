@@ -1,4 +1,4 @@
-//! The simulator behind HTTP on loopback: its API, a page on which a person pays, and webhooks that are sent until they are taken.
+//! The simulator behind HTTP: its API, a page on which a person pays, and webhooks that are sent until they are taken.
 
 use std::{
     net::SocketAddr,
@@ -73,10 +73,10 @@ impl Desk {
 }
 
 impl Server {
-    /// Listens on an address of loopback, port 0 for any; pages that people pay on are below it.
+    /// Listens on an address, port 0 for any. Pages that people pay on are below it, unless the account says where they are.
     ///
     /// # Errors
-    /// If the port is taken.
+    /// If the port is taken, or no client can be made.
     pub async fn start(
         address: SocketAddr,
         mut account: Account,
@@ -84,7 +84,9 @@ impl Server {
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        account.pages = format!("http://{address}");
+        if account.pages.is_empty() {
+            account.pages = format!("http://{address}");
+        }
         let desk = Desk {
             stripe: Arc::new(Mutex::new(Stripe::new(account))),
             news: Arc::default(),
@@ -100,7 +102,7 @@ impl Server {
             let _ = axum::serve(listener, routes).await;
         });
         if let Some(webhooks) = webhooks {
-            tasks.spawn(tell(desk.clone(), webhooks));
+            tasks.spawn(tell(desk.clone(), webhooks, client()?));
         }
         Ok(Self {
             address,
@@ -229,14 +231,19 @@ async fn pay(State(desk): State<Desk>, Path(id): Path<String>, body: String) -> 
     }
 }
 
-/// Sends each event until it is taken, the oldest first: whoever wants them out of order or twice sends them so himself.
-async fn tell(desk: Desk, webhooks: Webhooks) {
-    let secrets: Vec<_> = webhooks.secrets.iter().map(String::as_str).collect();
-    // Nothing here is encrypted; a client is not made without.
+/// For webhooks, in the clear. A client is not made without TLS, and with it not where a machine has no authorities, as a container has none.
+fn client() -> std::io::Result<reqwest::Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let Ok(client) = reqwest::Client::builder().timeout(PATIENCE).build() else {
-        return;
-    };
+    reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .tls_certs_only([])
+        .build()
+        .map_err(std::io::Error::other)
+}
+
+/// Sends each event until it is taken, the oldest first: whoever wants them out of order or twice sends them so himself.
+async fn tell(desk: Desk, webhooks: Webhooks, client: reqwest::Client) {
+    let secrets: Vec<_> = webhooks.secrets.iter().map(String::as_str).collect();
     let mut told = 0;
     loop {
         let next = desk

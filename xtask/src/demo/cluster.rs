@@ -1,17 +1,29 @@
 //! The cluster of the demo: one of its own, or one that is there already. Starts and ends clusters and relays of its own.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use kube::Client;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 use vitrine_devcluster::{Cluster, ClusterConfig, Level, Lifetime, image::Image, progress::Progress, tools};
 use vitrine_kit::{
     Error, Result,
-    install::{NAMESPACE, Options, Target},
+    install::{Options, Target},
+    market::{Lead, Network},
     program,
 };
 
 use super::Args;
+
+/// kubectl listens within a second, or does not.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Where the demo happens.
 pub enum Ground {
@@ -87,6 +99,17 @@ impl Ground {
         }
     }
 
+    /// What a shop's chart has to be told of this network.
+    ///
+    /// # Errors
+    /// If the API server does not say.
+    pub async fn network(&self, client: &Client) -> Result<Network> {
+        match self {
+            Self::Own(_) => Ok(Network::of_devcluster()),
+            Self::Foreign { .. } => Network::of(client).await,
+        }
+    }
+
     /// What the installer decides here.
     pub fn options(&self, args: &Args, image: &Image, preview_url: &str) -> Options {
         let mut options = Options::for_devcluster(image, preview_url);
@@ -100,30 +123,23 @@ impl Ground {
         options
     }
 
-    /// Makes the gateway reachable at a port of this machine, for as long as the result lives.
+    /// Makes a Service reachable at a port of this machine, for as long as the result lives.
     ///
     /// # Errors
     /// If it cannot be.
-    pub fn relay(&self, port: u16, gateway: SocketAddr, progress: &dyn Progress) -> Result<Relay> {
+    pub async fn relay(&self, lead: &Lead, client: &Client, progress: &dyn Progress) -> Result<Relay> {
         match self {
             Self::Own(cluster) => {
-                cluster.forward(port, gateway)?;
+                cluster.forward(lead.port, lead.target(client).await?)?;
                 Ok(Relay(None))
             }
             Self::Foreign { target, .. } => {
                 let kubectl = tools::ensure(&["kubernetes"], progress)?.binary("kubernetes", "kubectl")?;
                 let mut command = Command::new(&kubectl);
-                command.arg("--kubeconfig").arg(&target.kubeconfig);
-                if let Some(context) = &target.context {
-                    command.args(["--context", context]);
-                }
-                command.args([
-                    "port-forward",
-                    "-n",
-                    NAMESPACE,
-                    "service/vitrine-gateway",
-                    &format!("{port}:80"),
-                ]);
+                command.args(target.kubectl_flags());
+                command.args(["port-forward", "-n", lead.namespace]);
+                command.arg(format!("service/{}", lead.service));
+                command.arg(format!("{}:{}", lead.port, lead.service_port));
                 let child = command
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
@@ -133,13 +149,31 @@ impl Ground {
                     path: kubectl,
                     source,
                 })?;
-                Ok(Relay(Some(child)))
+                let relay = Relay(Some(child));
+                listens(lead.port).await?;
+                Ok(relay)
             }
         }
     }
 }
 
-/// A relay to the gateway; ends when dropped.
+/// Waits until somebody listens at a port of this machine.
+async fn listens(port: u16) -> Result<()> {
+    let begun = Instant::now();
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+        if begun.elapsed() > PATIENCE {
+            return Err(Error::Late {
+                what: format!("a relay at port {port}"),
+                seconds: PATIENCE.as_secs(),
+                last: "nobody listens there".to_owned(),
+            });
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// A relay to a Service; ends when dropped.
 pub struct Relay(Option<Child>);
 
 impl Drop for Relay {

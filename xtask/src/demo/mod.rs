@@ -1,9 +1,10 @@
-//! `cargo xtask demo`: a real product previewed in a real Kubernetes, from nothing to the receipt, with the time of each stage.
+//! `cargo xtask demo`: a real product previewed in a real Kubernetes and then bought there, from nothing to the licence, with the time of each stage.
 //!
 //! Brings up a cluster of its own that ends with this process, or uses one that is named. Writes below `target/vitrine/demo`.
 
 mod cluster;
 mod pristine;
+mod sale;
 mod stages;
 mod story;
 
@@ -15,7 +16,7 @@ use crate::error::Error;
 /// The options of `demo`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// End after the receipt instead of staying up to be played with
+    /// End after the story instead of staying up to be played with
     #[arg(long)]
     pub once: bool,
     /// Run in a fresh Debian root with empty caches, as on a new machine

@@ -9,8 +9,8 @@ use std::time::Instant;
 use vitrine_devcluster::host::{self, Prerequisite};
 use vitrine_kit::{Error, Result, images, program};
 
-/// What README asks a new user to have, beside the toolchains: a C linker. Everything else the demo installs itself.
-const PACKAGES: &str = "ca-certificates,gcc,libc6-dev";
+/// What README asks a new user to have, beside the toolchains: a C linker, Postgres and Node. Everything else the demo installs itself.
+const PACKAGES: &str = "ca-certificates,gcc,libc6-dev,nodejs,npm,postgresql-15";
 
 /// Runs it.
 ///

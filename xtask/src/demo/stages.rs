@@ -6,7 +6,7 @@ use vitrine_devcluster::progress::{self, Progress, Step};
 use vitrine_kit::Result;
 
 /// How many stages the demo has; a mistake shows in its output.
-const STAGES: usize = 9;
+const STAGES: usize = 9 + super::sale::STAGES;
 
 /// The stages so far.
 pub struct Stages {
@@ -48,10 +48,11 @@ impl Stages {
 
     /// The table of times.
     pub fn table(&self) -> String {
-        let mut text = String::from("\nstage                                        seconds\n");
+        let mut text =
+            String::from("\nstage                                                         seconds\n");
         for (what, elapsed) in &self.done {
-            text += &format!("{what:<44} {:>7.1}\n", elapsed.as_secs_f64());
+            text += &format!("{what:<61} {:>7.1}\n", elapsed.as_secs_f64());
         }
-        text + &format!("{:<44} {:>7.1}\n", "in all", self.begun.elapsed().as_secs_f64())
+        text + &format!("{:<61} {:>7.1}\n", "in all", self.begun.elapsed().as_secs_f64())
     }
 }

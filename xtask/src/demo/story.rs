@@ -12,12 +12,13 @@ use vitrine_kit::{
     Error, Result, browser, http,
     images::{self, Build},
     install::{self, NAMESPACE, Target},
-    objects, program,
+    market, objects, program,
 };
 
 use super::{
     Args,
     cluster::{Ground, free_port},
+    sale,
     stages::Stages,
 };
 
@@ -62,12 +63,13 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
             Ok(tools::ensure(&names, progress)?)
         })
         .await?;
-    let (operator, product) = stages
+    let (operator, product, images_of_shop) = stages
         .run("build Vitrine and the images", async |progress| {
             let repository = args.image_repo.as_deref().unwrap_or(images::LOCAL);
             Ok((
                 images::operator_at(repository, Build::Quick)?,
                 images::pocketbase_at(repository, progress)?,
+                market::Images::build(repository, progress)?,
             ))
         })
         .await?;
@@ -86,11 +88,13 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
     let relay = stages
         .run("install Vitrine with Helm", async |progress| {
             install::install(&target, &ground.options(args, &operator, &url), progress)?;
-            let (ip, service_port) = install::service_address(&client, "vitrine-gateway").await?;
-            let gateway = format!("{ip}:{service_port}")
-                .parse()
-                .map_err(|e| Error::Other(format!("{ip}: {e}")))?;
-            ground.relay(port, gateway, progress)
+            let gateway = market::Lead {
+                port,
+                namespace: NAMESPACE,
+                service: "vitrine-gateway",
+                service_port: 80,
+            };
+            ground.relay(&gateway, &client, progress).await
         })
         .await?;
 
@@ -98,9 +102,10 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
         program: tools.binary("kubernetes", "kubectl")?,
         target: target.clone(),
     };
+    let listing = sale::sold(objects::pocketbase(&product))?;
     let preview = stages.run("kubectl apply, wait for Ready", async |_| {
         objects::shop(&client, SHOP).await?;
-        kubectl.apply(&folder, "listing.yaml", &objects::pocketbase(&product))?;
+        kubectl.apply(&folder, "listing.yaml", &listing)?;
         kubectl.apply(
             &folder,
             "preview.yaml",
@@ -139,11 +144,12 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
         .await?;
     println!("{}", receipt(&ended)?);
 
+    let shop = sale::tell(stages, &ground, &client, &images_of_shop, &listing, &folder).await?;
     if args.once {
         return Ok(());
     }
-    stay(&client, &kubectl, &folder, &target).await?;
-    drop(relay);
+    stay(&client, &kubectl, &folder, &target, &shop).await?;
+    drop((relay, shop));
     drop(ground);
     Ok(())
 }
@@ -156,13 +162,7 @@ struct Kubectl {
 
 impl Kubectl {
     fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut all = vec![
-            "--kubeconfig".to_owned(),
-            self.target.kubeconfig.display().to_string(),
-        ];
-        if let Some(context) = &self.target.context {
-            all.extend(["--context".to_owned(), context.clone()]);
-        }
+        let mut all = self.target.kubectl_flags();
         all.extend(arguments.iter().map(|a| (*a).to_owned()));
         program::run(&self.program, &all)
     }
@@ -331,7 +331,13 @@ fn receipt(ended: &PreviewSandbox) -> Result<String> {
     ))
 }
 
-async fn stay(client: &Client, kubectl: &Kubectl, folder: &Path, target: &Target) -> Result<()> {
+async fn stay(
+    client: &Client,
+    kubectl: &Kubectl,
+    folder: &Path,
+    target: &Target,
+    shop: &sale::Shop,
+) -> Result<()> {
     kubectl.apply(
         folder,
         "stays.yaml",
@@ -344,6 +350,7 @@ async fn stay(client: &Client, kubectl: &Kubectl, folder: &Path, target: &Target
         "The cluster:\n  export KUBECONFIG={}\n",
         target.kubeconfig.display()
     );
+    println!("{}", shop.hints());
     println!("Try this next:");
     for (line, why) in [
         (
@@ -353,6 +360,10 @@ async fn stay(client: &Client, kubectl: &Kubectl, folder: &Path, target: &Target
         (
             format!("kubectl describe preview {STAYS} -n {SHOP}"),
             "conditions and events",
+        ),
+        (
+            "kubectl get skulistings -A -o wide".to_owned(),
+            "what is sold, and why something is not",
         ),
         (
             "kubectl delete networkpolicy vitrine -A -l vitrine.dev/cell=true".to_owned(),

@@ -1,12 +1,11 @@
 //! How many requests Stripe is sent, and who of us waits when there are not enough: a token bucket, of which the last part is kept for those who
 //! matter more. Touches nothing but the runtime's clock.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::bucket::Bucket;
 
 /// What a request is for; who comes first is served first when there are few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,54 +35,22 @@ impl Class {
     }
 }
 
-/// So many requests may be sent at once that nobody has sent in the last second.
-const BURST_SECONDS: f64 = 1.0;
 /// Who has to wait for longer is told to come back: a worker's lease is a minute, and a buyer's request half of that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A bucket of requests.
 #[derive(Debug)]
-pub struct Budget {
-    /// Requests a second.
-    rate: f64,
-    state: Mutex<State>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct State {
-    tokens: f64,
-    at: Instant,
-}
+pub struct Budget(Bucket);
 
 impl Budget {
     /// So many requests a second, at least one.
     pub fn new(rate: u32) -> Self {
-        let rate = f64::from(rate.max(1));
-        let state = State {
-            tokens: rate * BURST_SECONDS,
-            at: Instant::now(),
-        };
-        Self {
-            rate,
-            state: Mutex::new(state),
-        }
+        Self(Bucket::new(rate))
     }
 
     /// Takes one, or says how long it takes until there is one for this class.
     fn take(&self, class: Class, now: Instant) -> Result<(), Duration> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = (self.rate * BURST_SECONDS).max(1.0);
-        let since = now.saturating_duration_since(state.at).as_secs_f64();
-        state.tokens = (state.tokens + since * self.rate).min(most);
-        state.at = now;
-        // Of a small bucket nobody leaves so much that there is not one for them when it is full.
-        let needed = (1.0 + class.leaves() * most).min(most);
-        if state.tokens >= needed {
-            state.tokens -= 1.0;
-            Ok(())
-        } else {
-            Err(Duration::from_secs_f64((needed - state.tokens) / self.rate))
-        }
+        self.0.take(class.leaves(), now)
     }
 
     /// Takes one, when there is one for this class.
@@ -106,9 +73,7 @@ impl Budget {
 
     /// Stripe has said that it is asked too often, whatever was reckoned here: everybody waits until the bucket has something again.
     pub fn drain(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.tokens = 0.0;
-        state.at = Instant::now();
+        self.0.drain();
     }
 }
 

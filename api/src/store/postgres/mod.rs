@@ -1,6 +1,7 @@
 //! Orders in Postgres: an edge is one transaction, in which the order's row is locked, all of it read, and what has changed written.
 
 mod books;
+pub mod listed;
 mod load;
 pub mod shown;
 mod write;
@@ -44,7 +45,6 @@ pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 type Result<T> = std::result::Result<T, StoreError>;
 
 pub use books::{Books, Held};
-pub use shown::Listed;
 
 impl Shop {
     /// A store in this database.
@@ -85,10 +85,11 @@ impl Shop {
 
 /// What went wrong: whether it is for the schema, or something that may be tried again.
 fn database(error: sqlx::Error) -> StoreError {
-    /// Integrity constraints (PostgreSQL, appendix A, class 23), which our triggers say too.
-    const INTEGRITY: &str = "23";
+    /// Data that a column cannot hold, and integrity constraints, which our triggers say too (PostgreSQL, appendix A, classes 22 and 23).
+    const UNSOUND: [&str; 2] = ["22", "23"];
+    let is_unsound = |code: &str| UNSOUND.iter().any(|class| code.starts_with(class));
     match &error {
-        sqlx::Error::Database(said) if said.code().is_some_and(|code| code.starts_with(INTEGRITY)) => {
+        sqlx::Error::Database(said) if said.code().is_some_and(|code| is_unsound(&code)) => {
             StoreError::Broken(said.to_string())
         }
         _ => StoreError::Unknown(error.to_string()),
@@ -392,14 +393,22 @@ async fn handled(connection: &mut PgConnection, claim: &Claim<Event>, ignored: b
 /// What of the wanted is sold, by its newest price; held until the order is written, so that nothing is sold that was withdrawn before.
 async fn offers(connection: &mut PgConnection, placing: &Placing) -> Result<BTreeMap<String, Offer>> {
     let skus: Vec<_> = placing.wants.iter().map(|want| want.sku.clone()).collect();
+    // Locked first: a price that comes with a new word of the listing is seen then.
+    sqlx::query!(
+        "SELECT sku FROM shop.products WHERE sku = ANY($1) FOR SHARE",
+        &skus
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(database)?;
     let rows = sqlx::query!(
         "SELECT p.sku, p.title, p.seller, p.versions, p.grants, c.id AS price, c.minor, c.tax_rate_ppm, c.tax_included
         FROM shop.products p
         JOIN LATERAL (
-            SELECT * FROM shop.prices WHERE sku = p.sku AND currency = $2 ORDER BY version DESC LIMIT 1
+            SELECT * FROM shop.prices
+            WHERE sku = p.sku AND currency = $2 AND by_listing = (p.currencies IS NOT NULL) ORDER BY version DESC LIMIT 1
         ) c ON true
-        WHERE p.sku = ANY($1) AND p.published
-        FOR SHARE OF p",
+        WHERE p.sku = ANY($1) AND p.published AND (p.currencies IS NULL OR $2 = ANY(p.currencies))",
         &skus,
         placing.currency.code()
     )

@@ -2,17 +2,15 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use sqlx::types::Json;
 use uuid::Uuid;
 use vitrine_commerce::{
-    licence::Grant,
     money::Money,
     note::{self, NamedKey},
     price::Tax,
 };
 
-use super::{Result, Shop, database, unreadable};
-use crate::seams::StoreError;
+use super::{Result, Shop, database, listed::PriceTag, unreadable};
+use crate::{edges::Refusal, seams::StoreError};
 
 /// A product that is sold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,35 +22,7 @@ pub struct Sold {
     /// Whose goods these are.
     pub seller: String,
     /// Its newest prices, by currency.
-    pub prices: Vec<SoldAt>,
-}
-
-/// A price.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SoldAt {
-    /// How much.
-    pub amount: Money,
-    /// The tax on it.
-    pub tax: Tax,
-}
-
-/// A listing of the cluster, as it is sold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its id: `namespace/name`.
-    pub sku: String,
-    /// The object's uid and generation.
-    pub object: (Uuid, i64),
-    /// Whose goods these are.
-    pub seller: String,
-    /// Its name.
-    pub title: String,
-    /// Which versions a licence is for.
-    pub versions: String,
-    /// What a licence says.
-    pub grant: Grant,
-    /// Whether it may be sold.
-    pub published: bool,
+    pub prices: Vec<PriceTag>,
 }
 
 fn tax(rate_ppm: i32, included: bool) -> Result<Tax> {
@@ -71,14 +41,15 @@ impl Shop {
         let rows = sqlx::query!(
             "SELECT DISTINCT ON (p.sku, c.currency) p.sku, p.title, p.seller, c.currency, c.minor, c.tax_rate_ppm, c.tax_included
             FROM shop.products p JOIN shop.prices c USING (sku)
-            WHERE p.published ORDER BY p.sku, c.currency, c.version DESC"
+            WHERE p.published AND c.by_listing = (p.currencies IS NOT NULL)
+                AND (p.currencies IS NULL OR c.currency = ANY(p.currencies)) ORDER BY p.sku, c.currency, c.version DESC"
         )
         .fetch_all(&self.pool)
         .await
         .map_err(database)?;
         let mut sold: Vec<Sold> = vec![];
         for row in rows {
-            let price = SoldAt {
+            let price = PriceTag {
                 amount: Money::new(row.minor, row.currency.parse().map_err(unreadable)?),
                 tax: tax(row.tax_rate_ppm, row.tax_included)?,
             };
@@ -98,12 +69,12 @@ impl Shop {
     /// Writes a new price; its id and version.
     ///
     /// # Errors
-    /// If there is no such product.
+    /// If there is no such product, or its listing says what it costs.
     pub async fn add_price(&self, sku: &str, amount: Money, tax: Tax) -> Result<(Uuid, i32)> {
         let rate = i32::try_from(tax.rate_ppm).map_err(unreadable)?;
         // Under the product's lock: versions are told apart by it.
         let row = sqlx::query!(
-            "WITH product AS (SELECT sku FROM shop.products WHERE sku = $1 FOR UPDATE)
+            "WITH product AS (SELECT sku FROM shop.products WHERE sku = $1 AND currencies IS NULL FOR UPDATE)
             INSERT INTO shop.prices (id, sku, currency, version, minor, tax_rate_ppm, tax_included)
             SELECT gen_random_uuid(), product.sku, $2,
                 coalesce((SELECT max(version) FROM shop.prices WHERE sku = $1 AND currency = $2), 0) + 1, $3, $4, $5
@@ -117,49 +88,29 @@ impl Shop {
         .fetch_optional(&self.pool)
         .await
         .map_err(database)?;
-        row.map(|row| (row.id, row.version))
-            .ok_or_else(|| StoreError::Missing(format!("product {sku}")))
+        if let Some(row) = row {
+            return Ok((row.id, row.version));
+        }
+        let is_there = sqlx::query_scalar!("SELECT sku FROM shop.products WHERE sku = $1", sku)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(database)?;
+        Err(match is_there {
+            Some(sku) => Refusal::PricedByListing(sku).into(),
+            None => StoreError::Missing(format!("product {sku}")),
+        })
     }
 
-    /// Writes down what a listing says now.
+    /// The number of an order.
     ///
     /// # Errors
-    /// If the database does not answer.
-    pub async fn list(&self, listed: &Listed) -> Result<()> {
-        let (uid, generation) = listed.object;
-        sqlx::query!(
-            "INSERT INTO shop.products (sku, listing_uid, generation, seller, title, versions, grants, published, seen_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now())
-            ON CONFLICT (sku) DO UPDATE SET listing_uid = $2, generation = $3, seller = $4, title = $5, versions = $6, grants = $7,
-                published = $8, seen_at = now()",
-            listed.sku,
-            uid,
-            generation,
-            listed.seller,
-            listed.title,
-            listed.versions,
-            Json(&listed.grant) as Json<&Grant>,
-            listed.published
-        )
-        .execute(&self.pool)
-        .await
-        .map(drop)
-        .map_err(database)
-    }
-
-    /// Withdraws all that is not among these.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn withdraw_others(&self, skus: &[String]) -> Result<u64> {
-        let withdrawn = sqlx::query!(
-            "UPDATE shop.products SET published = false WHERE published AND NOT sku = ANY($1)",
-            skus
-        )
-        .execute(&self.pool)
-        .await
-        .map_err(database)?;
-        Ok(withdrawn.rows_affected())
+    /// If there is no such order.
+    pub async fn number(&self, order: Uuid) -> Result<i64> {
+        let number = sqlx::query_scalar!("SELECT number FROM shop.orders WHERE id = $1", order)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(database)?;
+        number.ok_or_else(|| StoreError::Missing(format!("order {order}")))
     }
 
     /// Numbers and ids of an account's orders, the newest first.
