@@ -29,3 +29,15 @@ BEGIN
         GRANT SELECT ON public._sqlx_migrations TO vitrine_catalogue;
     END IF;
 END $$;
+
+-- As before (0003), by the two ends of the index: of a table in which all rows have one epoch, the planner takes any range of others for a third
+-- of it, and looked through all of it for each receipt.
+CREATE OR REPLACE FUNCTION shop.one_ledger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT epoch FROM shop.finance_acks ORDER BY epoch LIMIT 1) <> NEW.epoch
+        OR (SELECT epoch FROM shop.finance_acks ORDER BY epoch DESC LIMIT 1) <> NEW.epoch THEN
+        RAISE EXCEPTION 'entry % is of ledger %, and not of the one that was acknowledged by before', NEW.key, NEW.epoch
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END $$;
