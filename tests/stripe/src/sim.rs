@@ -558,7 +558,8 @@ impl Stripe {
         page(
             parameters,
             "/v1/refunds",
-            all.map(|refund| (refund.id.as_str(), refund.json())),
+            all.map(|refund| (refund.id.as_str(), refund)),
+            Refund::json,
         )
     }
 
@@ -572,7 +573,8 @@ impl Stripe {
         page(
             parameters,
             "/v1/disputes",
-            all.map(|dispute| (dispute.id.as_str(), self.dispute_json(dispute))),
+            all.map(|dispute| (dispute.id.as_str(), dispute)),
+            |dispute| self.dispute_json(dispute),
         )
     }
 
@@ -584,13 +586,19 @@ impl Stripe {
         page(
             parameters,
             "/v1/events",
-            all.map(|event| (event.id.as_str(), event.json.clone())),
+            all.map(|event| (event.id.as_str(), event)),
+            |event| event.json.clone(),
         )
     }
 
     fn list_balance(&self, parameters: &mut Parameters) -> Answer {
-        let all = self.balance.iter().rev().map(|one| (one.id.as_str(), one.json()));
-        page(parameters, "/v1/balance_transactions", all)
+        let all = self.balance.iter().rev().map(|one| (one.id.as_str(), one));
+        page(
+            parameters,
+            "/v1/balance_transactions",
+            all,
+            BalanceTransaction::json,
+        )
     }
 
     fn dispute_json(&self, dispute: &Dispute) -> Value {
@@ -990,8 +998,14 @@ fn hash(request: &Request) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// The newest first, so many of them (<https://docs.stripe.com/api/pagination>).
-fn page<'a>(parameters: &mut Parameters, url: &str, all: impl Iterator<Item = (&'a str, Value)>) -> Answer {
+/// The newest first, so many of them (<https://docs.stripe.com/api/pagination>). Only what is on the page is made JSON of: a load has a hundred
+/// thousand events, and whoever looks through them asks for a thousand pages.
+fn page<'a, T>(
+    parameters: &mut Parameters,
+    url: &str,
+    all: impl Iterator<Item = (&'a str, T)>,
+    json: impl Fn(T) -> Value,
+) -> Answer {
     let limit = parameters
         .number("limit")?
         .map_or(Ok(PAGE), usize::try_from)
@@ -1004,7 +1018,7 @@ fn page<'a>(parameters: &mut Parameters, url: &str, all: impl Iterator<Item = (&
     let mut all = all
         .skip_while(|(id, _)| after.as_ref().is_some_and(|after| after != id))
         .skip(usize::from(after.is_some()));
-    let data: Vec<_> = all.by_ref().take(limit).map(|(_, json)| json).collect();
+    let data: Vec<_> = all.by_ref().take(limit).map(|(_, one)| json(one)).collect();
     Ok(json!({"object": "list", "url": url, "data": data, "has_more": all.next().is_some()}))
 }
 
