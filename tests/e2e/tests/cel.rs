@@ -1079,10 +1079,23 @@ async fn kubectl_shows_the_columns_and_never_the_link() {
     );
     assert!(wide.contains("It can be looked at."), "{wide}");
     assert!(!wide.contains("secret"), "the link is a bearer secret:\n{wide}");
-    assert_eq!(header(&listings), ["NAME", "SKU", "VERSION", "SELLER", "AGE"]);
+    assert_eq!(
+        header(&listings),
+        ["NAME", "SKU", "VERSION", "SELLER", "PUBLISHED", "WHY", "AGE"]
+    );
     assert_eq!(
         header(&wide_listings),
-        ["NAME", "SKU", "VERSION", "SELLER", "IMAGE", "AGE"]
+        [
+            "NAME",
+            "SKU",
+            "VERSION",
+            "SELLER",
+            "IMAGE",
+            "PUBLISHED",
+            "WHY",
+            "MESSAGE",
+            "AGE"
+        ]
     );
     assert_eq!(
         header(&policies),
