@@ -21,9 +21,9 @@ const SIGNATURE: &str = "stripe-signature";
 
 /// A request that may be Stripe's, or is not one too many of the others (CHK-04): judged before its body is read. What may be Stripe's is always
 /// looked at, so that nobody can keep Stripe out.
-pub(super) struct InTime;
+pub(super) struct NotTooMany;
 
-impl FromRequestParts<Counter> for InTime {
+impl FromRequestParts<Counter> for NotTooMany {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, counter: &Counter) -> Result<Self, Response> {
@@ -54,7 +54,7 @@ impl FromRequestParts<Counter> for InTime {
 )]
 pub(super) async fn stripe(
     State(counter): State<Counter>,
-    _: InTime,
+    _: NotTooMany,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {

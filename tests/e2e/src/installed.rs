@@ -166,10 +166,9 @@ async fn client(target: &Target) -> Client {
 }
 
 async fn gateway(client: &Client) -> Option<SocketAddr> {
-    let (ip, port) = install::service_address(client, NAMESPACE, "vitrine-gateway")
+    install::service_address(client, NAMESPACE, "vitrine-gateway")
         .await
-        .ok()?;
-    format!("{ip}:{port}").parse().ok()
+        .ok()
 }
 
 fn lead_of(cluster: &Cluster, gateway: SocketAddr) -> Option<u16> {

@@ -30,13 +30,11 @@ async fn no_container_outlives_a_preview_whose_operator_was_killed_at_the_pods_c
     let shop = Shop::open("crash-node").await;
     let cluster = &shop.vitrine.cluster;
     let installed = shop.vitrine.without_operator();
-    let (ip, port) =
+    let responder =
         install::service_address(&shop.client, vitrine_kit::install::NAMESPACE, "vitrine-responder")
             .await
             .unwrap();
-    let prober = cluster
-        .forward(0, format!("{ip}:{port}").parse().unwrap())
-        .unwrap();
+    let prober = cluster.forward(0, responder).unwrap();
     let post = Post {
         folder: operator::folder("crash-node"),
         kubeconfig: cluster.kubeconfig().to_owned(),

@@ -11,7 +11,7 @@ use vitrine_kit::{images, market};
 #[test]
 fn the_demo_runs_on_an_existing_cluster_from_the_preview_to_the_refund() {
     let cluster = clusters::shared(Level::Full);
-    let xtask = images::target().join("debug/xtask");
+    let xtask = images::program_of("xtask");
     let load = format!(
         "{} cluster load --name {} {{name}} {{tar}}",
         xtask.display(),

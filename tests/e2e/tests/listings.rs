@@ -69,7 +69,7 @@ impl Follower {
         database
             .psql("postgres", &["--command", &format!("CREATE DATABASE {SHOP}")])
             .unwrap();
-        let program = images::target().join("debug/vitrine-api");
+        let program = images::program_of("vitrine-api");
         let url = database.url(SHOP);
         let migrated = Command::new(&program)
             .args(["migrate", "--database", &url])

@@ -1,9 +1,6 @@
 //! Installs Vitrine into a cluster with Helm, as a platform engineer would. Runs helm; talks to one cluster.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::{
@@ -80,20 +77,33 @@ impl Target {
         Client::try_from(config).map_err(Error::kube("connect"))
     }
 
-    fn helm(&self, progress: &dyn Progress) -> Result<PathBuf> {
-        Ok(tools::ensure(&["helm"], progress)?.binary("helm", "helm")?)
+    /// Has Helm do something there; what it says.
+    ///
+    /// # Errors
+    /// With what it said, if it failed.
+    pub(crate) fn helm(&self, mut arguments: Vec<String>, progress: &dyn Progress) -> Result<String> {
+        let helm = tools::ensure(&["helm"], progress)?.binary("helm", "helm")?;
+        arguments.extend(self.flags("--kube-context"));
+        program::run(&helm, &arguments)
+    }
+
+    /// Has kubectl do something there, as a person would call it; what it says.
+    ///
+    /// # Errors
+    /// With what it said, if it failed.
+    pub fn kubectl(&self, arguments: &[&str], progress: &dyn Progress) -> Result<String> {
+        let kubectl = tools::ensure(&["kubernetes"], progress)?.binary("kubernetes", "kubectl")?;
+        let mut all = self.kubectl_flags();
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        program::run(&kubectl, &all)
     }
 
     /// What tells kubectl of it.
     pub fn kubectl_flags(&self) -> Vec<String> {
-        self.flags_with("--context")
+        self.flags("--context")
     }
 
-    pub(crate) fn flags(&self) -> Vec<String> {
-        self.flags_with("--kube-context")
-    }
-
-    fn flags_with(&self, context_flag: &str) -> Vec<String> {
+    fn flags(&self, context_flag: &str) -> Vec<String> {
         let mut flags = vec!["--kubeconfig".to_owned(), self.kubeconfig.display().to_string()];
         if let Some(context) = &self.context {
             flags.extend([context_flag.to_owned(), context.clone()]);
@@ -102,21 +112,11 @@ impl Target {
     }
 }
 
-fn charts() -> PathBuf {
-    images::workspace().join("charts")
-}
-
-/// The folder of a chart.
-pub(crate) fn chart(name: &str) -> String {
-    charts().join(name).display().to_string()
-}
-
 /// Installs or upgrades both charts and waits until everything is ready.
 ///
 /// # Errors
 /// If Helm refuses or something does not become ready.
 pub fn install(target: &Target, options: &Options, progress: &dyn Progress) -> Result<()> {
-    let helm = target.helm(progress)?;
     install_crds(target, progress)?;
     let (repository, digest) = options
         .image
@@ -138,7 +138,7 @@ pub fn install(target: &Target, options: &Options, progress: &dyn Progress) -> R
         format!("previewPolicy.ttl.default={default}"),
     ];
     sets.extend(options.set.clone());
-    let mut arguments = upgrade("vitrine", &charts().join("vitrine"));
+    let mut arguments = upgrade("vitrine", NAMESPACE);
     arguments.extend(["--create-namespace".to_owned(), "--wait".to_owned()]);
     arguments.push(format!("--timeout={}s", PATIENCE.as_secs()));
     for set in sets {
@@ -149,8 +149,7 @@ pub fn install(target: &Target, options: &Options, progress: &dyn Progress) -> R
         "--set-literal".to_owned(),
         format!("gateway.publicUrl={}", options.preview_url),
     ]);
-    arguments.extend(target.flags());
-    program::run(&helm, &arguments).map(|_| ())
+    target.helm(arguments, progress).map(drop)
 }
 
 /// Installs the custom resources only.
@@ -158,11 +157,9 @@ pub fn install(target: &Target, options: &Options, progress: &dyn Progress) -> R
 /// # Errors
 /// If Helm refuses.
 pub fn install_crds(target: &Target, progress: &dyn Progress) -> Result<()> {
-    let helm = target.helm(progress)?;
-    let mut arguments = upgrade("vitrine-crds", &charts().join("vitrine-crds"));
+    let mut arguments = upgrade("vitrine-crds", NAMESPACE);
     arguments.extend(["--create-namespace".to_owned(), "--wait".to_owned()]);
-    arguments.extend(target.flags());
-    program::run(&helm, &arguments).map(|_| ())
+    target.helm(arguments, progress).map(drop)
 }
 
 /// Uninstalls Vitrine, which ends every preview first.
@@ -170,18 +167,18 @@ pub fn install_crds(target: &Target, progress: &dyn Progress) -> Result<()> {
 /// # Errors
 /// If Helm refuses, which it does when a preview does not end: with what remains.
 pub fn uninstall(target: &Target, progress: &dyn Progress) -> Result<()> {
-    let helm = target.helm(progress)?;
     let mut arguments: Vec<String> = ["uninstall", "vitrine", "-n", NAMESPACE, "--wait"]
         .map(str::to_owned)
         .to_vec();
     arguments.push(format!("--timeout={}s", PATIENCE.as_secs()));
-    arguments.extend(target.flags());
-    program::run(&helm, &arguments).map(|_| ())
+    target.helm(arguments, progress).map(drop)
 }
 
-fn upgrade(release: &str, chart: &Path) -> Vec<String> {
+/// Installs or upgrades the release that is named as its chart is.
+pub(crate) fn upgrade(release: &str, namespace: &str) -> Vec<String> {
+    let chart = images::workspace().join("charts").join(release);
     let chart = chart.display().to_string();
-    ["upgrade", "--install", release, &chart, "-n", NAMESPACE]
+    ["upgrade", "--install", release, &chart, "-n", namespace]
         .map(str::to_owned)
         .to_vec()
 }
@@ -190,7 +187,7 @@ fn upgrade(release: &str, chart: &Path) -> Vec<String> {
 ///
 /// # Errors
 /// If it does not exist.
-pub async fn service_address(client: &Client, namespace: &str, name: &str) -> Result<(String, u16)> {
+pub async fn service_address(client: &Client, namespace: &str, name: &str) -> Result<SocketAddr> {
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let service = services
         .get(name)
@@ -203,8 +200,9 @@ pub async fn service_address(client: &Client, namespace: &str, name: &str) -> Re
         .flatten()
         .next()
         .and_then(|p| u16::try_from(p.port).ok());
-    match (spec.cluster_ip, port) {
-        (Some(ip), Some(port)) => Ok((ip, port)),
+    let ip = spec.cluster_ip.and_then(|ip| ip.parse().ok());
+    match (ip, port) {
+        (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
         _ => Err(Error::Other(format!("Service {name} has no address"))),
     }
 }

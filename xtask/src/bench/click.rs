@@ -67,10 +67,7 @@ pub async fn measure(count: usize) -> Result<String> {
         .create(&PostParams::default(), &objects::pocketbase(&product))
         .await
         .map_err(Error::kube("create the listing"))?;
-    let (ip, port) = install::service_address(&ground.client, install::NAMESPACE, "vitrine-gateway").await?;
-    let gateway = format!("{ip}:{port}")
-        .parse()
-        .map_err(|e| Error::Other(format!("{ip}: {e}")))?;
+    let gateway = install::service_address(&ground.client, install::NAMESPACE, "vitrine-gateway").await?;
     let port = ground.cluster.forward(0, gateway)?;
 
     let mut text = format!(

@@ -1,6 +1,6 @@
 //! The cluster of the demo: one of its own, or one that is there already. Starts and ends clusters and relays of its own.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -128,9 +128,10 @@ impl Ground {
     /// # Errors
     /// If it cannot be.
     pub async fn relay(&self, lead: &Lead, client: &Client, progress: &dyn Progress) -> Result<Relay> {
+        let service = lead.target(client).await?;
         match self {
             Self::Own(cluster) => {
-                cluster.forward(lead.port, lead.target(client).await?)?;
+                cluster.forward(lead.port, service)?;
                 Ok(Relay(None))
             }
             Self::Foreign { target, .. } => {
@@ -139,7 +140,7 @@ impl Ground {
                 command.args(target.kubectl_flags());
                 command.args(["port-forward", "-n", lead.namespace]);
                 command.arg(format!("service/{}", lead.service));
-                command.arg(format!("{}:{}", lead.port, lead.service_port));
+                command.arg(format!("{}:{}", lead.port, service.port()));
                 let child = command
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
@@ -184,17 +185,6 @@ impl Drop for Relay {
             let _ = child.wait();
         }
     }
-}
-
-/// A port of this machine that is free now.
-///
-/// # Errors
-/// If there is none.
-pub fn free_port() -> Result<u16> {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map(|a| a.port());
-    port.map_err(|source| Error::Other(format!("no free port: {source}")))
 }
 
 fn default_kubeconfig() -> Option<PathBuf> {

@@ -13,9 +13,10 @@ use vitrine_kit::{
     Error, Result, images,
     market::{self, Images, Market, Ports, Secrets, buyer::Buyer},
 };
+use vitrine_parts::Port;
 
 use super::{
-    cluster::{Ground, Relay, free_port},
+    cluster::{Ground, Relay},
     stages::Stages,
 };
 
@@ -62,9 +63,9 @@ pub async fn tell(
 ) -> Result<Shop> {
     let sku = format!("{}/{}", listing.spec.seller, listing.spec.sku);
     let ports = Ports {
-        shop: free_port()?,
-        pages: free_port()?,
-        identity: free_port()?,
+        shop: Port::for_good().port(),
+        pages: Port::for_good().port(),
+        identity: Port::for_good().port(),
     };
     let secrets = Secrets::make(folder)?;
     let pinned = written(folder, "keys.txt", &secrets.pinned)?;

@@ -14,13 +14,9 @@ use vitrine_kit::{
     install::{self, NAMESPACE, Target},
     market, objects, program,
 };
+use vitrine_parts::Port;
 
-use super::{
-    Args,
-    cluster::{Ground, free_port},
-    sale,
-    stages::Stages,
-};
+use super::{Args, cluster::Ground, sale, stages::Stages};
 
 /// The namespace of the demo's shop.
 const SHOP: &str = "demo-shop";
@@ -82,7 +78,7 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
         })
         .await?;
     let target = ground.target();
-    let port = free_port()?;
+    let port = Port::for_good().port();
     let url = format!("http://{{label}}.previews.localhost:{port}");
     let client = target.client().await?;
     let relay = stages
@@ -92,7 +88,6 @@ async fn stages_of(args: &Args, stages: &mut Stages) -> Result<()> {
                 port,
                 namespace: NAMESPACE,
                 service: "vitrine-gateway",
-                service_port: 80,
             };
             ground.relay(&gateway, &client, progress).await
         })

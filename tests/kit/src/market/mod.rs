@@ -16,12 +16,12 @@ use std::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
 use serde_json::{Value, json};
-use vitrine_devcluster::{API_SERVICE_ADDRESS, DNS_NODE_PORT, NODE_ADDRESS, progress::Progress, tools};
+use vitrine_devcluster::{API_SERVICE_ADDRESS, DNS_NODE_PORT, NODE_ADDRESS, progress::Progress};
 
 use crate::{
     error::{Error, Result},
     install::{self, Target},
-    objects, program,
+    objects,
 };
 
 pub use images::Images;
@@ -58,10 +58,8 @@ pub struct Lead {
     pub port: u16,
     /// A Service's namespace, …
     pub namespace: &'static str,
-    /// … its name …
+    /// … and its name.
     pub service: &'static str,
-    /// … and its port.
-    pub service_port: u16,
 }
 
 impl Ports {
@@ -78,15 +76,14 @@ impl Ports {
     /// What has to be led to this machine for that.
     pub fn leads(&self) -> [Lead; 3] {
         [
-            (self.shop, NAMESPACE, "vitrine-api", 80),
-            (self.pages, AROUND, "stripe", 8080),
-            (self.identity, AROUND, "identity", self.identity),
+            (self.shop, NAMESPACE, "vitrine-api"),
+            (self.pages, AROUND, "stripe"),
+            (self.identity, AROUND, "identity"),
         ]
-        .map(|(port, namespace, service, service_port)| Lead {
+        .map(|(port, namespace, service)| Lead {
             port,
             namespace,
             service,
-            service_port,
         })
     }
 }
@@ -97,11 +94,7 @@ impl Lead {
     /// # Errors
     /// If there is none.
     pub async fn target(&self, client: &Client) -> Result<SocketAddr> {
-        let (ip, _) = install::service_address(client, self.namespace, self.service).await?;
-        let ip = ip
-            .parse()
-            .map_err(|error| Error::Other(format!("{ip}: {error}")))?;
-        Ok(SocketAddr::new(ip, self.service_port))
+        install::service_address(client, self.namespace, self.service).await
     }
 }
 
@@ -179,7 +172,7 @@ impl Market<'_> {
         for part in around::PARTS {
             let patience = format!("--timeout={}s", PATIENCE.as_secs());
             let deployment = format!("deployment/{part}");
-            self.kubectl(
+            self.target.kubectl(
                 &["-n", AROUND, "rollout", "status", &deployment, &patience],
                 progress,
             )?;
@@ -194,25 +187,14 @@ impl Market<'_> {
     pub fn install(&self, progress: &dyn Progress) -> Result<()> {
         let values = self.folder.join("shop-values.json");
         write(&values, &self.values()?)?;
-        let helm = tools::ensure(&["helm"], progress)?.binary("helm", "helm")?;
-        let mut arguments: Vec<String> = [
-            "upgrade",
-            "--install",
-            "vitrine-shop",
-            &install::chart("vitrine-shop"),
-            "-n",
-            NAMESPACE,
-            "--wait",
-        ]
-        .map(str::to_owned)
-        .into();
+        let mut arguments = install::upgrade("vitrine-shop", NAMESPACE);
         arguments.extend([
+            "--wait".to_owned(),
             format!("--timeout={}s", PATIENCE.as_secs()),
             "--values".to_owned(),
             values.display().to_string(),
         ]);
-        arguments.extend(self.target.flags());
-        program::run(&helm, &arguments).map(drop)
+        self.target.helm(arguments, progress).map(drop)
     }
 
     /// Has the books compared now and not only at night, by the chart's own job; its report.
@@ -221,7 +203,10 @@ impl Market<'_> {
     /// If they differ.
     pub fn reconcile(&self, progress: &dyn Progress) -> Result<String> {
         const JOB: &str = "reconcile-now";
-        let within = |arguments: &[&str]| self.kubectl(&[&["-n", NAMESPACE], arguments].concat(), progress);
+        let within = |arguments: &[&str]| {
+            self.target
+                .kubectl(&[&["-n", NAMESPACE], arguments].concat(), progress)
+        };
         within(&["delete", "job", JOB, "--ignore-not-found"])?;
         within(&["create", "job", JOB, "--from=cronjob/vitrine-reconcile"])?;
         let job = format!("job/{JOB}");
@@ -288,18 +273,13 @@ impl Market<'_> {
     fn apply(&self, file: &str, objects: &Value, progress: &dyn Progress) -> Result<()> {
         let path = self.folder.join(file);
         write(&path, objects)?;
-        let applied = self.kubectl(&["apply", "-f", &path.display().to_string()], progress);
+        let applied = self
+            .target
+            .kubectl(&["apply", "-f", &path.display().to_string()], progress);
         // Some are secret.
         let removed = std::fs::remove_file(&path);
         applied?;
         removed.map_err(|source| Error::File { path, source })
-    }
-
-    fn kubectl(&self, arguments: &[&str], progress: &dyn Progress) -> Result<String> {
-        let kubectl = tools::ensure(&["kubernetes"], progress)?.binary("kubernetes", "kubectl")?;
-        let mut all = self.target.kubectl_flags();
-        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        program::run(&kubectl, &all)
     }
 }
 
@@ -308,33 +288,24 @@ impl Market<'_> {
 /// # Errors
 /// If the cluster refuses.
 pub fn remove(target: &Target, progress: &dyn Progress) -> Result<()> {
-    let helm = tools::ensure(&["helm"], progress)?.binary("helm", "helm")?;
-    let mut arguments: Vec<String> = [
+    let uninstall = [
         "uninstall",
         "vitrine-shop",
         "-n",
         NAMESPACE,
         "--wait",
         "--ignore-not-found",
-    ]
-    .map(str::to_owned)
-    .into();
-    arguments.extend(target.flags());
-    program::run(&helm, &arguments)?;
-    let kubectl = tools::ensure(&["kubernetes"], progress)?.binary("kubernetes", "kubectl")?;
-    let mut arguments = target.kubectl_flags();
-    arguments.extend(
-        [
-            "delete",
-            "namespace",
-            NAMESPACE,
-            AROUND,
-            "--wait",
-            "--ignore-not-found",
-        ]
-        .map(str::to_owned),
-    );
-    program::run(&kubectl, &arguments).map(drop)
+    ];
+    target.helm(uninstall.map(str::to_owned).into(), progress)?;
+    let delete = [
+        "delete",
+        "namespace",
+        NAMESPACE,
+        AROUND,
+        "--wait",
+        "--ignore-not-found",
+    ];
+    target.kubectl(&delete, progress).map(drop)
 }
 
 fn write(path: &Path, value: &Value) -> Result<()> {
