@@ -18,9 +18,8 @@ use vitrine_service::Problem;
 
 use crate::{
     http::{Counter, problems},
-    order::Order,
-    seams::{Store, StoreError},
-    store::postgres::Shop,
+    seams::Store,
+    store::postgres::{Numbered, Shop},
 };
 
 /// Keys are fetched anew so seldom, …
@@ -222,16 +221,18 @@ impl Person {
     ///
     /// # Errors
     /// If there is none.
-    pub async fn order(&self, shop: &Shop, id: Uuid) -> Result<Order, Problem> {
+    pub async fn order(&self, shop: &Shop, id: Uuid) -> Result<Numbered, Problem> {
         let no_such =
             || Problem::new(StatusCode::NOT_FOUND, "order-unknown", "there is no such order").detail(id);
-        let order = match shop.order(id).await {
-            Ok(order) => order,
-            Err(StoreError::Missing(_)) => return Err(no_such()),
-            Err(error) => return Err(problems::store(&error)),
+        let found = shop.numbered(id).await;
+        let is_theirs = |found: &Numbered| {
+            let buyer = &found.order.buyer;
+            buyer.issuer == self.issuer && buyer.subject == self.subject
         };
-        let is_theirs = order.buyer.issuer == self.issuer && order.buyer.subject == self.subject;
-        if is_theirs { Ok(order) } else { Err(no_such()) }
+        found
+            .map_err(|error| problems::store(&error))?
+            .filter(is_theirs)
+            .ok_or_else(no_such)
     }
 }
 

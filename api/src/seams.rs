@@ -8,7 +8,7 @@ use uuid::Uuid;
 use vitrine_commerce::money::Currency;
 
 use crate::{
-    edges::{At, Refusal, observe::Observed, place::Want},
+    edges::{At, Refusal, attempt::Begun, observe::Observed, place::Want},
     order::{Call, Order, Session, Task},
 };
 
@@ -79,6 +79,15 @@ pub struct Event {
     pub created: Timestamp,
 }
 
+/// Some of Stripe's events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventPage {
+    /// These.
+    pub events: Vec<Event>,
+    /// Whether there are older ones.
+    pub has_more: bool,
+}
+
 /// A piece of work that is this worker's until the lease is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim<T> {
@@ -141,8 +150,8 @@ pub struct Placing {
 pub trait Store: Send + Sync {
     /// The account of a person, made when they are first seen.
     fn account(&self, issuer: &str, subject: &str) -> impl Future<Output = Result<Uuid, StoreError>> + Send;
-    /// Writes a new order, by the newest prices; its id, also when it is there already.
-    fn place(&self, placing: &Placing) -> impl Future<Output = Result<Uuid, StoreError>> + Send;
+    /// Writes a new order, by the newest prices, and where its payment stands; nothing if it is there already.
+    fn place(&self, placing: &Placing) -> impl Future<Output = Result<Option<Begun>, StoreError>> + Send;
     /// An order as it is.
     fn order(&self, id: Uuid) -> impl Future<Output = Result<Order, StoreError>> + Send;
     /// Takes an edge of an order ([`crate::edges::take`]) under its lock, and writes what has changed.
@@ -154,8 +163,8 @@ pub trait Store: Send + Sync {
     ) -> impl Future<Output = Result<T, StoreError>> + Send;
     /// The order that an object of Stripe's belongs to, as far as it is known here.
     fn order_of(&self, object: &str) -> impl Future<Output = Result<Option<Uuid>, StoreError>> + Send;
-    /// An event has arrived; whether it is new.
-    fn receive(&self, event: &Event, sha256: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    /// Events have arrived, each with the SHA-256 of what was told, in hex digits; how many of them are new.
+    fn receive(&self, told: &[(Event, String)]) -> impl Future<Output = Result<u64, StoreError>> + Send;
     /// The next event that nobody works at.
     fn claim_event(
         &self,
@@ -198,8 +207,12 @@ pub trait Stripe: Send + Sync {
     /// What it says of an object now: a session with its payment, a payment with its refunds and disputes. `None` if there is no such object,
     /// or none that says anything of an order.
     fn read(&self, object: &str) -> impl Future<Output = Result<Option<Read>, Outside>> + Send;
-    /// Events since a moment, the oldest first.
-    fn events(&self, since: Timestamp) -> impl Future<Output = Result<Vec<Event>, Outside>> + Send;
+    /// A page of the events since a moment, the newest first: the first one, or the one that follows the event with this id.
+    fn events(
+        &self,
+        since: Timestamp,
+        after: Option<&str>,
+    ) -> impl Future<Output = Result<EventPage, Outside>> + Send;
 }
 
 /// Finance, behind its HTTP contract.

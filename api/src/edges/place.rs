@@ -9,7 +9,10 @@ use vitrine_commerce::{
     price::{Tax, Wanted, price},
 };
 
-use super::{At, Refusal};
+use super::{
+    At, Refusal,
+    attempt::{self, Begun},
+};
 use crate::order::{Buyer, Line, News, Order};
 
 /// So many of one product.
@@ -90,11 +93,11 @@ pub fn place(
     Ok(Order::new(id, buyer, priced.sum, lines.collect()))
 }
 
-/// It has come to be.
+/// It has come to be, and its first attempt to pay is begun with it: whoever orders is sent to pay.
 ///
 /// # Errors
 /// If it cannot be written down.
-pub fn placed(order: &mut Order, at: &At<'_>) -> Result<(), Refusal> {
+pub fn placed(order: &mut Order, at: &At<'_>) -> Result<Begun, Refusal> {
     let body =
         serde_json::to_value(order.sum).map_err(|error| Refusal::Json("an order", error.to_string()))?;
     order.news.push(News {
@@ -102,5 +105,5 @@ pub fn placed(order: &mut Order, at: &At<'_>) -> Result<(), Refusal> {
         actor: at.actor.to_owned(),
         body,
     });
-    Ok(())
+    attempt::begin(order, at)
 }

@@ -4,12 +4,12 @@ use uuid::Uuid;
 
 use crate::{
     edges::{
-        Refusal,
+        At, Refusal,
         attempt::{self, Begun},
         observe,
     },
-    order::Session,
-    seams::{By, Outside, Store, StoreError, Stripe},
+    order::{Order, Session},
+    seams::{By, Outside, Placing, Store, StoreError, Stripe},
 };
 
 /// A customer is made, an old session expired, and a new one made: at most so many steps, unless others do the same at the same time.
@@ -40,6 +40,22 @@ pub enum CheckoutError {
     Busy(Uuid),
 }
 
+/// Makes an order, and sends its buyer to pay. The same request again is the same order.
+///
+/// # Errors
+/// If there is nowhere to send them now. It may be asked for again, and what was made is made then.
+pub async fn place<S: Store, T: Stripe>(
+    store: &S,
+    stripe: &T,
+    placing: &Placing,
+    actor: &str,
+) -> Result<Destination, CheckoutError> {
+    match store.place(placing).await? {
+        Some(begun) => go_on(store, stripe, placing.id, actor, begun).await,
+        None => begin(store, stripe, placing.id, actor).await,
+    }
+}
+
 /// The session at which an order is paid.
 ///
 /// # Errors
@@ -50,32 +66,49 @@ pub async fn begin<S: Store, T: Stripe>(
     order: Uuid,
     actor: &str,
 ) -> Result<Destination, CheckoutError> {
+    let begun = store.change(order, By::Somebody(actor), attempt::begin).await?;
+    go_on(store, stripe, order, actor, begun).await
+}
+
+/// Does what has still to be done. What comes of each step is written in the transaction that decides the next one.
+async fn go_on<S: Store, T: Stripe>(
+    store: &S,
+    stripe: &T,
+    order: Uuid,
+    actor: &str,
+    mut begun: Begun,
+) -> Result<Destination, CheckoutError> {
     let by = By::Somebody(actor);
     for _ in 0..STEPS {
-        match store.change(order, by, attempt::begin).await? {
+        begun = match begun {
             Begun::Open(session) => return Ok(Destination::Pay(session)),
             Begun::Paid => return Ok(Destination::Paid),
             Begun::Closed => return Ok(Destination::Closed),
             Begun::Customer(call) => {
                 let customer = stripe.make_customer(&call).await?;
-                overtaken(
-                    store
-                        .change(order, by, |order, _| attempt::customer(order, &customer))
-                        .await,
-                )?;
+                let known = |order: &mut Order, at: &At<'_>| {
+                    overtaken(attempt::customer(order, &customer))?;
+                    attempt::begin(order, at)
+                };
+                store.change(order, by, known).await?
             }
             Begun::Send { n, call } => {
                 let session = stripe.make_session(&call).await?;
                 // Written down before anybody is sent there: whoever has given up this attempt meanwhile knew that nobody was.
-                overtaken(
-                    store
-                        .change(order, by, |order, _| attempt::made(order, n, &session))
-                        .await,
-                )?;
+                let made = |order: &mut Order, at: &At<'_>| {
+                    overtaken(attempt::made(order, n, &session))?;
+                    attempt::begin(order, at)
+                };
+                store.change(order, by, made).await?
             }
             Begun::Expire(session) => {
                 stripe.expire_session(&session).await?;
-                look(store, stripe, order, &session, actor).await?;
+                let observed = stripe.read(&session).await?.unwrap_or_default().1;
+                let over = |order: &mut Order, at: &At<'_>| {
+                    observe::apply(order, &observed, at)?;
+                    attempt::begin(order, at)
+                };
+                store.change(order, by, over).await?
             }
         }
     }
@@ -83,9 +116,9 @@ pub async fn begin<S: Store, T: Stripe>(
 }
 
 /// What somebody else has done first is as good.
-fn overtaken(changed: Result<(), StoreError>) -> Result<(), StoreError> {
+fn overtaken(changed: Result<(), Refusal>) -> Result<(), Refusal> {
     match changed {
-        Err(StoreError::Refused(Refusal::Overtaken(why))) => {
+        Err(Refusal::Overtaken(why)) => {
             tracing::info!(why, "an attempt to pay was overtaken");
             Ok(())
         }

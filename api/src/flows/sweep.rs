@@ -20,13 +20,21 @@ pub enum SweepError {
 /// # Errors
 /// If Stripe or the store does not answer: the next sweep begins at the same moment.
 pub async fn sweep<S: Store, T: Stripe>(store: &S, stripe: &T, since: Timestamp) -> Result<u64, SweepError> {
-    let mut new = 0;
-    for event in stripe.events(since).await? {
+    let (mut new, mut last) = (0, None);
+    loop {
+        let page = stripe.events(since, last.as_deref()).await?;
+        last = page.events.last().map(|event| event.id.clone());
         // What an event says is read anew: its own bytes are not kept.
-        let digest = vitrine_commerce::sha256(&event.id);
-        if store.receive(&event, &digest).await? {
-            new += 1;
+        let told = page.events.into_iter().map(|event| {
+            let digest = vitrine_commerce::sha256(&event.id);
+            (event, digest)
+        });
+        let told: Vec<_> = told.collect();
+        if !told.is_empty() {
+            new += store.receive(&told).await?;
+        }
+        if !page.has_more || last.is_none() {
+            return Ok(new);
         }
     }
-    Ok(new)
 }

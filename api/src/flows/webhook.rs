@@ -98,5 +98,6 @@ pub async fn receive<S: Store>(
         kind: text(&told.kind),
         created,
     };
-    Ok(store.receive(&event, &vitrine_commerce::sha256(body)).await?)
+    let told = [(event, vitrine_commerce::sha256(body))];
+    Ok(store.receive(&told).await? > 0)
 }

@@ -4,7 +4,7 @@ use axum::{extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
-use vitrine_commerce::pan;
+use vitrine_commerce::{money::Money, pan};
 use vitrine_service::{Json, Problem};
 
 use super::{
@@ -113,28 +113,22 @@ pub(super) async fn checkout(
         request_sha256: vitrine_commerce::sha256(format!("{currency}\n{said}")),
         wants,
     };
-    let id = counter
-        .shop
-        .place(&placing)
+    let actor = format!("account:{account}");
+    let destination = checkout::place(&counter.shop, &counter.stripe, &placing, &actor)
         .await
-        .map_err(|error| problems::store(&error))?;
+        .map_err(|error| problems::checkout(&error))?;
     counter.counters.orders.inc();
-    sent_to_pay(&counter, id, account)
-        .await
-        .map(|view| (StatusCode::CREATED, Json(view)))
+    let order = counter.shop.order(placing.id).await;
+    let order = order.map_err(|error| problems::store(&error))?;
+    sent_to_pay(order.id, order.sum.total, destination).map(|view| (StatusCode::CREATED, Json(view)))
 }
 
 /// Where an order is paid now.
-pub(super) async fn sent_to_pay(counter: &Counter, id: Uuid, account: Uuid) -> Result<CheckoutView, Problem> {
-    let actor = format!("account:{account}");
-    let destination = checkout::begin(&counter.shop, &counter.stripe, id, &actor)
-        .await
-        .map_err(|error| problems::checkout(&error))?;
-    let order = counter
-        .shop
-        .order(id)
-        .await
-        .map_err(|error| problems::store(&error))?;
+pub(super) fn sent_to_pay(
+    order: Uuid,
+    total: Money,
+    destination: Destination,
+) -> Result<CheckoutView, Problem> {
     let url = match destination {
         Destination::Pay(session) => Some(session.url),
         Destination::Paid => None,
@@ -146,8 +140,8 @@ pub(super) async fn sent_to_pay(counter: &Counter, id: Uuid, account: Uuid) -> R
         }
     };
     Ok(CheckoutView {
-        order: id,
-        total: order.sum.total.into(),
+        order,
+        total: total.into(),
         url,
     })
 }
@@ -184,15 +178,11 @@ pub(super) async fn confirm(
     person: Person,
     Json(request): Json<ConfirmRequest>,
 ) -> Result<Json<OrderView>, Problem> {
-    let order = person.order(&counter.shop, request.order).await?;
+    let order = person.order(&counter.shop, request.order).await?.order;
     let actor = format!("account:{}", order.buyer.account);
     checkout::confirm(&counter.shop, &counter.stripe, order.id, &actor)
         .await
         .map_err(|error| problems::checkout(&error))?;
-    let order = counter
-        .shop
-        .order(order.id)
-        .await
-        .map_err(|error| problems::store(&error))?;
-    counter.view(&order).await.map(Json)
+    let seen = person.order(&counter.shop, order.id).await?;
+    Ok(Json(OrderView::of(&seen)))
 }

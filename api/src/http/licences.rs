@@ -16,7 +16,7 @@ use vitrine_commerce::{
 use vitrine_service::{Json, Path, Problem};
 
 use super::{Counter, problems};
-use crate::{identity::Person, order::Order, seams::Store};
+use crate::{identity::Person, order::Order};
 
 /// A list is fetched by whoever verifies, all over the world: for so long, in seconds, a cache may answer instead.
 const LIST_CACHED: &str = "public, max-age=60";
@@ -73,19 +73,10 @@ pub(super) async fn list(
     person: Person,
 ) -> Result<Json<Vec<LicenceView>>, Problem> {
     let account = person.account(&counter.shop).await?;
+    let orders = counter.shop.licensed_orders(account).await;
     let mut all = vec![];
-    for id in counter
-        .shop
-        .licensed_orders(account)
-        .await
-        .map_err(|error| problems::store(&error))?
-    {
-        let order = counter
-            .shop
-            .order(id)
-            .await
-            .map_err(|error| problems::store(&error))?;
-        all.extend(views(&order)?);
+    for found in orders.map_err(|error| problems::store(&error))? {
+        all.extend(views(&found.order)?);
     }
     Ok(Json(all))
 }
@@ -120,7 +111,7 @@ pub(super) async fn read(
         .order(&counter.shop, order.ok_or_else(no_such)?)
         .await
         .map_err(|_| no_such())?;
-    let found = views(&order)?
+    let found = views(&order.order)?
         .into_iter()
         .find(|licence| licence.key == key.to_string());
     found.map(Json).ok_or_else(no_such)

@@ -17,11 +17,9 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vitrine_service::Problem;
 
-use self::views::OrderView;
 use crate::{
-    bucket::Bucket, flows::webhook::Endpoint, identity::Identity, metrics::Counters, order::Order,
+    bucket::Bucket, flows::webhook::Endpoint, identity::Identity, metrics::Counters,
     outside::stripe::StripeApi, store::postgres::Shop,
 };
 
@@ -40,15 +38,6 @@ pub struct Counter {
     pub identity: Arc<Identity>,
     /// What is counted.
     pub counters: Counters,
-}
-
-impl Counter {
-    /// What is told of an order.
-    async fn view(&self, order: &Order) -> Result<OrderView, Problem> {
-        let number = self.shop.number(order.id).await;
-        let number = number.map_err(|error| problems::store(&error))?;
-        Ok(OrderView::of(order, number))
-    }
 }
 
 #[derive(OpenApi)]

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     edges::refund,
+    flows::checkout as flow,
     idempotency::Key,
     identity::Person,
     seams::{By, Store},
@@ -65,17 +66,9 @@ pub(super) async fn list(
         .map_err(|error| problems::store(&error))?;
     let next = found
         .last()
-        .map(|(number, _)| *number)
+        .map(|last| last.number)
         .filter(|_| i64::try_from(found.len()) == Ok(limit));
-    let mut orders = vec![];
-    for (number, id) in found {
-        let order = counter
-            .shop
-            .order(id)
-            .await
-            .map_err(|error| problems::store(&error))?;
-        orders.push(OrderView::of(&order, number));
-    }
+    let orders = found.iter().map(OrderView::of).collect();
     Ok(Json(OrdersView { orders, next }))
 }
 
@@ -89,8 +82,8 @@ pub(super) async fn read(
     person: Person,
     Path(id): Path<Uuid>,
 ) -> Result<Json<OrderView>, Problem> {
-    let order = person.order(&counter.shop, id).await?;
-    counter.view(&order).await.map(Json)
+    let found = person.order(&counter.shop, id).await?;
+    Ok(Json(OrderView::of(&found)))
 }
 
 /// Where an order is paid now: its session may be over.
@@ -103,8 +96,12 @@ pub(super) async fn pay(
     person: Person,
     Path(id): Path<Uuid>,
 ) -> Result<Json<CheckoutView>, Problem> {
-    let order = person.order(&counter.shop, id).await?;
-    sent_to_pay(&counter, id, order.buyer.account).await.map(Json)
+    let order = person.order(&counter.shop, id).await?.order;
+    let actor = format!("account:{}", order.buyer.account);
+    let destination = flow::begin(&counter.shop, &counter.stripe, id, &actor)
+        .await
+        .map_err(|error| problems::checkout(&error))?;
+    sent_to_pay(id, order.sum.total, destination).map(Json)
 }
 
 /// What is to be refunded.
@@ -141,7 +138,7 @@ pub(super) async fn refund(
     key: Key,
     Json(request): Json<RefundRequest>,
 ) -> Result<(StatusCode, Json<RefundView>), Problem> {
-    let order = person.order(&counter.shop, id).await?;
+    let order = person.order(&counter.shop, id).await?.order;
     no_card_numbers([request.reason.as_str()])?;
     if request.reason.trim().is_empty() || request.reason.chars().count() > LONGEST_REASON {
         return Err(Problem::new(

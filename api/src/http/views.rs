@@ -8,7 +8,7 @@ use vitrine_commerce::{
     money::Money,
 };
 
-use crate::order::Order;
+use crate::store::postgres::Numbered;
 
 /// An amount: minor units of an ISO 4217 currency.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -130,8 +130,8 @@ pub struct PaymentView {
 }
 
 impl OrderView {
-    /// Of an order that the store has under a number.
-    pub fn of(order: &Order, number: i64) -> Self {
+    /// Of an order and its number.
+    pub fn of(Numbered { number, order }: &Numbered) -> Self {
         let known = order.facts();
         let units = order.units().map(|(unit, _)| UnitView {
             line: unit.line,
@@ -154,7 +154,7 @@ impl OrderView {
         });
         Self {
             id: order.id,
-            number,
+            number: *number,
             status: facts::projection(&known),
             stage: facts::status(&known),
             held: facts::holds(&known)

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use vitrine_api::{
     edges::{
         self, At, House, Refusal,
+        attempt::Begun,
         place::{self, Offer},
     },
     order::{Buyer, News, Order, Task, account_id},
@@ -210,21 +211,21 @@ impl Store for Model {
         Ok(id)
     }
 
-    async fn place(&self, placing: &Placing) -> Result<Uuid> {
+    async fn place(&self, placing: &Placing) -> Result<Option<Begun>> {
         let mut state = self.state();
-        if let Some((_, request)) = state.orders.get(&placing.id) {
-            return if *request == placing.request_sha256 {
-                Ok(placing.id)
-            } else {
-                Err(StoreError::Reused(format!("order {}", placing.id)))
-            };
-        }
         let missing = || StoreError::Missing(format!("account {}", placing.account));
         let buyer = state
             .accounts
             .get(&placing.account)
             .cloned()
             .ok_or_else(missing)?;
+        if let Some((_, request)) = state.orders.get(&placing.id) {
+            return if *request == placing.request_sha256 {
+                Ok(None)
+            } else {
+                Err(StoreError::Reused(format!("order {}", placing.id)))
+            };
+        }
         let code = placing.currency.code();
         let offers = state.offers.iter().filter(|((_, currency), _)| currency == code);
         let offers = offers
@@ -233,9 +234,9 @@ impl Store for Model {
         let mut order = place::place(placing.id, buyer, placing.currency, &placing.wants, &offers)?;
         let actor = format!("account:{}", placing.account);
         let at = state.at(&self.house, &actor);
-        edges::take(&mut order, &at, place::placed)?;
+        let begun = edges::take(&mut order, &at, place::placed)?;
         state.settle(None, order, placing.request_sha256.clone());
-        Ok(placing.id)
+        Ok(Some(begun))
     }
 
     async fn order(&self, id: Uuid) -> Result<Order> {
@@ -287,19 +288,17 @@ impl Store for Model {
             .map(|(id, _)| *id))
     }
 
-    async fn receive(&self, event: &Event, _: &str) -> Result<bool> {
+    async fn receive(&self, told: &[(Event, String)]) -> Result<u64> {
         let mut state = self.state();
-        let now = state.now;
-        if state.inbox.contains_key(&event.id) {
-            return Ok(false);
+        let (now, before) = (state.now, state.inbox.len());
+        for (event, _) in told {
+            state.inbox.entry(event.id.clone()).or_insert_with(|| Received {
+                event: event.clone(),
+                handled: None,
+                waiting: Waiting::from(now),
+            });
         }
-        let received = Received {
-            event: event.clone(),
-            handled: None,
-            waiting: Waiting::from(now),
-        };
-        state.inbox.insert(event.id.clone(), received);
-        Ok(true)
+        Ok((state.inbox.len() - before) as u64)
     }
 
     async fn claim_event(&self, lease: Duration) -> Result<Option<Claim<Event>>> {

@@ -66,7 +66,10 @@ async fn is_true(connection: &mut PgConnection, file: &Path) -> Result<(), Strin
 
 fn name(kind: &Value) -> String {
     match kind {
-        Value::String(name) => name.to_uppercase(),
+        Value::String(name) => match name.strip_suffix("Array") {
+            Some(of) => format!("{}[]", of.to_uppercase()),
+            None => name.to_uppercase(),
+        },
         other => other.to_string(),
     }
 }

@@ -218,7 +218,7 @@ async fn give<S: Store>(store: &S, command: &Command) -> String {
                 .change(order, by, |order, _| refund::name(order, id, &units))
                 .await,
         ),
-        Command::Receive(event) => said(store.receive(&event, &"0".repeat(64)).await),
+        Command::Receive(event) => said(store.receive(&[(event.clone(), "0".repeat(64))]).await),
         Command::ClaimEvent => said(store.claim_event(LEASE).await),
         Command::ClaimJob => said(store.claim_job(LEASE).await),
         Command::JobDone(claim, order, seen) => said(

@@ -1,7 +1,7 @@
 //! The account: what is asked of it, what people and banks do to it, and what it tells by webhooks. Sans-I/O: time is passed in, and of two
 //! accounts to which the same happens both are the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -101,7 +101,6 @@ pub struct Event {
 struct Kept {
     request: [u8; 32],
     response: Response,
-    at: i64,
 }
 
 /// What an account is made with.
@@ -130,6 +129,9 @@ pub struct Stripe {
     balance: Vec<BalanceTransaction>,
     events: Vec<Event>,
     kept: BTreeMap<String, Kept>,
+    /// Sessions by when they expire, and answers by since when they are kept: of many, those that are over are found without looking at the others.
+    expiring: BTreeSet<(i64, String)>,
+    aging: BTreeSet<(i64, String)>,
 }
 
 type Answer = Result<Value, Error>;
@@ -149,6 +151,8 @@ impl Stripe {
             balance: vec![],
             events: vec![],
             kept: BTreeMap::new(),
+            expiring: BTreeSet::new(),
+            aging: BTreeSet::new(),
         }
     }
 
@@ -205,7 +209,13 @@ impl Stripe {
         else {
             return self.answer(request, now);
         };
-        self.kept.retain(|_, kept| kept.at + KEYS_KEPT > now);
+        while let Some((at, old)) = self.aging.pop_first() {
+            if at + KEYS_KEPT > now {
+                self.aging.insert((at, old));
+                break;
+            }
+            self.kept.remove(&old);
+        }
         let same = hash(request);
         if let Some(kept) = self.kept.get(&key) {
             return if kept.request == same {
@@ -223,8 +233,8 @@ impl Stripe {
             let kept = Kept {
                 request: same,
                 response: response.clone(),
-                at: now,
             };
+            self.aging.insert((now, key.clone()));
             self.kept.insert(key, kept);
         }
         response
@@ -414,6 +424,7 @@ impl Stripe {
             cancel_url,
         };
         let json = session.json(self.account.livemode);
+        self.expiring.insert((expires_at, id.clone()));
         self.sessions.insert(id, session);
         Ok(json)
     }
@@ -438,15 +449,12 @@ impl Stripe {
 
     /// Sessions whose time is over.
     fn expire(&mut self, now: i64) {
-        let over = |session: &&Session| session.status == SessionStatus::Open && session.expires_at <= now;
-        let over: Vec<_> = self
-            .sessions
-            .values()
-            .filter(over)
-            .map(|session| (session.id.clone(), session.expires_at))
-            .collect();
-        for (id, at) in over {
-            // It was open a moment ago.
+        while let Some((at, id)) = self.expiring.pop_first() {
+            if at > now {
+                self.expiring.insert((at, id));
+                break;
+            }
+            // One that was paid, or expired by somebody, is over already.
             let _ = self.expire_session(&id, at);
         }
     }

@@ -20,7 +20,7 @@ use self::{
 use super::read;
 use crate::{
     order::{Call, Session},
-    seams::{Event, Outside, Read, Stripe},
+    seams::{EventPage, Outside, Read, Stripe},
 };
 
 const WHO: &str = "Stripe";
@@ -146,7 +146,7 @@ impl Stripe for StripeApi {
         reading::read(self, object).await
     }
 
-    async fn events(&self, since: Timestamp) -> Result<Vec<Event>, Outside> {
-        reading::events(&self.of(Class::Sweep), since).await
+    async fn events(&self, since: Timestamp, after: Option<&str>) -> Result<EventPage, Outside> {
+        reading::events(&self.of(Class::Sweep), since, after).await
     }
 }

@@ -14,7 +14,7 @@ use super::WHO;
 use crate::{
     edges::observe::{Observed, SeenPayment, SeenRefund},
     order::Session,
-    seams::{Event, Outside, Read},
+    seams::{Event, EventPage, Outside, Read},
 };
 
 /// Of a list (<https://docs.stripe.com/api/pagination>).
@@ -170,15 +170,23 @@ pub fn event(json: Value) -> Result<Event, Outside> {
     })
 }
 
-/// Events since a moment, the oldest first.
+/// A page of the events since a moment, the newest first. Page by page: what a busy shop's events of three days say is more than its memory.
 ///
 /// # Errors
 /// If Stripe does not answer.
-pub async fn events(stripe: &impl Ask, since: Timestamp) -> Result<Vec<Event>, Outside> {
-    let since = since.as_second().to_string();
-    let told: Vec<Value> = all(stripe, "/v1/events", &[("created[gte]", &since)]).await?;
-    // Lists begin with the newest.
-    told.into_iter().rev().map(event).collect()
+pub async fn events(stripe: &impl Ask, since: Timestamp, after: Option<&str>) -> Result<EventPage, Outside> {
+    let page = page(
+        stripe,
+        "/v1/events",
+        &[("created[gte]", &since.as_second().to_string())],
+        after,
+    )
+    .await?;
+    let events = page.data.into_iter().map(event);
+    Ok(EventPage {
+        events: events.collect::<Result<_, _>>()?,
+        has_more: page.has_more,
+    })
 }
 
 fn of_session(object: &SessionObject) -> Result<Session, Outside> {
@@ -260,10 +268,7 @@ async fn all<T: DeserializeOwned>(
     let mut all: Vec<Value> = vec![];
     loop {
         let after = all.last().and_then(|last| last["id"].as_str());
-        let mut asked = parameters.to_vec();
-        asked.push(("limit", PAGE));
-        asked.extend(after.map(|after| ("starting_after", after)));
-        let page: List = serde_json::from_value(stripe.get(path, &asked).await?).map_err(drifted)?;
+        let page = page(stripe, path, parameters, after).await?;
         let is_last = !page.has_more || page.data.is_empty();
         all.extend(page.data);
         if is_last {
@@ -273,6 +278,19 @@ async fn all<T: DeserializeOwned>(
                 .collect();
         }
     }
+}
+
+/// The first page of a list, or the one that follows an object.
+async fn page(
+    stripe: &impl Ask,
+    path: &str,
+    parameters: &[(&str, &str)],
+    after: Option<&str>,
+) -> Result<List, Outside> {
+    let mut asked = parameters.to_vec();
+    asked.push(("limit", PAGE));
+    asked.extend(after.map(|after| ("starting_after", after)));
+    serde_json::from_value(stripe.get(path, &asked).await?).map_err(drifted)
 }
 
 /// The payment that an object belongs to.

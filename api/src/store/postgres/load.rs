@@ -1,17 +1,20 @@
-//! Reads an order from its rows.
+//! Reads orders from their rows: all of it in one statement, which sees one moment, and costs one way to the database and back instead of ten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::PgConnection;
+use jiff::Timestamp;
+use serde::Deserialize;
+use sqlx::{PgExecutor, types::Json};
 use uuid::Uuid;
 use vitrine_commerce::{
     facts::{self, DisputeState, Funds, Once, PaymentState, RefundState, UnitId},
     finance::EntryKind,
+    licence::Grant,
     money::{Currency, Money},
     price::Amounts,
 };
 
-use super::{Result, database, unreadable};
+use super::{Numbered, Result, database, unreadable};
 use crate::{
     order::{Ack, Attempt, Booking, Buyer, Call, Dispute, Licence, Line, Order, Payment, Refund, Session},
     seams::StoreError,
@@ -73,87 +76,223 @@ fn once<T>(said: Option<T>, contradicted: bool) -> Once<T> {
     }
 }
 
-/// Who an account is.
-pub(super) async fn buyer(connection: &mut PgConnection, account: Uuid) -> Result<Buyer> {
-    let row = sqlx::query!(
-        "SELECT issuer, subject, stripe_customer FROM shop.accounts WHERE id = $1",
-        account
-    )
-    .fetch_optional(connection)
-    .await
-    .map_err(database)?;
-    let row = row.ok_or_else(|| StoreError::Missing(format!("account {account}")))?;
-    Ok(Buyer {
-        account,
-        issuer: row.issuer,
-        subject: row.subject,
-        customer: row.stripe_customer,
-    })
+/// Bytes as Postgres writes them in JSON (PostgreSQL, section 8.4.1, "bytea Hex Format").
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Bytes(Vec<u8>);
+
+impl TryFrom<String> for Bytes {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        let digits = text.strip_prefix("\\x").ok_or("bytes begin with \\x")?;
+        hex::decode(digits).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ItemRow {
+    id: Uuid,
+    sku: String,
+    title: String,
+    seller: String,
+    versions: String,
+    grants: Grant,
+    price: Uuid,
+    quantity: i32,
+    subtotal: i64,
+    discount: i64,
+    tax: i64,
+    total: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct AttemptRow {
+    n: i32,
+    path: String,
+    body: String,
+    key: String,
+    begun_at: Timestamp,
+    session: Option<String>,
+    url: Option<String>,
+    expires_at: Option<Timestamp>,
+    session_state: i16,
+    funds: i16,
+}
+
+#[derive(Debug, Deserialize)]
+struct PaymentRow {
+    id: String,
+    attempt: Option<i32>,
+    state: i16,
+    received: Option<i64>,
+    currency: Option<String>,
+    contradicted: bool,
+    method: Option<String>,
+    paid_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RefundRow {
+    id: Uuid,
+    payment: String,
+    amount: i64,
+    currency: String,
+    stripe_id: Option<String>,
+    state: i16,
+    contradicted: bool,
+    named: bool,
+    reason: String,
+    path: Option<String>,
+    body: Option<String>,
+    key: Option<String>,
+    asked_at: Option<Timestamp>,
+    /// Items with the numbers of their units.
+    units: Option<Vec<(Uuid, i32)>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DisputeRow {
+    id: String,
+    payment: String,
+    state: i16,
+    contradicted: bool,
+    amount: i64,
+    currency: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct BookingRow {
+    key: String,
+    kind: EntryKind,
+    request: Bytes,
+    ack: Option<Uuid>,
+    epoch: Option<Uuid>,
+    sequence: Option<u64>,
+    note: Option<Bytes>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LicenceRow {
+    id: Uuid,
+    lookup: String,
+    item_id: Uuid,
+    unit: i32,
+    finance_ack_id: Uuid,
+    payload: Bytes,
+    key: String,
+    signature: Option<Bytes>,
 }
 
 /// All of an order.
-pub(super) async fn order(connection: &mut PgConnection, id: Uuid) -> Result<Order> {
-    let row = sqlx::query!(
-        "SELECT o.account, o.currency, o.subtotal, o.discount, o.tax, o.total, o.closed, o.accepted, a.issuer, a.subject, a.stripe_customer
-        FROM shop.orders o JOIN shop.accounts a ON a.id = o.account WHERE o.id = $1",
-        id
+pub(super) async fn order(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Order> {
+    let found = orders(executor, &[id]).await?.pop();
+    found
+        .map(|numbered| numbered.order)
+        .ok_or_else(|| StoreError::Missing(format!("order {id}")))
+}
+
+/// All of these orders, as far as they are there, in no order.
+pub(super) async fn orders(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Numbered>> {
+    let rows = sqlx::query!(
+        "SELECT o.id, o.number, o.account, o.currency, o.subtotal, o.discount, o.tax, o.total, o.closed, o.accepted,
+            a.issuer, a.subject, a.stripe_customer,
+            (SELECT json_agg(r ORDER BY r.line) FROM (
+                SELECT line, id, sku, title, seller, versions, grants, price, quantity, subtotal, discount, tax, total
+                FROM shop.order_items WHERE order_id = o.id) r) AS \"items: Json<Vec<ItemRow>>\",
+            (SELECT json_agg(r) FROM (
+                SELECT n, path, body, key, begun_at, session, url, expires_at, session_state, funds
+                FROM shop.attempts WHERE order_id = o.id) r) AS \"attempts: Json<Vec<AttemptRow>>\",
+            (SELECT json_agg(r) FROM (
+                SELECT id, attempt, state, received, currency, contradicted, method, paid_at
+                FROM shop.payments WHERE order_id = o.id) r) AS \"payments: Json<Vec<PaymentRow>>\",
+            (SELECT json_agg(r) FROM (
+                SELECT id, payment, amount, currency, stripe_id, state, contradicted, named, reason, path, body, key, asked_at,
+                    (SELECT json_agg(json_build_array(item_id, unit)) FROM shop.refund_units WHERE refund_id = f.id) AS units
+                FROM shop.refunds f WHERE order_id = o.id) r) AS \"refunds: Json<Vec<RefundRow>>\",
+            (SELECT json_agg(r) FROM (
+                SELECT id, payment, state, contradicted, amount, currency
+                FROM shop.disputes WHERE order_id = o.id) r) AS \"disputes: Json<Vec<DisputeRow>>\",
+            (SELECT json_agg(r) FROM (
+                SELECT b.key, b.kind, b.request, f.id AS ack, f.epoch, f.sequence, f.note
+                FROM shop.bookings b LEFT JOIN shop.finance_acks f ON f.key = b.key WHERE b.order_id = o.id) r) AS \"bookings: Json<Vec<BookingRow>>\",
+            (SELECT json_agg(r) FROM (
+                SELECT id, lookup, item_id, unit, finance_ack_id, payload, key, signature
+                FROM shop.licences WHERE order_id = o.id) r) AS \"licences: Json<Vec<LicenceRow>>\",
+            ARRAY(SELECT task FROM shop.tasks WHERE order_id = o.id) AS \"tasks!\"
+        FROM shop.orders o JOIN shop.accounts a ON a.id = o.account WHERE o.id = ANY($1)",
+        ids
     )
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(database)?
-    .ok_or_else(|| StoreError::Missing(format!("order {id}")))?;
-    let currency = currency(&row.currency)?;
-    let amounts = |[subtotal, discount, tax, total]: [i64; 4]| Amounts {
-        subtotal: Money::new(subtotal, currency),
-        discount: Money::new(discount, currency),
-        tax: Money::new(tax, currency),
-        total: Money::new(total, currency),
-    };
-    let items = sqlx::query!(
-        "SELECT id, sku, title, seller, versions, grants, price, quantity, subtotal, discount, tax, total
-        FROM shop.order_items WHERE order_id = $1 ORDER BY line",
-        id
-    )
-    .fetch_all(&mut *connection)
+    .fetch_all(executor)
     .await
     .map_err(database)?;
-    let mut lines = vec![];
-    for item in items {
-        lines.push(Line {
-            item: item.id,
-            sku: item.sku,
-            title: item.title,
-            seller: item.seller,
-            versions: item.versions,
-            price: item.price,
-            quantity: small(item.quantity)?,
-            amounts: amounts([item.subtotal, item.discount, item.tax, item.total]),
-            grant: serde_json::from_value(item.grants).map_err(unreadable)?,
-        });
-    }
-    let numbers: BTreeMap<_, _> = lines.iter().map(|line| line.item).zip(0_u32..).collect();
-    let units = Units(numbers);
-    Ok(Order {
-        id,
-        buyer: Buyer {
-            account: row.account,
-            issuer: row.issuer,
-            subject: row.subject,
-            customer: row.stripe_customer,
-        },
-        sum: amounts([row.subtotal, row.discount, row.tax, row.total]),
-        lines,
-        closed: row.closed,
-        accepted: row.accepted,
-        attempts: attempts(connection, id).await?,
-        payments: payments(connection, id).await?,
-        refunds: refunds(connection, id, &units).await?,
-        disputes: disputes(connection, id).await?,
-        bookings: bookings(connection, id).await?,
-        licences: licences(connection, id, &units).await?,
-        tasks: tasks(connection, id).await?,
-        news: vec![],
-    })
+    let orders = rows.into_iter().map(|row| {
+        let currency = currency(&row.currency)?;
+        let amounts = |[subtotal, discount, tax, total]: [i64; 4]| Amounts {
+            subtotal: Money::new(subtotal, currency),
+            discount: Money::new(discount, currency),
+            tax: Money::new(tax, currency),
+            total: Money::new(total, currency),
+        };
+        let lines: Vec<_> = read(row.items, |item: ItemRow| {
+            Ok(Line {
+                item: item.id,
+                sku: item.sku,
+                title: item.title,
+                seller: item.seller,
+                versions: item.versions,
+                price: item.price,
+                quantity: small(item.quantity)?,
+                amounts: amounts([item.subtotal, item.discount, item.tax, item.total]),
+                grant: item.grants,
+            })
+        })?;
+        let units = Units(
+            (0..)
+                .zip(&lines)
+                .map(|(number, line)| (line.item, number))
+                .collect(),
+        );
+        let order = Order {
+            id: row.id,
+            buyer: Buyer {
+                account: row.account,
+                issuer: row.issuer,
+                subject: row.subject,
+                customer: row.stripe_customer,
+            },
+            sum: amounts([row.subtotal, row.discount, row.tax, row.total]),
+            lines,
+            closed: row.closed,
+            accepted: row.accepted,
+            attempts: read(row.attempts, attempt)?,
+            payments: read(row.payments, payment)?,
+            refunds: read(row.refunds, |row| refund(row, &units))?,
+            disputes: read(row.disputes, dispute)?,
+            bookings: read(row.bookings, booking)?,
+            licences: read(row.licences, |row| licence(row, &units))?,
+            tasks: row
+                .tasks
+                .iter()
+                .map(|task| task.parse().map_err(unreadable))
+                .collect::<Result<_>>()?,
+            news: vec![],
+        };
+        Ok(Numbered {
+            number: row.number,
+            order,
+        })
+    });
+    orders.collect()
+}
+
+/// Rows of a table as Postgres gathers them: nothing instead of none.
+fn read<R, T, C: FromIterator<T>>(rows: Option<Json<Vec<R>>>, each: impl FnMut(R) -> Result<T>) -> Result<C> {
+    rows.map(|Json(rows)| rows)
+        .unwrap_or_default()
+        .into_iter()
+        .map(each)
+        .collect()
 }
 
 /// Lines by their items.
@@ -173,205 +312,109 @@ impl Units {
     }
 }
 
-async fn attempts(connection: &mut PgConnection, id: Uuid) -> Result<BTreeMap<u32, Attempt>> {
-    let rows = sqlx::query!(
-        "SELECT n, path, body, key, begun_at AS \"begun_at: jiff_sqlx::Timestamp\", session, url,
-            expires_at AS \"expires_at: jiff_sqlx::Timestamp\", session_state, funds
-        FROM shop.attempts WHERE order_id = $1",
-        id
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(database)?;
-    let attempts = rows.into_iter().map(|row| {
-        let session = match (row.session, row.url, row.expires_at) {
-            (Some(id), Some(url), Some(expires_at)) => Some(Session {
-                id,
-                url,
-                expires_at: expires_at.to_jiff(),
-            }),
-            _ => None,
-        };
-        let attempt = Attempt {
-            call: Call {
-                path: row.path,
-                body: row.body,
-                key: row.key,
-            },
-            begun_at: row.begun_at.to_jiff(),
-            session,
-            said: facts::Attempt {
-                session: state(&SESSIONS, row.session_state)?,
-                funds: state(&FUNDS, row.funds)?,
-            },
-        };
-        Ok((small(row.n)?, attempt))
-    });
-    attempts.collect()
-}
-
-async fn payments(connection: &mut PgConnection, id: Uuid) -> Result<BTreeMap<String, Payment>> {
-    let rows = sqlx::query!(
-        "SELECT id, attempt, state, received, currency, contradicted, method, paid_at AS \"paid_at: jiff_sqlx::Timestamp\"
-        FROM shop.payments WHERE order_id = $1",
-        id
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(database)?;
-    let payments = rows.into_iter().map(|row| {
-        let received = match (row.received, row.currency) {
-            (Some(minor), Some(code)) => Some(Money::new(minor, currency(&code)?)),
-            _ => None,
-        };
-        let payment = Payment {
-            said: facts::Payment {
-                attempt: once(row.attempt.map(small).transpose()?, row.contradicted),
-                state: state(&PAYMENTS, row.state)?,
-                received: once(received, row.contradicted),
-            },
-            paid_at: row.paid_at.map(|at| at.to_jiff()),
-            method: row.method,
-        };
-        Ok((row.id, payment))
-    });
-    payments.collect()
-}
-
-async fn refunds(connection: &mut PgConnection, id: Uuid, units: &Units) -> Result<BTreeMap<Uuid, Refund>> {
-    let named = sqlx::query!(
-        "SELECT refund_id, item_id, unit FROM shop.refund_units WHERE order_id = $1",
-        id
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(database)?;
-    let mut of_refund: BTreeMap<Uuid, BTreeSet<UnitId>> = BTreeMap::new();
-    for row in named {
-        of_refund
-            .entry(row.refund_id)
-            .or_default()
-            .insert(units.id(row.item_id, row.unit)?);
-    }
-    let rows = sqlx::query!(
-        "SELECT id, payment, amount, currency, stripe_id, state, contradicted, named, reason, path, body, key,
-            asked_at AS \"asked_at: jiff_sqlx::Timestamp\"
-        FROM shop.refunds WHERE order_id = $1",
-        id
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(database)?;
-    let refunds = rows.into_iter().map(|row| {
-        let call = match (row.path, row.body, row.key) {
-            (Some(path), Some(body), Some(key)) => Some(Call { path, body, key }),
-            _ => None,
-        };
-        let amount = Money::new(row.amount, currency(&row.currency)?);
-        let units = row.named.then(|| of_refund.remove(&row.id).unwrap_or_default());
-        let refund = Refund {
-            stripe: row.stripe_id,
-            call,
-            asked_at: row.asked_at.map(|at| at.to_jiff()),
-            reason: row.reason,
-            said: facts::Refund {
-                of: once(Some((row.payment, amount)), row.contradicted),
-                state: state(&REFUNDS, row.state)?,
-                units: once(units, row.contradicted),
-            },
-        };
-        Ok((row.id, refund))
-    });
-    refunds.collect()
-}
-
-async fn disputes(connection: &mut PgConnection, id: Uuid) -> Result<BTreeMap<String, Dispute>> {
-    let rows = sqlx::query!(
-        "SELECT id, payment, state, contradicted, amount, currency FROM shop.disputes WHERE order_id = $1",
-        id
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(database)?;
-    let disputes = rows.into_iter().map(|row| {
-        let dispute = Dispute {
-            said: facts::Dispute {
-                of: once(Some(row.payment), row.contradicted),
-                state: state(&DISPUTES, row.state)?,
-            },
-            amount: Money::new(row.amount, currency(&row.currency)?),
-        };
-        Ok((row.id, dispute))
-    });
-    disputes.collect()
-}
-
-async fn bookings(connection: &mut PgConnection, id: Uuid) -> Result<BTreeMap<String, Booking>> {
-    let rows = sqlx::query!(
-        "SELECT b.key AS \"key!\", b.kind AS \"kind!\", b.request AS \"request!\", a.id AS \"ack?\", a.epoch AS \"epoch?\", a.sequence AS \"sequence?\", a.note AS \"note?\"
-        FROM shop.bookings b LEFT JOIN shop.finance_acks a ON a.key = b.key WHERE b.order_id = $1",
-        id
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(database)?;
-    let bookings = rows.into_iter().map(|row| {
-        let ack = match (row.ack, row.epoch, row.sequence, row.note) {
-            (Some(id), Some(epoch), Some(sequence), Some(note)) => Some(Ack {
-                id,
-                epoch,
-                sequence: u64::try_from(sequence).map_err(unreadable)?,
-                note,
-            }),
-            _ => None,
-        };
-        let booking = Booking {
-            kind: kind(&row.kind)?,
-            request: row.request,
-            ack,
-        };
-        Ok((row.key, booking))
-    });
-    bookings.collect()
-}
-
-fn kind(text: &str) -> Result<EntryKind> {
-    serde_json::from_value(text.into()).map_err(unreadable)
-}
-
-async fn licences(
-    connection: &mut PgConnection,
-    id: Uuid,
-    units: &Units,
-) -> Result<BTreeMap<UnitId, Licence>> {
-    let rows = sqlx::query!(
-        "SELECT id, lookup, item_id, unit, finance_ack_id, payload, key, signature FROM shop.licences WHERE order_id = $1",
-        id
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(database)?;
-    let licences = rows.into_iter().map(|row| {
-        let signature = row.signature.map(|bytes| <[u8; 64]>::try_from(bytes.as_slice()));
-        let licence = Licence {
-            id: row.id,
-            lookup: row.lookup.parse().map_err(unreadable)?,
-            ack: row.finance_ack_id,
-            text: row.payload,
+fn attempt(row: AttemptRow) -> Result<(u32, Attempt)> {
+    let session = match (row.session, row.url, row.expires_at) {
+        (Some(id), Some(url), Some(expires_at)) => Some(Session { id, url, expires_at }),
+        _ => None,
+    };
+    let attempt = Attempt {
+        call: Call {
+            path: row.path,
+            body: row.body,
             key: row.key,
-            signature: signature.transpose().map_err(unreadable)?,
-        };
-        Ok((units.id(row.item_id, row.unit)?, licence))
-    });
-    licences.collect()
+        },
+        begun_at: row.begun_at,
+        session,
+        said: facts::Attempt {
+            session: state(&SESSIONS, row.session_state)?,
+            funds: state(&FUNDS, row.funds)?,
+        },
+    };
+    Ok((small(row.n)?, attempt))
 }
 
-async fn tasks(connection: &mut PgConnection, id: Uuid) -> Result<BTreeSet<crate::order::Task>> {
-    let rows = sqlx::query_scalar!("SELECT task FROM shop.tasks WHERE order_id = $1", id)
-        .fetch_all(connection)
-        .await
-        .map_err(database)?;
-    rows.iter().map(|task| task.parse().map_err(unreadable)).collect()
+fn payment(row: PaymentRow) -> Result<(String, Payment)> {
+    let received = match (row.received, row.currency) {
+        (Some(minor), Some(code)) => Some(Money::new(minor, currency(&code)?)),
+        _ => None,
+    };
+    let payment = Payment {
+        said: facts::Payment {
+            attempt: once(row.attempt.map(small).transpose()?, row.contradicted),
+            state: state(&PAYMENTS, row.state)?,
+            received: once(received, row.contradicted),
+        },
+        paid_at: row.paid_at,
+        method: row.method,
+    };
+    Ok((row.id, payment))
+}
+
+fn refund(row: RefundRow, units: &Units) -> Result<(Uuid, Refund)> {
+    let call = match (row.path, row.body, row.key) {
+        (Some(path), Some(body), Some(key)) => Some(Call { path, body, key }),
+        _ => None,
+    };
+    let amount = Money::new(row.amount, currency(&row.currency)?);
+    let of = row.units.unwrap_or_default();
+    let of = of.into_iter().map(|(item, unit)| units.id(item, unit));
+    let of: BTreeSet<_> = of.collect::<Result<_>>()?;
+    let refund = Refund {
+        stripe: row.stripe_id,
+        call,
+        asked_at: row.asked_at,
+        reason: row.reason,
+        said: facts::Refund {
+            of: once(Some((row.payment, amount)), row.contradicted),
+            state: state(&REFUNDS, row.state)?,
+            units: once(row.named.then_some(of), row.contradicted),
+        },
+    };
+    Ok((row.id, refund))
+}
+
+fn dispute(row: DisputeRow) -> Result<(String, Dispute)> {
+    let dispute = Dispute {
+        said: facts::Dispute {
+            of: once(Some(row.payment), row.contradicted),
+            state: state(&DISPUTES, row.state)?,
+        },
+        amount: Money::new(row.amount, currency(&row.currency)?),
+    };
+    Ok((row.id, dispute))
+}
+
+fn booking(row: BookingRow) -> Result<(String, Booking)> {
+    let ack = match (row.ack, row.epoch, row.sequence, row.note) {
+        (Some(id), Some(epoch), Some(sequence), Some(Bytes(note))) => Some(Ack {
+            id,
+            epoch,
+            sequence,
+            note,
+        }),
+        _ => None,
+    };
+    let booking = Booking {
+        kind: row.kind,
+        request: row.request.0,
+        ack,
+    };
+    Ok((row.key, booking))
+}
+
+fn licence(row: LicenceRow, units: &Units) -> Result<(UnitId, Licence)> {
+    let signature = row
+        .signature
+        .map(|Bytes(bytes)| <[u8; 64]>::try_from(bytes.as_slice()));
+    let licence = Licence {
+        id: row.id,
+        lookup: row.lookup.parse().map_err(unreadable)?,
+        ack: row.finance_ack_id,
+        text: row.payload.0,
+        key: row.key,
+        signature: signature.transpose().map_err(unreadable)?,
+    };
+    Ok((units.id(row.item_id, row.unit)?, licence))
 }
 
 #[cfg(test)]

@@ -17,9 +17,10 @@ use vitrine_commerce::{money::Money, price::Tax};
 use crate::{
     edges::{
         self, At, House, Refusal,
+        attempt::Begun,
         place::{self, Offer},
     },
-    order::{News, Order, Task, account_id},
+    order::{Buyer, News, Order, Task, account_id},
     seams::{By, Claim, Event, Job, Placing, Store, StoreError},
 };
 
@@ -43,6 +44,15 @@ pub struct Shop {
 pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
 
 type Result<T> = std::result::Result<T, StoreError>;
+
+/// An order with its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// As buyers and the shop's people name it.
+    pub number: i64,
+    /// The order.
+    pub order: Order,
+}
 
 pub use books::{Books, Held};
 
@@ -92,6 +102,7 @@ fn database(error: sqlx::Error) -> StoreError {
         sqlx::Error::Database(said) if said.code().is_some_and(|code| is_unsound(&code)) => {
             StoreError::Broken(said.to_string())
         }
+        sqlx::Error::ColumnDecode { .. } => unreadable(error),
         _ => StoreError::Unknown(error.to_string()),
     }
 }
@@ -129,36 +140,29 @@ impl Store for Shop {
         Ok(id)
     }
 
-    async fn place(&self, placing: &Placing) -> Result<Uuid> {
+    async fn place(&self, placing: &Placing) -> Result<Option<Begun>> {
         let mut transaction = self.begin().await?;
-        if let Some(known) = asked_with(&mut *transaction, placing.id).await? {
-            return same(placing, &known);
+        let known = known(&mut *transaction, placing).await?;
+        if let Some(request) = known.request_sha256 {
+            return same(placing, &request);
         }
-        let buyer = load::buyer(&mut transaction, placing.account).await?;
         let offers = offers(&mut transaction, placing).await?;
-        let mut order = place::place(placing.id, buyer, placing.currency, &placing.wants, &offers)?;
-        let at = sqlx::query_scalar!("SELECT shop.now() AS \"now!: jiff_sqlx::Timestamp\"")
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(database)?;
+        let mut order = place::place(placing.id, known.buyer, placing.currency, &placing.wants, &offers)?;
         let actor = format!("account:{}", placing.account);
-        let at = self.at(at, &actor);
-        edges::take(&mut order, &at, place::placed)?;
+        let at = self.at(known.now, &actor);
+        let begun = edges::take(&mut order, &at, place::placed)?;
         if !write::new(&mut transaction, &order, &placing.request_sha256).await? {
             // Asked for twice at once: the other one's is there now.
             transaction.rollback().await.map_err(database)?;
-            let known = asked_with(&self.pool, placing.id).await?.unwrap_or_default();
-            return same(placing, &known);
+            let known = self::known(&self.pool, placing).await?;
+            return same(placing, &known.request_sha256.unwrap_or_default());
         }
         transaction.commit().await.map_err(database)?;
-        Ok(placing.id)
+        Ok(Some(begun))
     }
 
     async fn order(&self, id: Uuid) -> Result<Order> {
-        // All of one moment.
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut transaction = self.pool.begin_with(begin).await.map_err(database)?;
-        load::order(&mut transaction, id).await
+        load::order(&self.pool, id).await
     }
 
     async fn change<T: Send>(
@@ -178,15 +182,12 @@ impl Store for Shop {
         .map_err(database)?;
         let at = locked.ok_or_else(|| StoreError::Missing(format!("order {id}")))?;
         still_ours(&mut transaction, by).await?;
-        let before = load::order(&mut transaction, id).await?;
+        let before = load::order(&mut *transaction, id).await?;
         let mut after = before.clone();
         let actor = by.actor();
         let at = self.at(at, &actor);
         let answer = edges::take(&mut after, &at, edge)?;
         write::changes(&mut transaction, &before, &after).await?;
-        if let By::Event(claim) = by {
-            handled(&mut transaction, claim, false).await?;
-        }
         transaction.commit().await.map_err(database)?;
         if after.tasks.difference(&before.tasks).next().is_some() {
             self.news.notify_one();
@@ -208,20 +209,27 @@ impl Store for Shop {
         .map_err(database)
     }
 
-    async fn receive(&self, event: &Event, sha256: &str) -> Result<bool> {
+    async fn receive(&self, told: &[(Event, String)]) -> Result<u64> {
+        let of = |part: fn(&Event) -> &str| -> Vec<String> {
+            told.iter().map(|(event, _)| part(event).to_owned()).collect()
+        };
+        let created: Vec<jiff_sqlx::Timestamp> =
+            told.iter().map(|(event, _)| event.created.to_sqlx()).collect();
+        let digests: Vec<_> = told.iter().map(|(_, sha256)| sha256.clone()).collect();
         let inserted = sqlx::query!(
-            "INSERT INTO shop.inbox (event_id, type, object_id, created, sha256) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-            event.id,
-            event.kind,
-            event.object,
-            event.created.to_sqlx() as jiff_sqlx::Timestamp,
-            sha256
+            "INSERT INTO shop.inbox (event_id, type, object_id, created, sha256)
+            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) ON CONFLICT DO NOTHING",
+            &of(|event| &event.id),
+            &of(|event| &event.kind),
+            &of(|event| &event.object),
+            created.as_slice() as &[jiff_sqlx::Timestamp],
+            &digests
         )
         .execute(&self.pool)
         .await
         .map_err(database)?;
         self.news.notify_one();
-        Ok(inserted.rows_affected() == 1)
+        Ok(inserted.rows_affected())
     }
 
     async fn claim_event(&self, lease: Duration) -> Result<Option<Claim<Event>>> {
@@ -322,17 +330,41 @@ fn tried_before(tries: i32) -> u32 {
     u32::try_from(tries).unwrap_or_default().saturating_sub(1)
 }
 
-/// The hash of the request that made an order, if it is there.
-async fn asked_with(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<String>> {
-    sqlx::query_scalar!("SELECT request_sha256 FROM shop.orders WHERE id = $1", id)
-        .fetch_optional(executor)
-        .await
-        .map_err(database)
+/// What is known before an order is placed.
+struct Known {
+    now: jiff_sqlx::Timestamp,
+    buyer: Buyer,
+    /// The hash of the request that made the order, if it is there.
+    request_sha256: Option<String>,
 }
 
-fn same(placing: &Placing, known: &str) -> Result<Uuid> {
+async fn known(executor: impl PgExecutor<'_>, placing: &Placing) -> Result<Known> {
+    let row = sqlx::query!(
+        "SELECT shop.now() AS \"now!: jiff_sqlx::Timestamp\", issuer, subject, stripe_customer,
+            (SELECT request_sha256 FROM shop.orders WHERE id = $2) AS request_sha256
+        FROM shop.accounts WHERE id = $1",
+        placing.account,
+        placing.id
+    )
+    .fetch_optional(executor)
+    .await
+    .map_err(database)?;
+    let row = row.ok_or_else(|| StoreError::Missing(format!("account {}", placing.account)))?;
+    Ok(Known {
+        now: row.now,
+        buyer: Buyer {
+            account: placing.account,
+            issuer: row.issuer,
+            subject: row.subject,
+            customer: row.stripe_customer,
+        },
+        request_sha256: row.request_sha256,
+    })
+}
+
+fn same(placing: &Placing, known: &str) -> Result<Option<Begun>> {
     if known == placing.request_sha256 {
-        Ok(placing.id)
+        Ok(None)
     } else {
         Err(StoreError::Reused(format!("order {}", placing.id)))
     }
@@ -345,20 +377,11 @@ fn ours(rows: u64, what: &str) -> Result<()> {
     }
 }
 
-/// Whether nobody else has claimed what this is done for. Nobody can until this transaction is over.
+/// Whether nobody else has claimed what this is done for. Nobody can until this transaction is over, with which an event is handled.
 async fn still_ours(connection: &mut PgConnection, by: By<'_>) -> Result<()> {
-    let (found, what) = match by {
-        By::Somebody(_) => return Ok(()),
-        By::Event(claim) => {
-            let found = sqlx::query_scalar!(
-                "SELECT fence FROM shop.inbox WHERE event_id = $1 AND fence = $2 AND handled_at IS NULL FOR UPDATE",
-                claim.what.id,
-                claim.fence
-            )
-            .fetch_optional(connection)
-            .await;
-            (found, claim.what.id.clone())
-        }
+    match by {
+        By::Somebody(_) => Ok(()),
+        By::Event(claim) => handled(connection, claim, false).await,
         By::Job(claim) => {
             let task = claim.what.task.to_string();
             let found = sqlx::query_scalar!(
@@ -369,10 +392,9 @@ async fn still_ours(connection: &mut PgConnection, by: By<'_>) -> Result<()> {
             )
             .fetch_optional(connection)
             .await;
-            (found, task)
+            found.map_err(database)?.map(drop).ok_or(StoreError::Fenced(task))
         }
-    };
-    found.map_err(database)?.map(drop).ok_or(StoreError::Fenced(what))
+    }
 }
 
 async fn handled(connection: &mut PgConnection, claim: &Claim<Event>, ignored: bool) -> Result<()> {
@@ -436,22 +458,27 @@ async fn offers(connection: &mut PgConnection, placing: &Placing) -> Result<BTre
 
 /// Writes what has happened to an order, numbered under its lock, and has others told of it.
 async fn news(connection: &mut PgConnection, order: Uuid, news: &[News]) -> Result<()> {
-    for one in news {
-        sqlx::query!(
-            "WITH said AS (
-                INSERT INTO shop.audit (aggregate, number, at, actor, kind, body)
-                SELECT $1, coalesce(max(number), 0) + 1, shop.now(), $2, $3, $4 FROM shop.audit WHERE aggregate = $1
-                RETURNING aggregate, number
-            )
-            INSERT INTO shop.outbox SELECT aggregate, number FROM said",
-            order,
-            one.actor,
-            one.kind,
-            one.body
-        )
-        .execute(&mut *connection)
-        .await
-        .map_err(database)?;
+    if news.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let actors: Vec<_> = news.iter().map(|one| one.actor.clone()).collect();
+    let kinds: Vec<_> = news.iter().map(|one| one.kind.to_owned()).collect();
+    let bodies: Vec<_> = news.iter().map(|one| one.body.clone()).collect();
+    sqlx::query!(
+        "WITH said AS (
+            INSERT INTO shop.audit (aggregate, number, at, actor, kind, body)
+            SELECT $1, (SELECT coalesce(max(number), 0) FROM shop.audit WHERE aggregate = $1) + one.place, shop.now(), one.actor, one.kind, one.body
+            FROM unnest($2::text[], $3::text[], $4::jsonb[]) WITH ORDINALITY AS one (actor, kind, body, place)
+            RETURNING aggregate, number
+        )
+        INSERT INTO shop.outbox SELECT aggregate, number FROM said",
+        order,
+        &actors,
+        &kinds,
+        &bodies
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(database)
 }

@@ -9,7 +9,7 @@ use vitrine_commerce::{
     price::Tax,
 };
 
-use super::{Result, Shop, database, listed::PriceTag, unreadable};
+use super::{Numbered, Result, Shop, database, listed::PriceTag, load, unreadable};
 use crate::{edges::Refusal, seams::StoreError};
 
 /// A product that is sold.
@@ -101,25 +101,21 @@ impl Shop {
         })
     }
 
-    /// The number of an order.
-    ///
-    /// # Errors
-    /// If there is no such order.
-    pub async fn number(&self, order: Uuid) -> Result<i64> {
-        let number = sqlx::query_scalar!("SELECT number FROM shop.orders WHERE id = $1", order)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(database)?;
-        number.ok_or_else(|| StoreError::Missing(format!("order {order}")))
-    }
-
-    /// Numbers and ids of an account's orders, the newest first.
+    /// An order with its number, if it is there.
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn orders_of(&self, account: Uuid, before: Option<i64>, most: i64) -> Result<Vec<(i64, Uuid)>> {
-        let rows = sqlx::query!(
-            "SELECT number, id FROM shop.orders WHERE account = $1 AND ($2::bigint IS NULL OR number < $2) ORDER BY number DESC LIMIT $3",
+    pub async fn numbered(&self, order: Uuid) -> Result<Option<Numbered>> {
+        Ok(load::orders(&self.pool, &[order]).await?.pop())
+    }
+
+    /// An account's orders, the newest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn orders_of(&self, account: Uuid, before: Option<i64>, most: i64) -> Result<Vec<Numbered>> {
+        let ids = sqlx::query_scalar!(
+            "SELECT id FROM shop.orders WHERE account = $1 AND ($2::bigint IS NULL OR number < $2) ORDER BY number DESC LIMIT $3",
             account,
             before,
             most
@@ -127,23 +123,29 @@ impl Shop {
         .fetch_all(&self.pool)
         .await
         .map_err(database)?;
-        Ok(rows.into_iter().map(|row| (row.number, row.id)).collect())
+        self.newest_first(&ids).await
     }
 
     /// An account's orders in which something was licensed, the newest first.
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn licensed_orders(&self, account: Uuid) -> Result<Vec<Uuid>> {
-        sqlx::query_scalar!(
+    pub async fn licensed_orders(&self, account: Uuid) -> Result<Vec<Numbered>> {
+        let ids = sqlx::query_scalar!(
             "SELECT id FROM shop.orders o WHERE account = $1
-                AND EXISTS (SELECT FROM shop.licences WHERE order_id = o.id AND signature IS NOT NULL)
-            ORDER BY number DESC",
+                AND EXISTS (SELECT FROM shop.licences WHERE order_id = o.id AND signature IS NOT NULL)",
             account
         )
         .fetch_all(&self.pool)
         .await
-        .map_err(database)
+        .map_err(database)?;
+        self.newest_first(&ids).await
+    }
+
+    async fn newest_first(&self, ids: &[Uuid]) -> Result<Vec<Numbered>> {
+        let mut orders = load::orders(&self.pool, ids).await?;
+        orders.sort_by_key(|order| std::cmp::Reverse(order.number));
+        Ok(orders)
     }
 
     /// The order of a licence, by what a person types.

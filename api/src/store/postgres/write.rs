@@ -136,19 +136,8 @@ pub(super) async fn changes(connection: &mut PgConnection, before: &Order, after
     for (unit, was, is) in changed(&before.licences, &after.licences) {
         licence(connection, after, *unit, was, is).await?;
     }
-    for task in before.tasks.difference(&after.tasks) {
-        sqlx::query!(
-            "DELETE FROM shop.tasks WHERE order_id = $1 AND task = $2",
-            id,
-            task.to_string()
-        )
-        .execute(&mut *connection)
-        .await
-        .map_err(database)?;
-    }
-    for task in after.tasks.difference(&before.tasks) {
-        open(connection, id, task).await?;
-    }
+    done(connection, id, before.tasks.difference(&after.tasks)).await?;
+    open(connection, id, after.tasks.difference(&before.tasks)).await?;
     revoked(connection, before, after).await?;
     news(connection, id, &after.news).await
 }
@@ -181,12 +170,35 @@ async fn revoked(connection: &mut PgConnection, before: &Order, after: &Order) -
     Ok(())
 }
 
-async fn open(connection: &mut PgConnection, order: Uuid, task: &Task) -> Result<()> {
+async fn done(connection: &mut PgConnection, order: Uuid, tasks: impl Iterator<Item = &Task>) -> Result<()> {
+    let tasks: Vec<_> = tasks.map(Task::to_string).collect();
+    if tasks.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
-        "INSERT INTO shop.tasks (order_id, task, next_try_at) VALUES ($1, $2, shop.now() + $3 * interval '1 second')",
+        "DELETE FROM shop.tasks WHERE order_id = $1 AND task = ANY($2)",
         order,
-        task.to_string(),
-        seconds(task.waits())
+        &tasks
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+async fn open(connection: &mut PgConnection, order: Uuid, tasks: impl Iterator<Item = &Task>) -> Result<()> {
+    let (tasks, waits): (Vec<_>, Vec<_>) = tasks
+        .map(|task| (task.to_string(), seconds(task.waits())))
+        .unzip();
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO shop.tasks (order_id, task, next_try_at)
+        SELECT $1, task, shop.now() + waits * interval '1 second' FROM unnest($2::text[], $3::float8[]) AS t (task, waits)",
+        order,
+        &tasks,
+        &waits
     )
     .execute(connection)
     .await
@@ -202,35 +214,46 @@ async fn attempt(
     attempt: &Attempt,
 ) -> Result<()> {
     let n = int(n)?;
-    if is_new {
+    let session = attempt.session.as_ref();
+    let (id, url) = (
+        session.map(|session| session.id.clone()),
+        session.map(|session| session.url.clone()),
+    );
+    let expires_at = session.map(|session| session.expires_at.to_sqlx());
+    let (state, funds) = (attempt.said.session as i16, attempt.said.funds as i16);
+    let written = if is_new {
         sqlx::query!(
-            "INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO shop.attempts (order_id, n, path, body, key, begun_at, session, url, expires_at, session_state, funds)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             order,
             n,
             attempt.call.path,
             attempt.call.body,
             attempt.call.key,
-            attempt.begun_at.to_sqlx() as jiff_sqlx::Timestamp
+            attempt.begun_at.to_sqlx() as jiff_sqlx::Timestamp,
+            id,
+            url,
+            expires_at as Option<jiff_sqlx::Timestamp>,
+            state,
+            funds
         )
-        .execute(&mut *connection)
+        .execute(connection)
         .await
-        .map_err(database)?;
-    }
-    let session = attempt.session.as_ref();
-    sqlx::query!(
-        "UPDATE shop.attempts SET session = $3, url = $4, expires_at = $5, session_state = $6, funds = $7 WHERE order_id = $1 AND n = $2",
-        order,
-        n,
-        session.map(|session| session.id.clone()),
-        session.map(|session| session.url.clone()),
-        session.map(|session| session.expires_at.to_sqlx()) as Option<jiff_sqlx::Timestamp>,
-        attempt.said.session as i16,
-        attempt.said.funds as i16
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(database)
+    } else {
+        sqlx::query!(
+            "UPDATE shop.attempts SET session = $3, url = $4, expires_at = $5, session_state = $6, funds = $7 WHERE order_id = $1 AND n = $2",
+            order,
+            n,
+            id,
+            url,
+            expires_at as Option<jiff_sqlx::Timestamp>,
+            state,
+            funds
+        )
+        .execute(connection)
+        .await
+    };
+    written.map(drop).map_err(database)
 }
 
 async fn payment(
@@ -242,37 +265,49 @@ async fn payment(
 ) -> Result<()> {
     let said = &payment.said;
     let contradicted = said.attempt.is_contradicted() || said.received.is_contradicted();
-    if is_new {
+    let of = said.attempt.known().copied().map(int).transpose()?;
+    let received = said.received.known();
+    let (minor, currency) = (
+        received.map(|money| money.minor),
+        received.map(|money| money.currency.code()),
+    );
+    let paid_at = payment.paid_at.map(|at| at.to_sqlx());
+    let written = if is_new {
         sqlx::query!(
-            "INSERT INTO shop.payments (id, order_id, state, contradicted) VALUES ($1, $2, 0, $3)",
+            "INSERT INTO shop.payments (id, order_id, attempt, state, received, currency, contradicted, method, paid_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             id,
             order,
-            contradicted
+            of,
+            said.state as i16,
+            minor,
+            currency,
+            contradicted,
+            payment.method,
+            paid_at as Option<jiff_sqlx::Timestamp>
         )
-        .execute(&mut *connection)
+        .execute(connection)
         .await
-        .map_err(database)?;
-    }
-    let received = said.received.known();
-    // What was said first stays, where something else was said later.
-    sqlx::query!(
+    } else {
+        // What was said first stays, where something else was said later.
+        sqlx::query!(
         "UPDATE shop.payments SET attempt = coalesce($3, attempt), state = $4, received = coalesce($5, received),
             currency = coalesce($6, currency), contradicted = $7, method = $8, paid_at = $9
         WHERE id = $1 AND order_id = $2",
-        id,
-        order,
-        said.attempt.known().copied().map(int).transpose()?,
-        said.state as i16,
-        received.map(|money| money.minor),
-        received.map(|money| money.currency.code()),
-        contradicted,
-        payment.method,
-        payment.paid_at.map(|at| at.to_sqlx()) as Option<jiff_sqlx::Timestamp>
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(database)
+            id,
+            order,
+            of,
+            said.state as i16,
+            minor,
+            currency,
+            contradicted,
+            payment.method,
+            paid_at as Option<jiff_sqlx::Timestamp>
+        )
+        .execute(connection)
+        .await
+    };
+    written.map(drop).map_err(database)
 }
 
 async fn refund(

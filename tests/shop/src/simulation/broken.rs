@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 use vitrine_api::{
     edges::{
+        attempt::Begun,
         licence,
         observe::{self, Observed, SeenPayment},
     },
     flows::worker::{self, Step},
     order::{Call, Order, Session, Task},
-    seams::{By, Claim, Event, Finance, Job, Outside, Read, Signer, Store, StoreError, Stripe},
+    seams::{By, Claim, Event, EventPage, Finance, Job, Outside, Read, Signer, Store, StoreError, Stripe},
 };
 use vitrine_commerce::facts::{Once, PaymentState, UnitId};
 
@@ -275,8 +276,8 @@ impl Stripe for Forgetful {
         self.0.read(object).await
     }
 
-    async fn events(&self, since: jiff::Timestamp) -> Result<Vec<Event>, Outside> {
-        self.0.events(since).await
+    async fn events(&self, since: jiff::Timestamp, after: Option<&str>) -> Result<EventPage, Outside> {
+        self.0.events(since, after).await
     }
 }
 
@@ -299,7 +300,7 @@ impl<S: Store> Store for Careless<S> {
         self.0.account(issuer, subject).await
     }
 
-    async fn place(&self, placing: &vitrine_api::seams::Placing) -> Result<Uuid, StoreError> {
+    async fn place(&self, placing: &vitrine_api::seams::Placing) -> Result<Option<Begun>, StoreError> {
         self.0.place(placing).await
     }
 
@@ -327,8 +328,8 @@ impl<S: Store> Store for Careless<S> {
         self.0.order_of(object).await
     }
 
-    async fn receive(&self, event: &Event, sha256: &str) -> Result<bool, StoreError> {
-        self.0.receive(event, sha256).await
+    async fn receive(&self, told: &[(Event, String)]) -> Result<u64, StoreError> {
+        self.0.receive(told).await
     }
 
     async fn claim_event(&self, lease: std::time::Duration) -> Result<Option<Claim<Event>>, StoreError> {

@@ -83,13 +83,13 @@ impl Choice {
         epoch()
     }
 
-    /// The usual: of all that may go wrong some of it, now seldom and now often. All of it always hides what needs only some of it (Groce and
-    /// others, "Swarm testing", ISSTA 2012).
+    /// The usual: of all that may go wrong some of it, now seldom and now so often that two things in a row do. All of it always hides what
+    /// needs only some of it (Groce and others, "Swarm testing", ISSTA 2012).
     pub fn of(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5a12);
         let mut some = |usual: f64| {
             if rng.random_bool(0.5) {
-                usual * rng.random_range(0.5..2.5)
+                (usual * rng.random_range(-1.0..3.0_f64).exp2()).min(0.5)
             } else {
                 0.0
             }
@@ -356,14 +356,20 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
     while disk.account("https://id.example", &subject).await.is_err() {
         clock.sleep(SignedDuration::from_secs(1)).await;
     }
-    while disk.place(&placing).await.is_err() {
-        clock.sleep(SignedDuration::from_secs(1)).await;
-    }
     world.outer().orders.push(placing.id);
-    // Some never pay.
+    // Some never pay, and some go away before they have been told where to.
     let patience = rng.random_range(0..6);
-    for _ in 0..patience {
-        match checkout::begin(&disk, &world, placing.id, "buyer").await {
+    let mut begun = loop {
+        match checkout::place(&disk, &world, &placing, "buyer").await {
+            Err(_) if rng.random_bool(0.95) => clock.sleep(SignedDuration::from_secs(1)).await,
+            begun => break begun,
+        }
+    };
+    for turn in 0..patience {
+        if turn > 0 {
+            begun = checkout::begin(&disk, &world, placing.id, "buyer").await;
+        }
+        match &begun {
             Ok(checkout::Destination::Pay(session)) => {
                 clock
                     .sleep(SignedDuration::from_secs(rng.random_range(0..90)))
@@ -397,11 +403,19 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
         }
     }
     if rng.random_bool(0.4) {
-        // Some change their minds at once, while the shop is still at it; others later.
+        // Some change their minds at once, while the shop is still at it, some just when it is about to sign; others later.
         let is_hasty = rng.random_bool(0.5);
         if is_hasty {
+            let is_to_be_signed = rng.random_bool(0.5);
             for _ in 0..rng.random_range(0..100) {
                 clock.turn().await;
+                let order = disk.runs.run(disk.store.order(placing.id));
+                let is_frozen = |order: Order| {
+                    order.licences.values().any(|licence| licence.signature.is_none())
+                };
+                if is_to_be_signed && order.is_ok_and(is_frozen) {
+                    break;
+                }
             }
         } else {
             clock
@@ -458,7 +472,7 @@ async fn tells<S: Store + Clone>(disk: Disk<S>, choice: Choice) {
             .map(|event| event.json.clone());
         if let Some(event) = told.and_then(|json| reading::event(json).ok()) {
             // What is not answered is told again.
-            let is_answered = disk.receive(&event, &"0".repeat(64)).await.is_ok()
+            let is_answered = disk.receive(&[(event, "0".repeat(64))]).await.is_ok()
                 || choice.broken == Broken::AnswersBeforeItKeeps;
             if !is_answered && rng.random_bool(0.8) {
                 waiting.push(at);

@@ -12,11 +12,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use uuid::Uuid;
 use vitrine_api::{
-    edges::{At, Refusal},
+    edges::{At, Refusal, attempt::Begun},
     order::{Call, Order, Session},
     outside::stripe::reading::{self, Ask},
     seams::{
-        By, Claim, Event, Finance, Job, Outside, Placing, Read, Signer, Store, StoreError,
+        By, Claim, Event, EventPage, Finance, Job, Outside, Placing, Read, Signer, Store, StoreError,
         Stripe as StripeSeam,
     },
 };
@@ -111,6 +111,9 @@ pub struct World {
     /// Whose keys there are.
     pub keys: Arc<Keys>,
 }
+
+/// On a page; few, so that there are several pages.
+const EVENTS: usize = 5;
 
 /// Stripe's secret key.
 const KEY: &str = "sk_test_simulation";
@@ -394,15 +397,21 @@ impl StripeSeam for World {
         .await
     }
 
-    async fn events(&self, since: Timestamp) -> Result<Vec<Event>, Outside> {
+    async fn events(&self, since: Timestamp, after: Option<&str>) -> Result<EventPage, Outside> {
         self.call("Stripe", "events", |outer, _| {
             let since = since.as_second();
-            let told = outer
-                .stripe
-                .events()
-                .iter()
-                .filter(|event| event.created >= since);
-            told.map(|event| reading::event(event.json.clone())).collect()
+            let newest_first = outer.stripe.events().iter().rev();
+            let told = newest_first
+                .filter(|event| event.created >= since)
+                .skip_while(|event| after.is_some_and(|after| event.id != after))
+                .skip(usize::from(after.is_some()));
+            let mut events: Vec<_> = told
+                .take(EVENTS + 1)
+                .map(|event| reading::event(event.json.clone()))
+                .collect::<Result<_, _>>()?;
+            let has_more = events.len() > EVENTS;
+            events.truncate(EVENTS);
+            Ok(EventPage { events, has_more })
         })
         .await
     }
@@ -533,7 +542,7 @@ impl<S: Store> Store for Disk<S> {
             .await
     }
 
-    async fn place(&self, placing: &Placing) -> Result<Uuid, StoreError> {
+    async fn place(&self, placing: &Placing) -> Result<Option<Begun>, StoreError> {
         self.transaction("place", self.store.place(placing)).await
     }
 
@@ -568,9 +577,8 @@ impl<S: Store> Store for Disk<S> {
         self.transaction("order of", self.store.order_of(object)).await
     }
 
-    async fn receive(&self, event: &Event, sha256: &str) -> Result<bool, StoreError> {
-        self.transaction("receive", self.store.receive(event, sha256))
-            .await
+    async fn receive(&self, told: &[(Event, String)]) -> Result<u64, StoreError> {
+        self.transaction("receive", self.store.receive(told)).await
     }
 
     async fn claim_event(&self, lease: Duration) -> Result<Option<Claim<Event>>, StoreError> {
