@@ -1,4 +1,5 @@
 //! `cargo xtask soak NAME…`: the same tests as `cargo xtask test`, with the counts that evidence needs. Writes docs/evidence/.
+//! Which counts these are the tests say themselves (`vitrine_parts::soak`).
 
 use std::fmt;
 use std::process::Command;
@@ -12,7 +13,7 @@ use crate::workspace::Workspace;
 /// The options of `soak`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Test binaries of tests/e2e, as `crash` or `steady`
+    /// Test binaries, as `crash` of tests/e2e or `kills` of tests/shop
     #[arg(required = true)]
     names: Vec<String>,
     /// Only the rounds with these seeds, as `1-20`: hours of `owners` in parts, each with evidence of its own
@@ -20,8 +21,8 @@ pub struct Args {
     seeds: Option<Seeds>,
 }
 
-/// Test binaries whose rounds have seeds that can be chosen (`vitrine_e2e::seeds`).
-const SEEDED: [&str; 1] = ["owners"];
+/// Test binaries whose rounds have seeds that can be chosen (`vitrine_parts::seeds`).
+const SEEDED: [&str; 3] = ["owners", "same_history", "stores"];
 
 /// Which rounds of a test are run, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::results::{self, Outcome, TestResult};
 use crate::soak::Seeds;
 use crate::trace;
-use crate::workspace::Workspace;
+use crate::workspace::{Member, Workspace};
 use binaries::TestBinary;
 use report::{Failure, StageReport};
 
@@ -85,12 +85,27 @@ const E2E: &str = "vitrine-e2e";
 const PURE_LIMIT: Duration = Duration::from_secs(5 * 60);
 const DEVCLUSTER_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// Runs one binary of tests/e2e with the counts that evidence needs; whether it passed, and what it printed.
+/// Two hundred rounds of something that takes half a minute, and as much again.
+const SOAK_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// Tells tests to run with the counts that evidence needs.
+const SOAK: &str = "VITRINE_SOAK";
+
+/// Runs one test binary with the counts that evidence needs; whether it passed, and what it printed.
 pub fn soak(name: &str, seeds: Option<Seeds>) -> Result<(bool, String), Error> {
-    let mut run = Run::prepare(Some(format!("{E2E}::{name}::")))?;
+    let workspace = Workspace::load()?;
+    let has = |member: &&Member| {
+        member
+            .targets
+            .iter()
+            .any(|target| target.test && target.label() == name)
+    };
+    let Some(package) = workspace.members.iter().find(has).map(|member| &member.name) else {
+        return Err(Error::shape(name, "there is no test binary of that name"));
+    };
+    let mut run = Run::prepare(Some(format!("{package}::{name}::")))?;
     run.soak = Some(seeds.map_or_else(|| "1".to_owned(), |seeds| seeds.to_string()));
     let passed = run.everything();
-    let log = run.log(&format!("{E2E}-{name}"));
+    let log = run.log(&format!("{package}-{name}"));
     let text = std::fs::read_to_string(&log).map_err(Error::file("read", &log))?;
     Ok((passed, text))
 }

@@ -6,6 +6,7 @@ mod node;
 mod people;
 mod port;
 mod postgres;
+mod soak;
 
 use std::{
     process::Child,
@@ -17,6 +18,7 @@ pub use node::{Node, packages};
 pub use people::People;
 pub use port::Port;
 pub use postgres::{OWNER, Server, program as postgres_program};
+pub use soak::{seeds, soak};
 
 /// Why a part is not there.
 #[derive(Debug, thiserror::Error)]

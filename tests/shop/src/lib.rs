@@ -11,5 +11,6 @@ pub mod house;
 pub mod model;
 pub mod postgres;
 pub mod simulation;
+pub mod stores;
 pub mod town;
 pub mod wire;

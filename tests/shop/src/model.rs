@@ -27,7 +27,7 @@ pub struct Model {
 }
 
 /// All that is in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct State {
     /// What time it is.
     pub now: Timestamp,
@@ -38,8 +38,10 @@ pub struct State {
     inbox: BTreeMap<String, Received>,
     tasks: BTreeMap<(Uuid, String), Waiting>,
     fences: i64,
-    /// How often random bits were drawn, which are their number.
+    /// How often random bits were drawn, which are their number, …
     pub random: u128,
+    /// … and by how much it grows each time: by nothing where all are to be the same.
+    pub draw: u128,
     /// What has happened, by order.
     pub audit: BTreeMap<Uuid, Vec<News>>,
 }
@@ -98,11 +100,21 @@ impl Model {
             tasks: BTreeMap::new(),
             fences: 0,
             random: 0,
+            draw: 1,
             audit: BTreeMap::new(),
         };
         Self {
             state: Arc::new(Mutex::new(state)),
             house: Arc::new(house),
+        }
+    }
+
+    /// Another one of the same house, in which this is.
+    #[must_use]
+    pub fn at(&self, state: State) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            house: self.house.clone(),
         }
     }
 
@@ -153,7 +165,7 @@ impl State {
     }
 
     fn at<'a>(&mut self, house: &'a House, actor: &'a str) -> At<'a> {
-        self.random += 1;
+        self.random += self.draw;
         At {
             house,
             now: self.now,

@@ -82,6 +82,11 @@ impl Database {
 
     /// Connections as a role.
     pub async fn pool(&self, role: Option<&str>, most: u32) -> PgPool {
+        self.pool_by(self.options(), role, most).await
+    }
+
+    /// Connections as a role, by another way.
+    pub async fn pool_by(&self, options: PgConnectOptions, role: Option<&str>, most: u32) -> PgPool {
         let role = role.map(|role| format!("SET ROLE {role}"));
         PgPoolOptions::new()
             .max_connections(most)
@@ -94,7 +99,7 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_with(self.options())
+            .connect_with(options)
             .await
             .unwrap()
     }

@@ -238,6 +238,73 @@ async fn pass(client: &mut UnixStream, server: &mut UnixStream, numbers: &Number
     }
 }
 
+/// Something that a statement says, and what it says instead where it is changed on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutant {
+    says: &'static str,
+    instead: &'static str,
+}
+
+impl Mutant {
+    /// Instead is said no more than was said: the rest is spaces.
+    pub const fn new(says: &'static str, instead: &'static str) -> Self {
+        assert!(instead.len() <= says.len(), "it says more than it should");
+        Self { says, instead }
+    }
+
+    fn change(&self, message: &mut [u8]) {
+        let mut from = 0;
+        while let Some(at) = message[from..]
+            .windows(self.says.len())
+            .position(|window| window == self.says.as_bytes())
+        {
+            let place = &mut message[from + at..][..self.says.len()];
+            place.fill(b' ');
+            place[..self.instead.len()].copy_from_slice(self.instead.as_bytes());
+            from += at + self.says.len();
+        }
+    }
+}
+
+/// A proxy before Postgres, in a folder of its own, by which statements say something else than they mean to.
+pub fn rewriting(tasks: &mut JoinSet<()>, folder: &Path, to: &Path, mutant: Mutant) -> PathBuf {
+    async fn pass(client: UnixStream, server: UnixStream, mutant: Mutant) -> std::io::Result<()> {
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let there = async {
+            let (_, first) = message(&mut from_client, false).await?;
+            to_server.write_all(&first).await?;
+            loop {
+                let (kind, mut bytes) = message(&mut from_client, true).await?;
+                // Parse: a statement is prepared.
+                if kind == b'P' {
+                    mutant.change(&mut bytes);
+                }
+                to_server.write_all(&bytes).await?;
+            }
+        };
+        tokio::select! {
+            ended = there => ended,
+            ended = tokio::io::copy(&mut from_server, &mut to_client) => ended.map(drop),
+        }
+    }
+
+    let listener = UnixListener::bind(folder.join(SOCKET)).unwrap();
+    let to = to.join(SOCKET);
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            if let Ok(server) = UnixStream::connect(&to).await {
+                connections.spawn(async move {
+                    // It ends with either side.
+                    let _ = pass(client, server, mutant).await;
+                });
+            }
+        }
+    });
+    folder.to_owned()
+}
+
 async fn answer(server: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut answer = vec![];
     loop {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use vitrine_parts::soak;
 use vitrine_shop_tests::{
     around::{Around, program, spawn},
     town::{CHECKOUT, session_of, until, wants},
@@ -158,7 +159,7 @@ async fn an_order_survives_a_kill_before_and_after_each_commit_and_request() {
     assert_eq!((right.licences, right.refunds, killed), (2, 1, 0), "{right:?}");
     eprintln!("{count} commits and requests: {named:?}");
     // Every so manieth here, each of them where evidence is wanted.
-    let every = std::env::var("VITRINE_KILLS_EVERY").map_or(9, |text| text.parse().unwrap());
+    let every = if soak() { 1 } else { 9 };
     let mut kills = 0;
     for number in (1..=count).step_by(every) {
         for side in [Side::Before, Side::After] {

@@ -12,6 +12,7 @@ use jiff_sqlx::ToSqlx;
 use sqlx::{Connection, Executor, PgPool};
 use tokio::runtime::Runtime;
 use vitrine_api::store::postgres::{MIGRATIONS, Shop};
+use vitrine_parts::{seeds, soak};
 use vitrine_shop_tests::{
     house::Keys,
     postgres::{copy, database, server},
@@ -35,7 +36,6 @@ fn set(runtime: &Runtime, pool: &PgPool, now: Timestamp) {
 
 #[test]
 fn one_seed_is_one_history_in_memory_and_in_postgres() {
-    let seeds = std::env::var("VITRINE_SAME_HISTORIES").map_or(3, |text| text.parse().unwrap());
     let runtime = Arc::new(Runtime::new().unwrap());
     let keys = Arc::new(Keys::default());
     let template = runtime.block_on(async {
@@ -48,7 +48,7 @@ fn one_seed_is_one_history_in_memory_and_in_postgres() {
         pool.close().await;
         template
     });
-    for seed in 0..seeds {
+    for seed in seeds(if soak() { 500 } else { 3 }) {
         let pool =
             runtime.block_on(async { copy(server(), &template).await.pool(Some("vitrine_api"), 2).await });
         let random = Arc::new(AtomicU64::new(0));

@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
+use vitrine_parts::soak;
 use vitrine_shop_tests::simulation::{Broken, Choice, run};
 
 #[test]
 fn no_history_breaks_a_promise() {
-    let seeds = std::env::var("VITRINE_HISTORIES").map_or(300, |text| text.parse().unwrap());
-    for seed in 0..seeds {
+    for seed in 0..if soak() { 5_000 } else { 300 } {
         let outcome = run(Choice::of(seed));
         assert_eq!(outcome.violation, None, "seed {seed}: {outcome:?}");
     }

@@ -5,6 +5,7 @@
 use futures::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use vitrine_parts::soak;
 use vitrine_shop_tests::town::{OLD_WEBHOOK_SECRET, Plan, Town, WEBHOOK_SECRET, until};
 use vitrine_stripe::{sim::Act, webhook::signature};
 
@@ -285,7 +286,7 @@ async fn a_fact_of_which_fifty_events_tell_three_replicas_has_one_effect() {
 
 #[tokio::test]
 async fn a_buyer_who_comes_back_races_the_webhook_and_one_of_them_is_enough() {
-    let races = std::env::var("VITRINE_RACES").map_or(20, |text| text.parse().unwrap());
+    let races = if soak() { 1_000 } else { 20 };
     let mut town = Town::with(2, false).await;
     for race in 0..races {
         let who = format!("buyer{race}");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use vitrine_devcluster::cargo;
 
-use super::Run;
+use super::{Run, SOAK, SOAK_LIMIT};
 use crate::command::{Finished, Job};
 use crate::error::Error;
 use crate::libtest::{self, Report};
@@ -86,7 +86,7 @@ pub struct How<'a> {
     pub env: &'a [(OsString, OsString)],
     /// How long it has.
     pub limit: Duration,
-    /// Tests at once, if they are on clusters; as many as there are cores otherwise.
+    /// Tests at once, if they are on clusters or give evidence; as many as there are cores otherwise.
     pub threads: Option<usize>,
 }
 
@@ -255,10 +255,12 @@ impl Run {
         env: &[(OsString, OsString)],
         limit: Duration,
     ) {
+        let mut env = env.to_vec();
+        env.extend(self.soak.as_ref().map(|soak| (SOAK.into(), soak.into())));
         let how = How {
-            env,
-            limit,
-            threads: None,
+            env: &env,
+            limit: if self.soak.is_some() { SOAK_LIMIT } else { limit },
+            threads: self.soak.as_ref().map(|_| 1),
         };
         let ran = binary.run(selected, &how, &self.logs, &self.progress);
         self.take(binary, selected, ran);

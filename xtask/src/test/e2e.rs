@@ -7,19 +7,13 @@ use vitrine_devcluster::Level;
 
 use super::binaries::{How, Ran, TestBinary};
 use super::queue::{Kind, Need, Queue};
-use super::{E2E, Run};
+use super::{E2E, Run, SOAK, SOAK_LIMIT};
 use crate::clusters::{Clusters, Needs};
 use crate::error::Error;
 use crate::progress::Progress;
 
 /// Crash tests go through every write of a preview's life; the slowest binary has this long.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
-
-/// Two hundred rounds of something that takes half a minute, and as much again.
-const SOAK_LIMIT: Duration = Duration::from_secs(4 * 3600);
-
-/// Tells tests to run with the counts that evidence needs.
-const SOAK: &str = "VITRINE_SOAK";
 
 /// One binary, and the tests of it that are wanted.
 struct Planned<'a> {

@@ -72,33 +72,34 @@ impl Shop {
     /// If there is no such product, or its listing says what it costs.
     pub async fn add_price(&self, sku: &str, amount: Money, tax: Tax) -> Result<(Uuid, i32)> {
         let rate = i32::try_from(tax.rate_ppm).map_err(unreadable)?;
-        // Under the product's lock: versions are told apart by it.
+        let mut transaction = self.begin().await?;
+        // Locked first, by a statement of its own: what others have said meanwhile is seen by the next one only.
+        let product = sqlx::query!(
+            "SELECT currencies IS NOT NULL AS \"is_priced!\" FROM shop.products WHERE sku = $1 FOR UPDATE",
+            sku
+        )
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(database)?;
+        let product = product.ok_or_else(|| StoreError::Missing(format!("product {sku}")))?;
+        if product.is_priced {
+            return Err(Refusal::PricedByListing(sku.to_owned()).into());
+        }
         let row = sqlx::query!(
-            "WITH product AS (SELECT sku FROM shop.products WHERE sku = $1 AND currencies IS NULL FOR UPDATE)
-            INSERT INTO shop.prices (id, sku, currency, version, minor, tax_rate_ppm, tax_included)
-            SELECT gen_random_uuid(), product.sku, $2,
-                coalesce((SELECT max(version) FROM shop.prices WHERE sku = $1 AND currency = $2), 0) + 1, $3, $4, $5
-            FROM product RETURNING id, version",
+            "INSERT INTO shop.prices (id, sku, currency, version, minor, tax_rate_ppm, tax_included)
+            SELECT gen_random_uuid(), $1, $2, coalesce(max(version), 0) + 1, $3, $4, $5
+            FROM shop.prices WHERE sku = $1 AND currency = $2 RETURNING id, version",
             sku,
             amount.currency.code(),
             amount.minor,
             rate,
             tax.included
         )
-        .fetch_optional(&self.pool)
+        .fetch_one(&mut *transaction)
         .await
         .map_err(database)?;
-        if let Some(row) = row {
-            return Ok((row.id, row.version));
-        }
-        let is_there = sqlx::query_scalar!("SELECT sku FROM shop.products WHERE sku = $1", sku)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(database)?;
-        Err(match is_there {
-            Some(sku) => Refusal::PricedByListing(sku).into(),
-            None => StoreError::Missing(format!("product {sku}")),
-        })
+        transaction.commit().await.map_err(database)?;
+        Ok((row.id, row.version))
     }
 
     /// An order with its number, if it is there.

@@ -410,9 +410,8 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
             for _ in 0..rng.random_range(0..100) {
                 clock.turn().await;
                 let order = disk.runs.run(disk.store.order(placing.id));
-                let is_frozen = |order: Order| {
-                    order.licences.values().any(|licence| licence.signature.is_none())
-                };
+                let is_frozen =
+                    |order: Order| order.licences.values().any(|licence| licence.signature.is_none());
                 if is_to_be_signed && order.is_ok_and(is_frozen) {
                     break;
                 }
