@@ -28,7 +28,9 @@ use vitrine_commerce::{
     finance::Kept,
     note::{BadKey, NamedKey},
 };
-use vitrine_service::{Addresses, Database, Metrics, NotServed, Readiness, ended, serve, watch_schema};
+use vitrine_service::{
+    Addresses, Crowd, Database, Metrics, NotServed, Readiness, ended, serve, watch_schema,
+};
 
 #[derive(Parser)]
 #[command(
@@ -49,7 +51,7 @@ enum Program {
     Catalogue(Catalogue),
     /// Brings the database's schema up to date; by a role that may.
     Migrate(Database),
-    /// Compares Finance's books with ours, says in what they differ, and fails if they do.
+    /// Compares Finance's books with ours, says in what they differ, and ends with 3 if they do.
     Reconcile(Reconcile),
     /// Says every receipt of Finance's with what it is for, one a line: by them, `vitrine-finance replay` gives back what Finance has lost.
     Receipts(Database),
@@ -86,6 +88,9 @@ struct Serve {
     /// Workers: so many events and so many tasks at once.
     #[arg(long, default_value_t = 8)]
     workers: usize,
+    /// Requests of people that are under way at once: more are told to come back. Stripe's events are not among them.
+    #[arg(long, default_value_t = 256)]
+    at_once: usize,
     /// Where the storefront is: buyers come back to pages below it.
     #[arg(long)]
     storefront: String,
@@ -187,6 +192,11 @@ struct People {
     second_factor: String,
 }
 
+/// How `reconcile` ends where the books differ: asking again does not help, as it does where somebody has not answered.
+const DIFFER: u8 = 3;
+/// By it there is one process at a time that writes down listings: made at random, once.
+const CATALOGUE: i64 = 0x1d7a_93c4_5b0e_82f6;
+
 /// Why the shop has ended.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -208,8 +218,6 @@ enum Error {
     Store(#[from] StoreError),
     #[error(transparent)]
     Books(#[from] BooksError),
-    #[error("the books differ in {0} places")]
-    Differ(u64),
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
     #[error(transparent)]
@@ -226,22 +234,21 @@ fn main() -> ExitCode {
     vitrine_service::run(run(Arguments::parse().program))
 }
 
-async fn run(program: Program) -> Result<(), Error> {
+async fn run(program: Program) -> Result<ExitCode, Error> {
     match program {
-        Program::Openapi => {
-            println!("{}", http::openapi().to_pretty_json()?);
-            Ok(())
-        }
-        Program::Catalogue(arguments) => follow(&arguments).await,
-        Program::Migrate(database) => Ok(MIGRATIONS.run(&database.alone().await?).await?),
-        Program::Reconcile(arguments) => reconcile(&arguments).await,
-        Program::Receipts(database) => receipts(&database).await,
-        Program::Serve(arguments) => answer(*arguments).await,
+        Program::Openapi => println!("{}", http::openapi().to_pretty_json()?),
+        Program::Catalogue(arguments) => follow(&arguments).await?,
+        Program::Migrate(database) => MIGRATIONS.run(&database.alone().await?).await?,
+        Program::Reconcile(arguments) => return reconcile(&arguments).await,
+        Program::Receipts(database) => receipts(&database).await?,
+        Program::Serve(arguments) => answer(*arguments).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn follow(arguments: &Catalogue) -> Result<(), Error> {
-    let pool = arguments.database.pool(1)?;
+    // One that falls behind would withdraw what another one has just found.
+    let pool = arguments.database.only(CATALOGUE)?;
     let (readiness, metrics) = (Readiness::default(), Metrics::new());
     let counted = OfCatalogue::new(metrics.registry());
     watch_schema(&pool, &MIGRATIONS, &readiness);
@@ -254,15 +261,16 @@ async fn follow(arguments: &Catalogue) -> Result<(), Error> {
     }
 }
 
-async fn reconcile(arguments: &Reconcile) -> Result<(), Error> {
+async fn reconcile(arguments: &Reconcile) -> Result<ExitCode, Error> {
     let books = Books::new(arguments.database.alone().await?);
     let finance = arguments.finance.api(outside::client()?)?;
     let report = books::compare(&books, &finance, &arguments.finance.keys()?).await?;
     println!("{}", serde_json::to_string_pretty(&report)?);
-    match report.differing {
-        0 => Ok(()),
-        differing => Err(Error::Differ(differing)),
+    if report.differing == 0 {
+        return Ok(ExitCode::SUCCESS);
     }
+    tracing::error!(places = report.differing, "the books differ");
+    Ok(ExitCode::from(DIFFER))
 }
 
 async fn receipts(database: &Database) -> Result<(), Error> {
@@ -335,6 +343,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
         endpoint: Arc::new(endpoint),
         events: Arc::new(Bucket::new(webhook_rate)),
         identity: Arc::new(Identity::new(provider, client)),
+        crowd: Crowd::of(arguments.at_once),
         counters,
     };
     let ended = ended();

@@ -21,6 +21,26 @@ impl Database {
         one.connect(&self.database).await
     }
 
+    /// One connection, for the only process at a time that has this key: where another one has it there is none.
+    ///
+    /// # Errors
+    /// If the address is none.
+    pub fn only(&self, key: i64) -> Result<PgPool, sqlx::Error> {
+        let one = PgPoolOptions::new().max_connections(1);
+        let locked = one.after_connect(move |connection, _| {
+            Box::pin(async move {
+                // Of the session: it ends with the connection, however the process ends.
+                let locked = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(key);
+                if locked.fetch_one(connection).await? {
+                    Ok(())
+                } else {
+                    Err(sqlx::Error::Protocol("another process does this".to_owned()))
+                }
+            })
+        });
+        locked.connect_lazy(&self.database)
+    }
+
     /// So many connections at most, each made when it is needed.
     ///
     /// # Errors

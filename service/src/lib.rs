@@ -2,6 +2,7 @@
 //! and the keys they sign with. Knows nothing of what a service is for.
 
 mod bearer;
+mod crowd;
 mod database;
 mod extract;
 mod metrics;
@@ -12,6 +13,7 @@ mod seal;
 mod serve;
 
 pub use bearer::{BadToken, Token, known};
+pub use crowd::{Crowd, with_room};
 pub use database::Database;
 pub use extract::{Json, Path, Query};
 pub use metrics::Metrics;

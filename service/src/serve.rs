@@ -39,7 +39,7 @@ pub fn ended() -> watch::Receiver<bool> {
 }
 
 /// A program of the shop: its log, its runtime, and what it says when it fails.
-pub fn run<E: std::fmt::Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
+pub fn run<E: std::fmt::Display>(program: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
     logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ran = match runtime {
@@ -47,7 +47,7 @@ pub fn run<E: std::fmt::Display>(program: impl Future<Output = Result<(), E>>) -
         Err(error) => Err(format!("failed to start the runtime: {error}")),
     };
     match ran {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

@@ -40,8 +40,19 @@ pub fn wait(tries: u32) -> Duration {
     LONGEST_WAIT.min(FIRST_WAIT.saturating_mul(1_u32.checked_shl(tries).unwrap_or(u32::MAX)))
 }
 
-/// Kinds of events that say something of an order. All that is told of is read anew, so that the kind only says that there is something.
-const HANDLED: [&str; 4] = ["checkout.session.", "payment_intent.", "charge.", "refund."];
+/// Kinds of events that say something of an order, each by what it begins with. All that is told of is read anew, so that the kind only says that
+/// there is something; and not those of which another one tells as well (`charge.succeeded` of what `payment_intent.succeeded` does): what is
+/// read for them Stripe counts.
+const HANDLED: [&str; 8] = [
+    "checkout.session.",
+    "payment_intent.processing",
+    "payment_intent.succeeded",
+    "payment_intent.payment_failed",
+    "payment_intent.canceled",
+    "charge.refunded",
+    "charge.dispute.",
+    "refund.",
+];
 
 /// Handles the next event.
 ///

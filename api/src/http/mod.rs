@@ -11,12 +11,13 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, routing::get};
+use axum::{Json, Router, middleware, routing::get};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
+use vitrine_service::{Crowd, with_room};
 
 use crate::{
     bucket::Bucket, flows::webhook::Endpoint, identity::Identity, metrics::Counters,
@@ -36,6 +37,8 @@ pub struct Counter {
     pub events: Arc<Bucket>,
     /// Who people are.
     pub identity: Arc<Identity>,
+    /// How many of them are answered at once.
+    pub crowd: Crowd,
     /// What is counted.
     pub counters: Counters,
 }
@@ -72,8 +75,8 @@ impl Modify for Bearer {
     }
 }
 
-fn documented() -> OpenApiRouter<Counter> {
-    OpenApiRouter::with_openapi(Document::openapi())
+fn documented(crowd: Crowd) -> OpenApiRouter<Counter> {
+    let of_people = OpenApiRouter::new()
         .routes(routes!(catalogue::list))
         .routes(routes!(checkout::checkout))
         .routes(routes!(checkout::confirm))
@@ -85,17 +88,21 @@ fn documented() -> OpenApiRouter<Counter> {
         .routes(routes!(licences::read))
         .routes(routes!(licences::revocations))
         .routes(routes!(admin::price))
+        .layer(middleware::from_fn_with_state(crowd, with_room));
+    // Whoever crowds the shop does not keep it from hearing that somebody has paid.
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(of_people)
         .routes(routes!(webhooks::stripe))
 }
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    documented().into_openapi()
+    documented(Crowd::of(1)).into_openapi()
 }
 
 /// The routes.
 pub fn routes(counter: Counter) -> Router {
-    let (routes, document) = documented().split_for_parts();
+    let (routes, document) = documented(counter.crowd.clone()).split_for_parts();
     routes
         .route("/openapi.json", get(async move || Json(document)))
         .with_state(counter)

@@ -13,6 +13,7 @@ use sqlx::{
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::Mutex;
 use vitrine_parts::{OWNER, Server};
 
 /// The server of this process.
@@ -25,8 +26,12 @@ static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// A database with this schema, in a server.
 pub async fn database(server: &Server, schema: &Migrator) -> Database {
+    // Roles are of the whole server: of two schemas that make them at once, one may not see yet what the other has made (and its Job is tried
+    // again).
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let database = make(server, "").await;
     let mut connection = database.connect().await;
+    let _alone = ONE_AT_A_TIME.lock().await;
     schema.run(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     database

@@ -1,7 +1,12 @@
 //! The whole shop in one process, each part behind its own port of loopback: Stripe (the simulator), Finance, the signer, an identity provider,
 //! the shop itself with its workers, and two databases in a real Postgres.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{Json, Router, routing::get};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -33,7 +38,7 @@ use vitrine_api::{
 };
 use vitrine_commerce::{licence::Grant, money::Money, note::NamedKey, price::Tax};
 use vitrine_finance::{http as finance_http, ledger};
-use vitrine_service::{Metrics, Seal, Token, layered};
+use vitrine_service::{Crowd, Metrics, Seal, Token, layered};
 use vitrine_signer::http as signer_http;
 use vitrine_stripe::{
     server::{Server as StripeServer, Webhooks},
@@ -58,6 +63,8 @@ pub(crate) const TOKEN: &str = "town-token-town-token-town-token-town-token";
 pub const CHECKOUT: &str = "/api/v1/marketplace/checkout";
 /// Requests a second that Stripe may be sent here: tests wait for nothing.
 pub(crate) const NO_LIMIT: u32 = 1_000_000;
+/// Requests of people that are answered at once: more than any test sends.
+const AT_ONCE: usize = 1_000;
 /// Whom tokens are for.
 pub(crate) const AUDIENCE: &str = "vitrine";
 
@@ -174,33 +181,57 @@ pub async fn sell(pool: &PgPool) {
     }
 }
 
-/// Signs tokens.
+/// Signs tokens, by keys that are known by their numbers.
 pub struct IdentityProvider {
-    key: SigningKey,
+    /// What it says that its keys are.
+    published: Arc<Mutex<Vec<u8>>>,
     /// Its address.
     pub issuer: String,
 }
 
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
 impl IdentityProvider {
+    /// Its first key.
+    pub const FIRST: u8 = 9;
+
     async fn start(servers: &mut JoinSet<()>) -> Self {
-        let key = SigningKey::from_bytes(&[9; 32]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
-        let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
-        let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "one", "alg": "EdDSA", "use": "sig"}]});
+        let published = Arc::new(Mutex::new(vec![Self::FIRST]));
+        let told = published.clone();
         let discovery = json!({"issuer": issuer, "jwks_uri": format!("{issuer}/jwks")});
+        let keys = move || {
+            let keys = told.lock().unwrap().clone().into_iter().map(|number| {
+                let x = URL_SAFE_NO_PAD.encode(key(number).verifying_key().as_bytes());
+                json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": number.to_string(), "alg": "EdDSA", "use": "sig"})
+            });
+            Json(json!({"keys": keys.collect::<Vec<_>>()}))
+        };
         let routes = Router::new()
             .route(
                 "/.well-known/openid-configuration",
                 get(async move || Json(discovery)),
             )
-            .route("/jwks", get(async move || Json(keys)));
+            .route("/jwks", get(async move || keys()));
         servers.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { key, issuer }
+        Self { published, issuer }
+    }
+
+    /// Has other keys from now on.
+    pub fn publish(&self, keys: &[u8]) {
+        *self.published.lock().unwrap() = keys.to_vec();
     }
 
     /// A token of a person, with these claims changed.
     pub fn token(&self, subject: &str, changed: &Value) -> String {
+        self.token_by(Self::FIRST, subject, changed)
+    }
+
+    /// The same by another key, whether or not it is known.
+    pub fn token_by(&self, number: u8, subject: &str, changed: &Value) -> String {
         let now = jiff::Timestamp::now().as_second();
         let mut claims =
             json!({"iss": self.issuer, "sub": subject, "aud": AUDIENCE, "iat": now, "exp": now + 600});
@@ -208,8 +239,8 @@ impl IdentityProvider {
             claims[name] = value.clone();
         }
         let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some("one".to_owned());
-        let der = self.key.to_pkcs8_der().unwrap();
+        header.kid = Some(number.to_string());
+        let der = key(number).to_pkcs8_der().unwrap();
         encode(&header, &claims, &EncodingKey::from_ed_der(der.as_bytes())).unwrap()
     }
 }
@@ -277,6 +308,7 @@ impl Town {
                     .unwrap_or_else(|| around.provider.issuer.clone()),
                 takes_webhooks: plan.takes_webhooks,
                 webhook_rate: plan.webhook_rate,
+                stripe_rate: plan.stripe_rate,
                 list_key: around.list_key.clone(),
             };
             shops.push(replica.shop.clone());
@@ -321,6 +353,11 @@ impl Town {
     pub async fn signs(&self, licence: uuid::Uuid) -> (u16, Value) {
         let to = format!("{}/licences/{licence}/signature", self.around.signer);
         ask(&self.client, &to, TOKEN, "POST", None, None).await.unwrap()
+    }
+
+    /// Who signs people's tokens.
+    pub fn provider(&self) -> &IdentityProvider {
+        &self.around.provider
     }
 
     /// A token of a person, with these claims changed.
@@ -406,6 +443,8 @@ pub struct Plan {
     pub takes_webhooks: bool,
     /// Requests a second that each replica looks at there, of those that cannot be Stripe's.
     pub webhook_rate: u32,
+    /// Requests a second that each replica sends to Stripe.
+    pub stripe_rate: u32,
 }
 
 impl Default for Plan {
@@ -416,6 +455,7 @@ impl Default for Plan {
             issuer: None,
             takes_webhooks: true,
             webhook_rate: NO_LIMIT,
+            stripe_rate: NO_LIMIT,
         }
     }
 }
@@ -430,13 +470,19 @@ struct Replica {
     issuer: String,
     takes_webhooks: bool,
     webhook_rate: u32,
+    stripe_rate: u32,
     list_key: NamedKey,
 }
 
 impl Replica {
     fn parts(self, metrics: &Metrics) -> (Counter, Bench) {
         let counters = Counters::new(metrics.registry());
-        let stripe = StripeApi::new(self.client.clone(), self.stripe, STRIPE_KEY.to_owned(), NO_LIMIT);
+        let stripe = StripeApi::new(
+            self.client.clone(),
+            self.stripe,
+            STRIPE_KEY.to_owned(),
+            self.stripe_rate,
+        );
         let bench = Bench {
             shop: self.shop.clone(),
             stripe: stripe.of(Class::Worker),
@@ -464,6 +510,7 @@ impl Replica {
             }),
             events: Arc::new(Bucket::new(self.webhook_rate)),
             identity: Arc::new(Identity::new(provider, self.client)),
+            crowd: Crowd::of(AT_ONCE),
             counters,
         };
         (counter, bench)
@@ -500,7 +547,7 @@ pub(crate) async fn stripe(told: Option<&str>) -> StripeServer {
 ///
 /// # Errors
 /// If nobody answers.
-pub(crate) async fn ask(
+pub async fn ask(
     client: &reqwest::Client,
     to: &str,
     token: &str,

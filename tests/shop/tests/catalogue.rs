@@ -2,14 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
+use std::time::Duration;
+
+use clap::Parser;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use uuid::Uuid;
 use vitrine_api::{
     seams::StoreError,
-    store::postgres::listed::{Catalogue, Listed, PriceTag},
+    store::postgres::{
+        MIGRATIONS,
+        listed::{Catalogue, Listed, PriceTag},
+    },
 };
 use vitrine_commerce::{licence::Grant, money::Money, price::Tax};
-use vitrine_shop_tests::town::{CHECKOUT, Town, wants};
+use vitrine_parts::OWNER;
+use vitrine_service::Database;
+use vitrine_shop_tests::{
+    postgres::{database, server},
+    town::{CHECKOUT, Town, wants, within},
+};
 
 const SKU: &str = "acme/notes";
 
@@ -159,4 +171,48 @@ async fn a_listing_that_says_what_it_costs_is_the_only_one_that_does() {
     assert_eq!(sold(&town).await.get(SKU), None);
     assert_eq!(says(SKU).await.0, 201);
     assert_eq!(sold(&town).await[SKU], json!({"EUR": 900}));
+}
+
+/// As a service is told where its database is.
+#[derive(Parser)]
+struct Service {
+    #[command(flatten)]
+    database: Database,
+}
+
+/// Two that follow the listings would withdraw what the other one has just found: the second one waits for the first to end, however that ends.
+#[tokio::test]
+async fn what_only_one_process_may_do_another_one_does_when_it_has_ended() {
+    let database = database(server(), &MIGRATIONS).await;
+    let url = format!(
+        "postgres://{OWNER}@localhost/{}?host={}&sslmode=disable",
+        database.name(),
+        server().folder().display()
+    );
+    let only = |key: i64| {
+        Service::parse_from(["service", "--database", &url])
+            .database
+            .only(key)
+            .unwrap()
+    };
+    let works = async |pool: &PgPool| {
+        let asked = sqlx::query("SELECT").execute(pool);
+        match tokio::time::timeout(Duration::from_millis(500), asked).await {
+            Ok(Ok(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let (first, second, other) = (only(1), only(1), only(2));
+    assert_eq!(works(&first).await, Ok(()));
+    assert_eq!(works(&other).await, Ok(()));
+    works(&second).await.unwrap_err();
+    // Not by a word of its own: its connection is gone.
+    let ends = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1";
+    let mut administrator = database.connect().await;
+    sqlx::query(ends).execute(&mut administrator).await.unwrap();
+    assert_eq!(
+        within(Duration::from_secs(10), async || works(&second).await).await,
+        Ok(())
+    );
+    works(&first).await.unwrap_err();
 }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use vitrine_commerce::licence::{Asked, Code, Remembered, Trust, verify};
-use vitrine_shop_tests::town::{CHECKOUT, Town, session_of, until, wants};
+use vitrine_shop_tests::town::{CHECKOUT, IdentityProvider, Town, ask, session_of, until, wants, within};
 use vitrine_stripe::sim::Act;
 
 async fn list(town: &Town) -> Vec<u8> {
@@ -77,6 +79,19 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
     town.stripe.act(&Act::Pay(session)).unwrap();
     let done = town.reaches("alice", order, "completed").await;
     assert_eq!(done["payment"]["paymentStatus"], "succeeded");
+    // Each step is written down before the next one (FIN-01): paid, acknowledged by Finance, licensed.
+    let steps: Vec<String> = sqlx::query_scalar(
+        "SELECT coalesce(body ->> 'to', kind) FROM shop.audit WHERE aggregate = $1::uuid AND kind IN ('order.placed', 'order.status') ORDER BY number",
+    )
+    .bind(order)
+    .fetch_all(&town.pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        steps,
+        ["order.placed", "awaiting_finance", "licensing", "completed"],
+        "the audit log of {order}"
+    );
     // What buyers and the shop's people name it by (CHK-14): the next one's is another.
     let (later, _) = town.orders("bob", "notes", 1).await;
     let path = format!("/api/v1/marketplace/orders/{later}");
@@ -263,5 +278,60 @@ async fn nobody_comes_in_without_a_token_of_the_provider() {
     // The rest of the token as it was, and no signature (RFC 8725, section 2.1).
     let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", signed.split('.').nth(1).unwrap());
     assert_eq!(ask(&unsigned).await, 401);
+    // The provider has another key: known as soon as it may be asked again, which nobody who sends tokens can have done more often.
+    let (second, stranger) = (10, 11);
+    let provider = town.provider();
+    let by = |key: u8| provider.token_by(key, "alice", &json!({}));
+    let comes_to = async |key: u8, status: u16| {
+        let seen = within(Duration::from_secs(20), async || match ask(&by(key)).await {
+            seen if seen == status => Ok(()),
+            seen => Err(seen.to_string()),
+        });
+        assert_eq!(seen.await, Ok(()), "key {key}");
+    };
+    provider.publish(&[IdentityProvider::FIRST, second]);
+    comes_to(second, 200).await;
+    assert_eq!(ask(&good).await, 200);
+    // One that it has no more is none for long: a token by a stranger's has the keys asked for.
+    provider.publish(&[second]);
+    let gone = within(Duration::from_secs(20), async || {
+        assert_eq!(ask(&by(stranger)).await, 401);
+        match ask(&good).await {
+            401 => Ok(()),
+            seen => Err(seen.to_string()),
+        }
+    });
+    assert_eq!(gone.await, Ok(()));
+    assert_eq!(ask(&by(second)).await, 200);
+    town.ends().await;
+}
+
+/// Whoever orders from two tabs at once is one customer of Stripe's (CHK-20).
+#[tokio::test]
+async fn a_buyer_who_orders_many_times_at_once_is_one_customer() {
+    let mut town = Town::with(3, true).await;
+    let orders = (0..12).map(|number| {
+        let (client, token) = (town.client.clone(), town.token("bob", &json!({})));
+        let to = format!("{}{CHECKOUT}", town.replicas[number % town.replicas.len()]);
+        async move {
+            let key = format!("k{number}");
+            let asked = ask(&client, &to, &token, "POST", Some(&key), Some(wants("notes", 1)));
+            asked.await.unwrap()
+        }
+    });
+    for (status, made) in futures::future::join_all(orders).await {
+        assert_eq!(status, 201, "{made}");
+    }
+    {
+        let stripe = town.stripe.stripe();
+        let made = stripe
+            .events()
+            .iter()
+            .filter(|event| event.kind == "customer.created");
+        assert_eq!(made.count(), 1);
+        let customers = stripe.sessions().map(|session| session.customer.clone());
+        let customers: std::collections::BTreeSet<_> = customers.collect();
+        assert_eq!((stripe.sessions().count(), customers.len()), (12, 1));
+    }
     town.ends().await;
 }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what is wrong by panicking")]
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::Executor;
 use vitrine_shop_tests::{
     around::CLOCK,
-    town::{Town, until},
+    town::{Plan, Town, until, within},
 };
 use vitrine_stripe::sim::Act;
 
@@ -94,5 +96,44 @@ async fn finance_is_away_for_ten_minutes_and_nothing_is_licensed_meanwhile() {
     )
     .await;
     assert_eq!(usize::try_from(reserved).unwrap(), ORDERS + 1);
+    town.ends().await;
+}
+
+/// Stripe takes fewer requests than the shop thinks that it may send. It finds that out by few, and every order is licensed all the same.
+#[tokio::test]
+async fn a_stripe_that_takes_less_than_was_thought_is_not_stormed() {
+    const BUYERS: usize = 20;
+    let mut town = Town::built(Plan {
+        stripe_rate: 40,
+        ..Plan::default()
+    })
+    .await;
+    let mut orders = vec![];
+    for number in 0..BUYERS {
+        let buyer = format!("buyer-{number}");
+        let (order, session) = town.orders(&buyer, "notes", 1).await;
+        orders.push((buyer, order, session));
+    }
+    town.stripe.stripe().limit(20);
+    let before = town.stripe.asked().len();
+    for (_, _, session) in &orders {
+        town.stripe.act(&Act::Pay(session.clone())).unwrap();
+    }
+    for (buyer, order, _) in &orders {
+        let done = within(Duration::from_secs(60), async || {
+            let path = format!("/api/v1/marketplace/orders/{order}");
+            let (_, seen) = town.ask(buyer, "GET", &path, None, None).await;
+            if seen["stage"] == "completed" {
+                Ok(())
+            } else {
+                Err(seen.to_string())
+            }
+        });
+        assert_eq!(done.await, Ok(()));
+    }
+    let (answered, turned_away) = (town.stripe.asked().len() - before, town.stripe.turned_away());
+    eprintln!("{answered} requests were answered, and {turned_away} turned away");
+    assert!(turned_away > 0, "it was never asked too often");
+    assert!(turned_away * 10 < answered, "{turned_away} beside {answered}");
     town.ends().await;
 }

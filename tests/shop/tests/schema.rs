@@ -661,10 +661,10 @@ async fn two_refunds_at_once_give_back_no_more_than_came() {
     one.execute(AssertSqlSafe(refund("r2"))).await.unwrap();
     let asked = refund("r3");
     let second = tokio::spawn(async move { other.execute(AssertSqlSafe(asked)).await.map(drop) });
-    let mut looking = database.connect().await;
+    let looking = database.pool(None, 1).await;
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     until(async || {
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut looking).await.unwrap();
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&looking).await.unwrap();
         if waiting == 1 {
             Ok(())
         } else {

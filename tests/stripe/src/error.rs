@@ -75,6 +75,12 @@ impl Error {
         }
     }
 
+    /// Too many requests (<https://docs.stripe.com/rate-limits>).
+    pub fn too_often() -> Self {
+        let error = Self::invalid("Request rate limit exceeded.").with_code("rate_limit");
+        Self { status: 429, ..error }
+    }
+
     /// The same idempotency key for another request (<https://docs.stripe.com/api/idempotent_requests>).
     pub fn other_request(key: &str) -> Self {
         let message = format!(

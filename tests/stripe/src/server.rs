@@ -129,6 +129,12 @@ impl Server {
         self.good(|(request, _)| request.clone())
     }
 
+    /// How many requests it has turned away, because there were too many.
+    pub fn turned_away(&self) -> usize {
+        let log = self.desk.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().filter(|(_, answer)| answer.status == 429).count()
+    }
+
     /// What it has answered to that.
     pub fn answers(&self) -> Vec<Value> {
         self.good(|(_, answer)| answer.body.clone())

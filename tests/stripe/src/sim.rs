@@ -132,6 +132,10 @@ pub struct Stripe {
     /// Sessions by when they expire, and answers by since when they are kept: of many, those that are over are found without looking at the others.
     expiring: BTreeSet<(i64, String)>,
     aging: BTreeSet<(i64, String)>,
+    /// How many requests it answers in a second.
+    limit: u32,
+    /// In which second it has answered how many.
+    answered: (i64, u32),
 }
 
 type Answer = Result<Value, Error>;
@@ -153,7 +157,22 @@ impl Stripe {
             kept: BTreeMap::new(),
             expiring: BTreeSet::new(),
             aging: BTreeSet::new(),
+            limit: u32::MAX,
+            answered: (0, 0),
         }
+    }
+
+    /// Answers so many requests in a second from now on, and turns others away (<https://docs.stripe.com/rate-limits>).
+    pub const fn limit(&mut self, requests: u32) {
+        self.limit = requests;
+    }
+
+    const fn is_asked_too_often(&mut self, now: i64) -> bool {
+        if self.answered.0 != now {
+            self.answered = (now, 0);
+        }
+        self.answered.1 = self.answered.1.saturating_add(1);
+        self.answered.1 > self.limit
     }
 
     /// All events, the oldest first.
@@ -201,6 +220,9 @@ impl Stripe {
         self.expire(now);
         if request.key.as_deref() != Some(&self.account.key) {
             return refused(&Error::unauthorized());
+        }
+        if self.is_asked_too_often(now) {
+            return refused(&Error::too_often());
         }
         let Some(key) = request
             .idempotency_key

@@ -472,3 +472,19 @@ fn two_accounts_to_which_the_same_happens_are_the_same() {
     };
     assert_eq!(run(), run());
 }
+
+/// <https://docs.stripe.com/rate-limits>
+#[test]
+fn who_asks_too_often_in_a_second_is_turned_away_until_the_next_one() {
+    let mut shop = Shop::new();
+    shop.stripe.limit(2);
+    let statuses = |shop: &mut Shop| {
+        let mut ask = || shop.send("GET", "/v1/events", &[], None);
+        let answers = [ask(), ask(), ask()];
+        assert_eq!(answers[2].body["error"]["code"], "rate_limit");
+        answers.map(|answer| answer.status)
+    };
+    assert_eq!(statuses(&mut shop), [200, 200, 429]);
+    shop.now += 1;
+    assert_eq!(statuses(&mut shop), [200, 200, 429]);
+}

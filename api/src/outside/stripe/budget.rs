@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bucket::Bucket;
+use super::WHO;
+use crate::{bucket::Bucket, seams::Outside};
 
 /// What a request is for; who comes first is served first when there are few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +54,8 @@ impl Budget {
         self.0.take(class.leaves(), now)
     }
 
-    /// Takes one, when there is one for this class.
-    ///
-    /// # Errors
-    /// For how long to stay away, if there would be none for too long.
-    pub async fn spend(&self, class: Class) -> Result<(), Duration> {
+    /// Takes one, when there is one for this class; or says for how long to stay away, if there would be none for too long.
+    async fn spend(&self, class: Class) -> Result<(), Duration> {
         let begun = Instant::now();
         loop {
             let now = Instant::now();
@@ -71,9 +69,26 @@ impl Budget {
         }
     }
 
-    /// Stripe has said that it is asked too often, whatever was reckoned here: everybody waits until the bucket has something again.
-    pub fn drain(&self) {
-        self.0.drain();
+    /// Sends something when there is a request for it. Where Stripe says nevertheless that it is asked too often, everybody waits until the bucket
+    /// has something again, which takes longer for a while.
+    ///
+    /// # Errors
+    /// What the answer is, or that there would be no request for too long.
+    pub async fn through<T>(
+        &self,
+        class: Class,
+        sent: impl Future<Output = Result<T, Outside>>,
+    ) -> Result<T, Outside> {
+        let wait = self.spend(class).await;
+        wait.map_err(|wait| Outside::TooOften {
+            who: WHO,
+            wait: Some(wait),
+        })?;
+        let answered = sent.await;
+        if matches!(answered, Err(Outside::TooOften { .. })) {
+            self.0.slow(Instant::now());
+        }
+        answered
     }
 }
 
@@ -122,11 +137,11 @@ mod tests {
     fn whoever_waits_is_told_for_how_long() {
         let budget = Budget::new(1);
         for class in ALL {
-            budget.drain();
             let now = Instant::now();
+            budget.0.slow(now);
             let wait = budget.take(class, now).unwrap_err();
             assert!(
-                (Duration::from_millis(900)..=Duration::from_secs(1)).contains(&wait),
+                (Duration::from_millis(1_400)..=Duration::from_millis(1_500)).contains(&wait),
                 "{wait:?}"
             );
             // Also of a small bucket there is one for everybody.

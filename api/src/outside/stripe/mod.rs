@@ -69,29 +69,24 @@ impl StripeApi {
     }
 
     async fn send(&self, class: Class, request: RequestBuilder) -> Result<Value, Outside> {
-        let too_often = |wait| Outside::TooOften {
-            who: WHO,
-            wait: Some(wait),
-        };
-        self.budget.spend(class).await.map_err(too_often)?;
-        let sent = request
-            .bearer_auth(&self.key)
-            .header("stripe-version", VERSION)
-            .send()
-            .await;
-        if let Ok(response) = &sent {
-            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-            let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-            if let Some(date) = date {
-                let ahead = date.timestamp().as_second() - Timestamp::now().as_second();
-                self.ahead.store(ahead, Ordering::Relaxed);
+        let sent = async {
+            let sent = request
+                .bearer_auth(&self.key)
+                .header("stripe-version", VERSION)
+                .send()
+                .await;
+            if let Ok(response) = &sent {
+                let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+                let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+                if let Some(date) = date {
+                    let ahead = date.timestamp().as_second() - Timestamp::now().as_second();
+                    self.ahead.store(ahead, Ordering::Relaxed);
+                }
             }
-        }
-        let said = read(WHO, sent).await;
-        if matches!(said, Err(Outside::TooOften { .. })) {
-            self.budget.drain();
-        }
-        serde_json::from_slice(&said?).map_err(drifted)
+            read(WHO, sent).await
+        };
+        let said = self.budget.through(class, sent).await?;
+        serde_json::from_slice(&said).map_err(drifted)
     }
 
     async fn post(&self, class: Class, call: &Call) -> Result<Value, Outside> {
