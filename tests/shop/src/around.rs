@@ -134,6 +134,8 @@ impl Around {
             ("metrics", metrics.clone()),
             ("database", database),
             ("workers", workers.to_string()),
+            // What a load waits for is to be seen, and not turned away.
+            ("at-once", NO_LIMIT.to_string()),
             ("storefront", base.clone()),
             ("public-url", base.clone()),
             ("licence-key", around.licence_key.to_string()),
