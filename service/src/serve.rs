@@ -1,6 +1,10 @@
 //! A service from its first request to its last. Listens on two ports: one for callers, one for who looks after it.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    process::{ExitCode, Termination},
+    time::Duration,
+};
 
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware};
 use clap::Args;
@@ -39,7 +43,7 @@ pub fn ended() -> watch::Receiver<bool> {
 }
 
 /// A program of the shop: its log, its runtime, and what it says when it fails.
-pub fn run<E: std::fmt::Display>(program: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
+pub fn run<T: Termination, E: std::fmt::Display>(program: impl Future<Output = Result<T, E>>) -> ExitCode {
     logging();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ran = match runtime {
@@ -47,7 +51,7 @@ pub fn run<E: std::fmt::Display>(program: impl Future<Output = Result<ExitCode, 
         Err(error) => Err(format!("failed to start the runtime: {error}")),
     };
     match ran {
-        Ok(code) => code,
+        Ok(done) => done.report(),
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

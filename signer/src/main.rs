@@ -83,7 +83,7 @@ impl Keys {
 }
 
 fn main() -> ExitCode {
-    vitrine_service::run(async { run(Arguments::parse().program).await.map(|()| ExitCode::SUCCESS) })
+    vitrine_service::run(run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<(), Error> {

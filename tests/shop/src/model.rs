@@ -18,6 +18,7 @@ use vitrine_api::{
     order::{Buyer, News, Order, Task, account_id},
     seams::{By, Claim, Event, Job, Placing, Store, StoreError},
 };
+use vitrine_commerce::{licence::Grant, money::Money, price::Tax};
 
 /// A store.
 #[derive(Clone)]
@@ -83,6 +84,11 @@ impl Waiting {
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// When histories begin.
+pub fn epoch() -> Timestamp {
+    "2026-11-30T12:00:00Z".parse().unwrap()
+}
+
 fn later(now: Timestamp, by: Duration) -> Timestamp {
     let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
     now.checked_add(by).unwrap_or(Timestamp::MAX)
@@ -116,6 +122,22 @@ impl Model {
             state: Arc::new(Mutex::new(state)),
             house: self.house.clone(),
         }
+    }
+
+    /// Sells a product of the same name for so much, by the row of a price.
+    pub fn sell(&self, sku: &str, price: Uuid, amount: Money, tax: Tax) {
+        let offer = Offer {
+            sku: sku.to_owned(),
+            title: sku.to_owned(),
+            seller: "acme".to_owned(),
+            versions: ">=1".to_owned(),
+            grant: Grant::default(),
+            price,
+            amount,
+            tax,
+        };
+        let key = (sku.to_owned(), amount.currency.code().to_owned());
+        self.state().offers.insert(key, offer);
     }
 
     /// All that is in it.

@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool,
     migrate::Migrator,
@@ -15,6 +17,22 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 use vitrine_parts::{OWNER, Server};
+
+/// A clock that is set ([`set_clock`]): what leases and waits go by.
+pub const SET_CLOCK: &str = "
+CREATE TABLE test_clock (at timestamptz NOT NULL); INSERT INTO test_clock VALUES (now());
+GRANT SELECT, UPDATE ON test_clock TO vitrine_api;
+CREATE OR REPLACE FUNCTION shop.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM public.test_clock';
+";
+
+/// Sets a database's clock, where it is one that is set.
+pub async fn set_clock(pool: &PgPool, now: Timestamp) {
+    sqlx::query("UPDATE test_clock SET at = $1")
+        .bind(now.to_sqlx())
+        .execute(pool)
+        .await
+        .unwrap();
+}
 
 /// The server of this process.
 pub fn server() -> &'static Server {

@@ -7,32 +7,16 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use jiff::Timestamp;
-use jiff_sqlx::ToSqlx;
-use sqlx::{Connection, Executor, PgPool};
+use sqlx::{Connection, Executor};
 use tokio::runtime::Runtime;
 use vitrine_api::store::postgres::{MIGRATIONS, Shop};
 use vitrine_parts::{seeds, soak};
 use vitrine_shop_tests::{
     house::Keys,
-    postgres::{copy, database, server},
+    postgres::{SET_CLOCK, copy, database, server, set_clock},
     simulation::{Choice, Runs, history, run},
     town::sell,
 };
-
-/// A clock that is set.
-const PREPARED: &str = "
-CREATE TABLE test_clock (at timestamptz NOT NULL); INSERT INTO test_clock VALUES (now());
-GRANT SELECT, UPDATE ON test_clock TO vitrine_api;
-CREATE OR REPLACE FUNCTION shop.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM public.test_clock';
-";
-
-fn set(runtime: &Runtime, pool: &PgPool, now: Timestamp) {
-    let set = sqlx::query("UPDATE test_clock SET at = $1")
-        .bind(now.to_sqlx())
-        .execute(pool);
-    runtime.block_on(set).unwrap();
-}
 
 #[test]
 fn one_seed_is_one_history_in_memory_and_in_postgres() {
@@ -41,7 +25,7 @@ fn one_seed_is_one_history_in_memory_and_in_postgres() {
     let template = runtime.block_on(async {
         let template = database(server(), &MIGRATIONS).await;
         let mut connection = template.connect().await;
-        connection.execute(PREPARED).await.unwrap();
+        connection.execute(SET_CLOCK).await.unwrap();
         connection.close().await.unwrap();
         let pool = template.pool(None, 1).await;
         sell(&pool).await;
@@ -57,13 +41,13 @@ fn one_seed_is_one_history_in_memory_and_in_postgres() {
         }));
         let choice = Choice::of(seed);
         let (clock, on) = (pool.clone(), runtime.clone());
-        set(&runtime, &pool, Choice::begins());
+        runtime.block_on(set_clock(&pool, Choice::begins()));
         let here = history(
             choice,
             shop,
             Runs::On(runtime.clone()),
             keys.clone(),
-            move |now| set(&on, &clock, now),
+            move |now| on.block_on(set_clock(&clock, now)),
         );
         let there = run(choice);
         assert_eq!(here.violation, None, "seed {seed}");

@@ -142,7 +142,7 @@ impl Store for Shop {
 
     async fn place(&self, placing: &Placing) -> Result<Option<Begun>> {
         let mut transaction = self.begin().await?;
-        let known = known(&mut *transaction, placing).await?;
+        let known = known_of(&mut *transaction, placing).await?;
         if let Some(request) = known.request_sha256 {
             return same(placing, &request);
         }
@@ -154,7 +154,7 @@ impl Store for Shop {
         if !write::new(&mut transaction, &order, &placing.request_sha256).await? {
             // Asked for twice at once: the other one's is there now.
             transaction.rollback().await.map_err(database)?;
-            let known = self::known(&self.pool, placing).await?;
+            let known = known_of(&self.pool, placing).await?;
             return same(placing, &known.request_sha256.unwrap_or_default());
         }
         transaction.commit().await.map_err(database)?;
@@ -338,7 +338,7 @@ struct Known {
     request_sha256: Option<String>,
 }
 
-async fn known(executor: impl PgExecutor<'_>, placing: &Placing) -> Result<Known> {
+async fn known_of(executor: impl PgExecutor<'_>, placing: &Placing) -> Result<Known> {
     let row = sqlx::query!(
         "SELECT shop.now() AS \"now!: jiff_sqlx::Timestamp\", issuer, subject, stripe_customer,
             (SELECT request_sha256 FROM shop.orders WHERE id = $2) AS request_sha256

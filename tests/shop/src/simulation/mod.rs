@@ -16,17 +16,13 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 use vitrine_api::{
-    edges::{
-        At, Refusal, observe,
-        place::{Offer, Want},
-        refund,
-    },
+    edges::{At, Refusal, observe, place::Want, refund},
     flows::{checkout, sweep::sweep, worker::Step},
     order::{Order, account_id},
     outside::stripe::reading,
     seams::{By, Placing, Store, StoreError},
 };
-use vitrine_commerce::{facts::UnitId, licence::Grant, money::Money, price::Tax};
+use vitrine_commerce::{facts::UnitId, money::Money, price::Tax};
 use vitrine_stripe::{object::DisputeStatus, sim::Act};
 
 pub use broken::Broken;
@@ -34,7 +30,10 @@ pub use executor::{Clock, Executor, Odds, Stepped};
 pub use oracle::Violation;
 pub use world::{Cell, Desk, Disk, Faults, Runs, World};
 
-use crate::{house::Keys, model::Model};
+use crate::{
+    house::Keys,
+    model::{Model, epoch},
+};
 
 /// Replicas of the shop.
 const REPLICAS: u32 = 3;
@@ -158,10 +157,6 @@ pub struct Outcome {
     pub ends: Vec<String>,
 }
 
-fn epoch() -> Timestamp {
-    "2026-11-30T12:00:00Z".parse().unwrap()
-}
-
 /// A history in memory.
 pub fn run(choice: Choice) -> Outcome {
     let keys = Arc::new(Keys::default());
@@ -171,23 +166,11 @@ pub fn run(choice: Choice) -> Outcome {
     }
     let store = Model::new(house, epoch());
     for (sku, minor) in [("notes", 2000), ("gift", 0)] {
-        let offer = Offer {
-            sku: sku.to_owned(),
-            title: sku.to_owned(),
-            seller: "acme".to_owned(),
-            versions: ">=1".to_owned(),
-            grant: Grant::default(),
-            price: Uuid::nil(),
-            amount: Money::new(minor, "EUR".parse().unwrap()),
-            tax: Tax {
-                rate_ppm: 190_000,
-                included: true,
-            },
+        let tax = Tax {
+            rate_ppm: 190_000,
+            included: true,
         };
-        store
-            .state()
-            .offers
-            .insert((sku.to_owned(), "EUR".to_owned()), offer);
+        store.sell(sku, Uuid::nil(), Money::new(minor, "EUR".parse().unwrap()), tax);
     }
     let clock = store.clone();
     history(choice, store, Runs::AtOnce, keys, move |now| {
@@ -409,10 +392,9 @@ async fn buys<S: Store + Clone>(disk: Disk<S>, choice: Choice, buyer: u64) {
             let is_to_be_signed = rng.random_bool(0.5);
             for _ in 0..rng.random_range(0..100) {
                 clock.turn().await;
-                let order = disk.runs.run(disk.store.order(placing.id));
                 let is_frozen =
                     |order: Order| order.licences.values().any(|licence| licence.signature.is_none());
-                if is_to_be_signed && order.is_ok_and(is_frozen) {
+                if is_to_be_signed && disk.runs.run(disk.store.order(placing.id)).is_ok_and(is_frozen) {
                     break;
                 }
             }

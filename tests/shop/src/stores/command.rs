@@ -19,10 +19,6 @@ pub const LEASE: Duration = Duration::from_secs(60);
 
 /// What a store is asked for.
 #[derive(Clone, Debug)]
-#[allow(
-    missing_docs,
-    reason = "each is a method of the store, or an edge, of that name"
-)]
 pub enum Command {
     Account(u8),
     Place(Placing),
@@ -49,7 +45,7 @@ pub enum Command {
 }
 
 /// What is answered, as text. What a database says of itself is its own.
-pub fn said<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
+fn said<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
         Err(StoreError::Broken(_)) => "broken".to_owned(),
         other => format!("{other:?}"),

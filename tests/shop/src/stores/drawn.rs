@@ -20,9 +20,9 @@ use vitrine_commerce::{
 
 use super::{
     command::Command,
-    pair::{CURRENCIES, Pair, SKUS, epoch},
+    pair::{CURRENCIES, Pair, SKUS},
 };
-use crate::house::Keys;
+use crate::{house::Keys, model::epoch};
 
 /// What a history has come to, from which what follows is drawn.
 pub struct History {

@@ -13,18 +13,16 @@ use vitrine_api::{
     edges::place::Want,
     order::account_id,
     seams::{Event, Placing, Store},
-    store::postgres::Shop,
 };
 use vitrine_commerce::{money::Money, price::Tax};
 
 use super::{
-    Pair,
     command::{Command, LEASE, give},
     drawn::History,
-    epoch,
+    pair::Pair,
 };
 use crate::{
-    model::{Model, State},
+    model::{Model, State, epoch},
     wire::Mutant,
 };
 
@@ -56,7 +54,7 @@ pub async fn at_once(seed: u64, mutant: Option<Mutant>) -> Result<(), String> {
     for round in 0..ROUNDS {
         let mut commands = vec![];
         for client in &mut clients {
-            commands.push(wanted(client, &pair.shop, round).await);
+            commands.push(wanted(client, &pair, round).await);
         }
         let asked = commands.iter().map(|command| {
             let (shop, command) = (pair.shop.clone(), command.clone());
@@ -84,7 +82,7 @@ pub async fn at_once(seed: u64, mutant: Option<Mutant>) -> Result<(), String> {
 }
 
 /// What a client asks for next. Claims are not among it: which of several they find is nobody's promise ([`claims`]).
-async fn wanted(client: &mut History, shop: &Shop, round: usize) -> Command {
+async fn wanted(client: &mut History, pair: &Pair, round: usize) -> Command {
     let id = Uuid::from_u128(ORDERS[client.rng.random_range(0..ORDERS.len())]);
     let placing = || Placing {
         id,
@@ -96,14 +94,14 @@ async fn wanted(client: &mut History, shop: &Shop, round: usize) -> Command {
         }],
         request_sha256: "0".repeat(64),
     };
-    match shop.order(id).await {
+    match pair.shop.order(id).await {
         _ if round == 0 => Command::Account(0),
         Err(_) => Command::Place(placing()),
         Ok(_) if client.rng.random_bool(0.05) => Command::Place(Placing {
             request_sha256: "1".repeat(64),
             ..placing()
         }),
-        Ok(order) => match client.of(&order, &crate::house::Keys::default()) {
+        Ok(order) => match client.of(&order, &pair.keys) {
             Command::ClaimEvent | Command::ClaimJob => Command::Order(id),
             command => command,
         },

@@ -6,24 +6,19 @@ use std::sync::{
 };
 
 use jiff::Timestamp;
-use jiff_sqlx::ToSqlx;
 use sqlx::{Executor, PgPool, postgres::PgSslMode};
 use tokio::task::JoinSet;
 use uuid::Uuid;
-use vitrine_api::{
-    edges::place::Offer,
-    store::postgres::{MIGRATIONS, Random, Shop},
-};
+use vitrine_api::store::postgres::{MIGRATIONS, Random, Shop};
 use vitrine_commerce::{
-    licence::Grant,
     money::{Currency, Money},
     price::Tax,
 };
 
 use crate::{
     house::Keys,
-    model::Model,
-    postgres::{database, server},
+    model::{Model, epoch},
+    postgres::{SET_CLOCK, database, server, set_clock},
     wire::{self, Mutant},
 };
 
@@ -35,14 +30,6 @@ pub const SKUS: [&str; 3] = ["chart", "gift", "notes"];
 const MINORS: [i64; 3] = [1700, 0, 1000];
 /// Connections of the store: as many as there are clients at once.
 const CONNECTIONS: u32 = 8;
-
-/// When histories begin.
-///
-/// # Panics
-/// Never.
-pub fn epoch() -> Timestamp {
-    "2026-11-30T12:00:00Z".parse().unwrap()
-}
 
 /// Both.
 pub struct Pair {
@@ -81,14 +68,7 @@ impl Pair {
     async fn with(mutant: Option<Mutant>, random: Random) -> Self {
         let database = database(server(), &MIGRATIONS).await;
         let mut connection = database.connect().await;
-        connection
-            .execute(
-                "CREATE TABLE test_clock (at timestamptz NOT NULL); INSERT INTO test_clock VALUES (now());
-                GRANT SELECT, UPDATE ON test_clock TO vitrine_api;
-                CREATE OR REPLACE FUNCTION shop.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM public.test_clock';",
-            )
-            .await
-            .unwrap();
+        connection.execute(SET_CLOCK).await.unwrap();
         let mut proxy = JoinSet::new();
         let pool = match mutant {
             None => database.pool(Some("vitrine_api"), CONNECTIONS).await,
@@ -134,27 +114,12 @@ impl Pair {
             },
         );
         let (price, _) = self.shop.add_price(sku, amount, tax).await.unwrap();
-        let offer = Offer {
-            sku: sku.to_owned(),
-            title: sku.to_owned(),
-            seller: "acme".to_owned(),
-            versions: ">=1".to_owned(),
-            grant: Grant::default(),
-            price,
-            amount,
-            tax,
-        };
-        let key = (sku.to_owned(), code.to_owned());
-        self.model.state().offers.insert(key, offer);
+        self.model.sell(sku, price, amount, tax);
     }
 
     /// Sets the clocks of both.
     pub async fn set(&self, now: Timestamp) {
-        sqlx::query("UPDATE test_clock SET at = $1")
-            .bind(now.to_sqlx())
-            .execute(&self.pool)
-            .await
-            .unwrap();
+        set_clock(&self.pool, now).await;
         self.model.state().now = now;
     }
 }

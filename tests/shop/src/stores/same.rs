@@ -5,12 +5,11 @@ use rand::RngExt;
 use vitrine_api::seams::Store;
 
 use super::{
-    Pair,
     command::{Command, LEASE, give},
     drawn::History,
-    epoch,
+    pair::Pair,
 };
-use crate::wire::Mutant;
+use crate::{model::epoch, wire::Mutant};
 
 /// Gives one history of so many commands to both.
 ///
