@@ -161,19 +161,26 @@ fn delivered(house: &House) -> BTreeSet<String> {
 
 /// The writes of one whole life, and the points on both sides of each.
 async fn points(house: &House, proxy: &Proxy) -> Vec<Point> {
-    // The key of receipts is published once a cluster: that write is in no preview's life.
+    // The key of receipts is published once a cluster, and a listing is judged once: those writes are in no preview's life.
     let first = Operator::ready(&house.post, &options(house, "first"), Some(proxy)).await;
     let maps: Api<ConfigMap> = Api::namespaced(house.client.clone(), NAMESPACE);
+    let listings: Api<SkuListing> = Api::namespaced(house.client.clone(), &house.shop);
     let key = SoftwareSigner::from_pem(KEY).unwrap();
-    eventually("the key of receipts is published", PATIENCE, async || {
-        let published = maps.get(KEYS).await.map_err(|error| error.to_string())?.data;
-        let known = published.is_some_and(|keys| keys.contains_key(key.key_id()));
-        if known {
-            Ok(())
-        } else {
-            Err("it is not".to_owned())
-        }
-    })
+    eventually(
+        "the key is published and the listing judged",
+        PATIENCE,
+        async || {
+            let published = maps.get(KEYS).await.map_err(|error| error.to_string())?.data;
+            if !published.is_some_and(|keys| keys.contains_key(key.key_id())) {
+                return Err("the key is not published".to_owned());
+            }
+            let listing = listings.get(LISTING).await.map_err(|error| error.to_string())?;
+            match listing.status {
+                Some(status) if status.observed_generation == listing.metadata.generation => Ok(()),
+                status => Err(format!("the listing's status: {status:?}")),
+            }
+        },
+    )
     .await;
     drop(first);
     proxy.take_seen();
