@@ -29,7 +29,7 @@ use vitrine_commerce::{
     note::{BadKey, NamedKey},
 };
 use vitrine_service::{
-    Addresses, Crowd, Database, Metrics, NotServed, Readiness, ended, serve, watch_schema,
+    Addresses, Callers, Crowd, Database, Metrics, NotServed, Readiness, ended, serve, watch_schema,
 };
 
 #[derive(Parser)]
@@ -231,7 +231,7 @@ fn secret(file: &std::path::Path) -> Result<String, Error> {
 }
 
 fn main() -> ExitCode {
-    vitrine_service::run(run(Arguments::parse().program))
+    vitrine_service::run(env!("CARGO_PKG_NAME"), run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<ExitCode, Error> {
@@ -351,6 +351,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
     let working = tokio::spawn(work::run(Arc::new(bench), arguments.workers, ended.clone()));
     serve(
         http::routes(counter),
+        Callers::Anybody,
         arguments.addresses,
         readiness,
         metrics,

@@ -9,7 +9,7 @@ use vitrine_finance::{
     replay::{ReplayError, replay},
 };
 use vitrine_service::{
-    Addresses, Database, Metrics, NotServed, Readiness, Seal, Token, ended, serve, watch_schema,
+    Addresses, Callers, Database, Metrics, NotServed, Readiness, Seal, Token, ended, serve, watch_schema,
 };
 
 /// Connections to the database: one writes, others read.
@@ -83,7 +83,7 @@ enum Error {
 }
 
 fn main() -> ExitCode {
-    vitrine_service::run(run(Arguments::parse().program))
+    vitrine_service::run(env!("CARGO_PKG_NAME"), run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<(), Error> {
@@ -114,7 +114,15 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
     let (ledger, writer) = Ledger::new(pool.clone(), seal);
     let writing = tokio::spawn(writer.run());
     let finance = Finance { ledger, pool, token };
-    serve(routes(finance), arguments.addresses, readiness, metrics, ended).await?;
+    serve(
+        routes(finance),
+        Callers::Ours,
+        arguments.addresses,
+        readiness,
+        metrics,
+        ended,
+    )
+    .await?;
     // All who could ask are gone: it ends once it has written what they asked for.
     let _ = writing.await;
     Ok(())

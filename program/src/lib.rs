@@ -5,5 +5,5 @@ mod logging;
 mod signals;
 
 pub use health::{NotServed, Readiness, listen, serve};
-pub use logging::logging;
+pub use logging::{Beside, logging, logging_beside};
 pub use signals::until_told;

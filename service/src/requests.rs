@@ -1,16 +1,16 @@
 //! Each request has an id: its caller's, or one of ours. It is in the answer, in the log and in every problem. Touches the log.
 
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 use vitrine_commerce::pan;
 
-use crate::problem::Problem;
+use crate::{problem::Problem, traces};
 
 /// The header.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,8 +22,17 @@ fn is_sound(id: &str) -> bool {
     (1..=LONGEST).contains(&id.len()) && id.bytes().all(is_plain) && !pan::is_in(id)
 }
 
-/// Gives each request its id.
-pub(crate) async fn with_id(request: Request, next: Next) -> Response {
+/// Who calls a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Anybody. What they say of traces is not believed: they could fill any.
+    Anybody,
+    /// Services of ours, whose traces go on.
+    Ours,
+}
+
+/// Gives each request its id, and its span.
+pub(crate) async fn with_id(State(callers): State<Callers>, request: Request, next: Next) -> Response {
     let said = request
         .headers()
         .get(&REQUEST_ID)
@@ -36,8 +45,15 @@ pub(crate) async fn with_id(request: Request, next: Next) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or("none", MatchedPath::as_str);
-    let span = tracing::info_span!("request", id, method = %request.method(), route);
-    let mut response = next.run(request).instrument(span).await;
+    let method = request.method();
+    let name = format!("{method} {route}");
+    let span = tracing::info_span!("request", id, %method, route, otel.name = name, otel.kind = "server", status = Empty);
+    if callers == Callers::Ours {
+        traces::go_on(&span, request.headers());
+    }
+    let asked = span.clone();
+    let mut response = next.run(request).instrument(asked).await;
+    span.record("status", response.status().as_u16());
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
         problem.instance = Some(format!("urn:request:{id}"));
         let headers = std::mem::take(response.headers_mut());

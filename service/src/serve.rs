@@ -10,9 +10,15 @@ use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware};
 use clap::Args;
 use tokio::sync::watch;
 use tower_http::timeout::TimeoutLayer;
-use vitrine_program::{NotServed, Readiness, listen, logging, until_told};
+use vitrine_program::{NotServed, Readiness, listen, logging_beside, until_told};
 
-use crate::{metrics, metrics::Metrics, problem::Problem, requests};
+use crate::{
+    metrics,
+    metrics::Metrics,
+    problem::Problem,
+    requests::{self, Callers},
+    traces::Traces,
+};
 
 /// Of a body, in bytes, where a route says nothing else.
 const LARGEST_BODY: usize = 1 << 20;
@@ -42,14 +48,27 @@ pub fn ended() -> watch::Receiver<bool> {
     told
 }
 
-/// A program of the shop: its log, its runtime, and what it says when it fails.
-pub fn run<T: Termination, E: std::fmt::Display>(program: impl Future<Output = Result<T, E>>) -> ExitCode {
-    logging();
+/// A program of the shop by its name: its log, its traces, its runtime, and what it says when it fails.
+pub fn run<T: Termination, E: std::fmt::Display>(
+    name: &'static str,
+    program: impl Future<Output = Result<T, E>>,
+) -> ExitCode {
+    let traces = match Traces::wanted(name) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("failed to set up traces (OTEL_EXPORTER_OTLP_…): {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    logging_beside(traces.as_ref().map(Traces::beside));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ran = match runtime {
         Ok(runtime) => runtime.block_on(program).map_err(|error| error.to_string()),
         Err(error) => Err(format!("failed to start the runtime: {error}")),
     };
+    if let Some(traces) = traces {
+        traces.end();
+    }
     match ran {
         Ok(done) => done.report(),
         Err(error) => {
@@ -65,12 +84,13 @@ pub fn run<T: Termination, E: std::fmt::Display>(program: impl Future<Output = R
 /// If a port cannot be taken.
 pub async fn serve(
     routes: Router,
+    callers: Callers,
     addresses: Addresses,
     readiness: Readiness,
     metrics: Metrics,
     ended: watch::Receiver<bool>,
 ) -> Result<(), NotServed> {
-    let callers = listen(addresses.listen).await?;
+    let listener = listen(addresses.listen).await?;
     let watching = watching(addresses.metrics, readiness.clone(), metrics.clone());
     let lingering = async move {
         until(ended).await;
@@ -78,7 +98,7 @@ pub async fn serve(
         tokio::time::sleep(LINGERS).await;
     };
     let served = async {
-        axum::serve(callers, layered(routes, metrics))
+        axum::serve(listener, layered(routes, callers, metrics))
             .with_graceful_shutdown(lingering)
             .await
             .map_err(|source| NotServed {
@@ -106,7 +126,7 @@ async fn until(mut ended: watch::Receiver<bool>) {
 }
 
 /// Routes as a service answers them: each request with its id, a limit to its body and its time, and counted; and problems where there is no route.
-pub fn layered(routes: Router, metrics: Metrics) -> Router {
+pub fn layered(routes: Router, callers: Callers, metrics: Metrics) -> Router {
     routes
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "route-unknown", "there is nothing here"))
         .method_not_allowed_fallback(async || {
@@ -122,5 +142,5 @@ pub fn layered(routes: Router, metrics: Metrics) -> Router {
             PATIENCE,
         ))
         .layer(middleware::from_fn_with_state(metrics, metrics::counted))
-        .layer(middleware::from_fn(requests::with_id))
+        .layer(middleware::from_fn_with_state(callers, requests::with_id))
 }

@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use vitrine_commerce::note::NamedKey;
-use vitrine_service::{Addresses, Database, Metrics, NotServed, Readiness, Seal, Token, ended, serve};
+use vitrine_service::{
+    Addresses, Callers, Database, Metrics, NotServed, Readiness, Seal, Token, ended, serve,
+};
 use vitrine_signer::http::{Desk, routes};
 
 /// Connections to the database: each signature reads one row.
@@ -83,7 +85,7 @@ impl Keys {
 }
 
 fn main() -> ExitCode {
-    vitrine_service::run(run(Arguments::parse().program))
+    vitrine_service::run(env!("CARGO_PKG_NAME"), run(Arguments::parse().program))
 }
 
 async fn run(program: Program) -> Result<(), Error> {
@@ -114,6 +116,7 @@ async fn answer(arguments: Serve) -> Result<(), Error> {
     let ended = ended();
     serve(
         routes(desk),
+        Callers::Ours,
         arguments.addresses,
         Readiness::default(),
         Metrics::new(),

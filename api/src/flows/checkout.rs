@@ -1,5 +1,6 @@
 //! A buyer wants to pay: there is one session at which they can, whoever asks, and however often.
 
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -50,10 +51,15 @@ pub async fn place<S: Store, T: Stripe>(
     placing: &Placing,
     actor: &str,
 ) -> Result<Destination, CheckoutError> {
-    match store.place(placing).await? {
-        Some(begun) => go_on(store, stripe, placing.id, actor, begun).await,
-        None => begin(store, stripe, placing.id, actor).await,
-    }
+    let placed = async {
+        match store.place(placing).await? {
+            Some(begun) => go_on(store, stripe, placing.id, actor, begun).await,
+            None => begin(store, stripe, placing.id, actor).await,
+        }
+    };
+    placed
+        .instrument(tracing::info_span!("place", order = %placing.id))
+        .await
 }
 
 /// The session at which an order is paid.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 use vitrine_commerce::facts::UnitId;
 
@@ -62,7 +63,15 @@ pub async fn event<S: Store, T: Stripe>(store: &S, stripe: &T) -> Result<Step, S
     let Some(claim) = store.claim_event(LEASE).await? else {
         return Ok(Step::Idle);
     };
-    fenced(handle(store, stripe, &claim).await)
+    let what = &claim.what;
+    let span = tracing::info_span!(
+        "event",
+        otel.name = what.kind,
+        id = what.id,
+        object = what.object,
+        order = field::Empty
+    );
+    fenced(handle(store, stripe, &claim).instrument(span).await)
 }
 
 /// Whether these handlers have a use for events of a kind.
@@ -88,7 +97,7 @@ async fn handle<S: Store, T: Stripe>(
             return Ok(Step::Done);
         }
         Err(error) => {
-            tracing::warn!(event = claim.what.id, object, %error, "an event is tried again later");
+            tracing::warn!(%error, "an event is tried again later");
             store
                 .put_off_event(claim, asked_to_wait(&error, claim.tries))
                 .await?;
@@ -101,6 +110,7 @@ async fn handle<S: Store, T: Stripe>(
         store.ignore(claim).await?;
         return Ok(Step::Done);
     };
+    Span::current().record("order", field::display(order));
     match store
         .change(order, By::Event(claim), |order, at| {
             observe::apply(order, &observed, at)
@@ -138,25 +148,37 @@ pub async fn job<S: Store, T: Stripe, F: Finance, G: Signer>(
     let Some(claim) = store.claim_job(LEASE).await? else {
         return Ok(Step::Idle);
     };
+    let Job { order, task } = &claim.what;
+    let span = tracing::info_span!("task", otel.name = task.verb(), %task, %order);
+    work(store, stripe, finance, signer, &claim)
+        .instrument(span)
+        .await
+}
+
+async fn work<S: Store, T: Stripe, F: Finance, G: Signer>(
+    store: &S,
+    stripe: &T,
+    finance: &F,
+    signer: &G,
+    claim: &Claim<Job>,
+) -> Result<Step, StoreError> {
     let done = match &claim.what.task {
-        Task::Look(object) => look(store, stripe, &claim, object).await,
-        Task::Send(refund) => send(store, stripe, &claim, *refund).await,
-        Task::Book(key) => book(store, finance, &claim, key).await,
-        Task::License(unit) => license(store, signer, &claim, *unit).await,
+        Task::Look(object) => look(store, stripe, claim, object).await,
+        Task::Send(refund) => send(store, stripe, claim, *refund).await,
+        Task::Book(key) => book(store, finance, claim, key).await,
+        Task::License(unit) => license(store, signer, claim, *unit).await,
         Task::GiveUp => store
-            .change(claim.what.order, By::Job(&claim), |order, _| {
-                attempt::close(order)
-            })
+            .change(claim.what.order, By::Job(claim), |order, _| attempt::close(order))
             .await
             .map(|()| Step::Done),
     };
     match fenced(done) {
         // What somebody else did meanwhile, or what a person has to look at, is not done by trying again soon.
         Err(StoreError::Refused(refusal)) => {
-            tracing::error!(order = %claim.what.order, task = %claim.what.task, %refusal, "a task is refused");
+            tracing::error!(%refusal, "a task is refused");
             fenced(
                 store
-                    .put_off_job(&claim, LONGEST_WAIT)
+                    .put_off_job(claim, LONGEST_WAIT)
                     .await
                     .map(|()| Step::PutOff),
             )
@@ -206,7 +228,7 @@ async fn send<S: Store, T: Stripe>(
     match stripe.make_refund(&call).await {
         Ok(()) => {}
         Err(refused @ Outside::Refused { .. }) => {
-            tracing::warn!(%order, refund = %id, %refused, "a refund is not made");
+            tracing::warn!(%refused, "a refund is not made");
             store
                 .change(order, by, |order, _| refund::refused(order, id))
                 .await?;
@@ -290,7 +312,7 @@ async fn license<S: Store, G: Signer>(
 }
 
 async fn put_off<S: Store>(store: &S, claim: &Claim<Job>, error: &Outside) -> Result<Step, StoreError> {
-    tracing::warn!(order = %claim.what.order, task = %claim.what.task, %error, "a task is tried again later");
+    tracing::warn!(%error, "a task is tried again later");
     store
         .put_off_job(claim, asked_to_wait(error, claim.tries))
         .await?;

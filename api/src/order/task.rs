@@ -34,16 +34,28 @@ impl Task {
             Self::Send(_) | Self::Book(_) | Self::License(_) => Duration::ZERO,
         }
     }
+
+    /// What is done, without for what: the first word of how it is written.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Look(_) => "look",
+            Self::Send(_) => "send",
+            Self::Book(_) => "book",
+            Self::License(_) => "license",
+            Self::GiveUp => "give-up",
+        }
+    }
 }
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.verb())?;
         match self {
-            Self::Look(object) => write!(f, "look {object}"),
-            Self::Send(refund) => write!(f, "send {refund}"),
-            Self::Book(key) => write!(f, "book {key}"),
-            Self::License(UnitId { line, unit }) => write!(f, "license {line}/{unit}"),
-            Self::GiveUp => f.write_str("give-up"),
+            Self::Look(object) => write!(f, " {object}"),
+            Self::Send(refund) => write!(f, " {refund}"),
+            Self::Book(key) => write!(f, " {key}"),
+            Self::License(UnitId { line, unit }) => write!(f, " {line}/{unit}"),
+            Self::GiveUp => Ok(()),
         }
     }
 }

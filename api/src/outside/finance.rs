@@ -3,7 +3,7 @@
 use reqwest::Client;
 use serde::Deserialize;
 
-use super::read;
+use super::ask;
 use crate::seams::{Finance, Outside};
 
 const WHO: &str = "Finance";
@@ -36,13 +36,11 @@ impl FinanceApi {
         struct Receipts {
             receipts: Vec<String>,
         }
-        let sent = self
+        let request = self
             .client
             .get(format!("{}/ledger/entries?after={after}&limit={most}", self.base))
-            .bearer_auth(&self.token)
-            .send()
-            .await;
-        let said = read(WHO, sent).await?;
+            .bearer_auth(&self.token);
+        let said = ask(WHO, "receipts", request).await?;
         let said: Receipts = serde_json::from_slice(&said).map_err(|error| Outside::Refused {
             who: WHO,
             code: "receipts".to_owned(),
@@ -54,26 +52,19 @@ impl FinanceApi {
 
 impl Finance for FinanceApi {
     async fn post(&self, key: &str, request: &[u8]) -> Result<Vec<u8>, Outside> {
-        let sent = self
+        let request = self
             .client
             .post(format!("{}/ledger/entries", self.base))
             .bearer_auth(&self.token)
             .header("idempotency-key", key)
             .header("content-type", "application/json")
-            .body(request.to_vec())
-            .send()
-            .await;
-        read(WHO, sent).await
+            .body(request.to_vec());
+        ask(WHO, "post", request).await
     }
 
     async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Outside> {
-        let sent = self
-            .client
-            .get(self.entry(key))
-            .bearer_auth(&self.token)
-            .send()
-            .await;
-        match read(WHO, sent).await {
+        let request = self.client.get(self.entry(key)).bearer_auth(&self.token);
+        match ask(WHO, "find", request).await {
             Ok(receipt) => Ok(Some(receipt)),
             Err(Outside::Refused { code, .. }) if code == "entry-unknown" => Ok(None),
             Err(error) => Err(error),

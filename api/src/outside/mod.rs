@@ -6,7 +6,9 @@ pub mod stripe;
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode, header::RETRY_AFTER};
+use reqwest::{RequestBuilder, Response, StatusCode, header::RETRY_AFTER};
+use tracing::{Instrument, Span};
+use vitrine_service::told_on;
 
 use crate::seams::Outside;
 
@@ -27,6 +29,23 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
         .connect_timeout(CONNECT)
         .user_agent("vitrine")
         .build()
+}
+
+/// Asks a service of ours, which goes on with this trace.
+async fn ask(who: &'static str, what: &str, request: RequestBuilder) -> Result<Vec<u8>, Outside> {
+    let asked = async { read(who, request.headers(told_on()).send().await).await };
+    asked.instrument(asking(who, what)).await
+}
+
+/// The span of a question to somebody outside.
+fn asking(who: &'static str, what: &str) -> Span {
+    tracing::info_span!(
+        "ask",
+        otel.name = who,
+        otel.kind = "client",
+        peer.service = who,
+        what
+    )
 }
 
 /// The bytes of a good answer, or what is wrong.

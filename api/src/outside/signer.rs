@@ -4,7 +4,7 @@ use reqwest::Client;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::read;
+use super::ask;
 use crate::seams::{Outside, Signer};
 
 const WHO: &str = "the signer";
@@ -28,14 +28,12 @@ impl SignerApi {
         Self { client, base, token }
     }
 
-    async fn ask(&self, what: String) -> Result<[u8; 64], Outside> {
-        let sent = self
+    async fn signature(&self, what: String) -> Result<[u8; 64], Outside> {
+        let request = self
             .client
             .post(format!("{}/{what}/signature", self.base))
-            .bearer_auth(&self.token)
-            .send()
-            .await;
-        let answer = read(WHO, sent).await?;
+            .bearer_auth(&self.token);
+        let answer = ask(WHO, &what, request).await?;
         let unreadable = |why: String| Outside::Unknown { who: WHO, why };
         let signed: Signed =
             serde_json::from_slice(&answer).map_err(|error| unreadable(error.to_string()))?;
@@ -51,12 +49,12 @@ impl SignerApi {
     /// # Errors
     /// If it does not answer, or says no.
     pub async fn sign_list(&self, sequence: i64) -> Result<[u8; 64], Outside> {
-        self.ask(format!("revocations/{sequence}")).await
+        self.signature(format!("revocations/{sequence}")).await
     }
 }
 
 impl Signer for SignerApi {
     async fn sign(&self, licence: Uuid) -> Result<[u8; 64], Outside> {
-        self.ask(format!("licences/{licence}")).await
+        self.signature(format!("licences/{licence}")).await
     }
 }

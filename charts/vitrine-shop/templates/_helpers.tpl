@@ -67,7 +67,7 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{/* Takes (dict "root" $ "database" "api"). */}}
+{{/* Takes (dict "root" $ "database" "api" "traces" true): spans are of those alone who answer somebody. */}}
 {{- define "shop.env" -}}
 - name: RUST_LOG
   value: {{ .root.Values.logLevel | quote }}
@@ -80,6 +80,10 @@ securityContext:
     secretKeyRef:
       name: {{ index .root.Values.databases .database }}
       key: url
+{{- if and .traces .root.Values.traces.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .root.Values.traces.endpoint | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "shop.probes" -}}
@@ -166,5 +170,8 @@ readinessProbe:
 {{- end -}}
 {{- if and (not .Values.finance.url) (or (not .Values.finance.keySecret) (not .Values.databases.finance)) -}}
 {{- fail "finance.keySecret and databases.finance are required for the Finance of this chart; or set finance.url to another one's address" -}}
+{{- end -}}
+{{- if and .Values.traces.endpoint (not .Values.networkPolicy.traces) -}}
+{{- fail "networkPolicy.traces is required with traces.endpoint: without a way there all spans are lost" -}}
 {{- end -}}
 {{- end }}

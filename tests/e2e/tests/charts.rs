@@ -39,6 +39,8 @@ const EVERYTHING_OF_THE_SHOP: &[&str] = &[
     "api.service.annotations.a=b",
     "stripe.account=acct_1",
     "networkPolicy.apiServerCidrs={192.0.2.1/32}",
+    "traces.endpoint=http://collector.observability:4318",
+    "networkPolicy.traces[0].ports[0].port=4318",
 ];
 /// The same with a Finance of somebody else's.
 const OTHER_FINANCE: &[&str] = &[
@@ -772,6 +774,28 @@ fn keys_and_tokens_are_mounted_where_they_are_used_and_nowhere_else() {
 }
 
 #[test]
+fn spans_are_sent_by_those_who_answer_somebody_and_have_a_way() {
+    let of = |set: &[&str], has: &dyn Fn(&Value) -> bool| -> Vec<String> {
+        let rendered = documents(&shop(set).unwrap());
+        let names = rendered.iter().filter(|document| has(document));
+        let mut names: Vec<_> = names
+            .map(|document| document["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let sends = |document: &Value| {
+        let pod = pod_template(document).to_string();
+        pod.contains("OTEL_EXPORTER_OTLP_ENDPOINT")
+    };
+    let may = |document: &Value| document["spec"]["egress"].to_string().contains("4318");
+    let parts = ["vitrine-api", "vitrine-finance", "vitrine-signer"];
+    assert_eq!(of(EVERYTHING_OF_THE_SHOP, &sends), parts);
+    assert_eq!(of(EVERYTHING_OF_THE_SHOP, &may), parts);
+    assert!(of(&[], &sends).is_empty());
+}
+
+#[test]
 fn a_shop_that_cannot_work_is_refused_by_name() {
     for (set, says) in [
         ("shop=", "at '/shop'"),
@@ -790,6 +814,10 @@ fn a_shop_that_cannot_work_is_refused_by_name() {
         ("finance.keySecret=", "finance.keySecret and databases.finance"),
         ("networkPolicy.database=null", "at '/networkPolicy'"),
         ("reconcile.schedule=daily", "at '/reconcile/schedule'"),
+        (
+            "traces.endpoint=http://collector.observability:4318",
+            "networkPolicy.traces is required",
+        ),
         ("api.replicas=0", "at '/api/replicas'"),
         ("image.digest=latest", "at '/image/digest'"),
     ] {

@@ -50,9 +50,18 @@ pub fn program(folder: &str) -> PathBuf {
 /// # Panics
 /// If it cannot be started.
 pub fn spawn(program: &Path, arguments: &[String]) -> Child {
+    spawn_with(program, arguments, &[])
+}
+
+/// The same with variables.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn spawn_with(program: &Path, arguments: &[String], variables: &[(&str, &str)]) -> Child {
     Command::new(program)
         .args(arguments)
         .env("RUST_LOG", "error")
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

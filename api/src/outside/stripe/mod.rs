@@ -12,12 +12,13 @@ use std::sync::{
 use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder, header::DATE};
 use serde_json::Value;
+use tracing::Instrument;
 
 use self::{
     budget::{Budget, Class},
     reading::{Ask, drifted},
 };
-use super::read;
+use super::{asking, read};
 use crate::{
     order::{Call, Session},
     seams::{EventPage, Outside, Read, Stripe},
@@ -68,7 +69,7 @@ impl StripeApi {
         self.ahead.load(Ordering::Relaxed)
     }
 
-    async fn send(&self, class: Class, request: RequestBuilder) -> Result<Value, Outside> {
+    async fn send(&self, class: Class, path: &str, request: RequestBuilder) -> Result<Value, Outside> {
         let sent = async {
             let sent = request
                 .bearer_auth(&self.key)
@@ -85,6 +86,7 @@ impl StripeApi {
             }
             read(WHO, sent).await
         };
+        let sent = sent.instrument(asking(WHO, path));
         let said = self.budget.through(class, sent).await?;
         serde_json::from_slice(&said).map_err(drifted)
     }
@@ -96,14 +98,14 @@ impl StripeApi {
             .header("idempotency-key", &call.key)
             .header("content-type", "application/x-www-form-urlencoded")
             .body(call.body.clone());
-        self.send(class, request).await
+        self.send(class, &call.path, request).await
     }
 }
 
 impl Ask for StripeApi {
     async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, Outside> {
         let request = self.client.get(format!("{}{path}", self.base));
-        self.send(self.class, request.query(parameters)).await
+        self.send(self.class, path, request.query(parameters)).await
     }
 }
 
