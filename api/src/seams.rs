@@ -79,6 +79,34 @@ pub struct Event {
     pub created: Timestamp,
 }
 
+/// Names of Stripe's have at most so many bytes
+/// (<https://docs.stripe.com/upgrades#what-changes-does-stripe-consider-to-be-backward-compatible>).
+const LONGEST_NAME: usize = 255;
+
+/// An event that cannot be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its {0} is no name: 1 to 255 bytes without control characters")]
+pub struct BadName(&'static str);
+
+impl Event {
+    /// The same, if it can be kept: what it is called by are names.
+    ///
+    /// # Errors
+    /// What of it is none.
+    pub fn sound(self) -> Result<Self, BadName> {
+        let names = [
+            ("id", &self.id),
+            ("type", &self.kind),
+            ("object's id", &self.object),
+        ];
+        let is_bad =
+            |name: &str| !(1..=LONGEST_NAME).contains(&name.len()) || name.contains(char::is_control);
+        let bad = names.into_iter().find(|(_, name)| is_bad(name));
+        bad.map_or(Ok(()), |(what, _)| Err(BadName(what)))?;
+        Ok(self)
+    }
+}
+
 /// Some of Stripe's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventPage {

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vitrine_commerce::pan;
 
 use crate::problem::Problem;
@@ -33,6 +33,23 @@ pub struct Path<T>(pub T);
 #[derive(Clone, Copy, Debug, FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub struct Query<T>(pub T);
+
+/// A caller's text, in which there are no control characters but line breaks and tabs: Postgres takes no NUL, and a log no escapes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Text(pub String);
+
+impl TryFrom<String> for Text {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let is_odd = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
+        if text.contains(is_odd) {
+            return Err("a text with a control character in it");
+        }
+        Ok(Self(text))
+    }
+}
 
 /// Code and title of the same thing for every kind of body.
 const TOO_LARGE: (&str, &str) = ("body-too-large", "the body is too large");

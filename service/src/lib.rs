@@ -11,14 +11,17 @@ mod requests;
 mod schema;
 mod seal;
 mod serve;
+mod traces;
 
 pub use bearer::{BadToken, Token, known};
 pub use crowd::{Crowd, with_room};
 pub use database::Database;
-pub use extract::{Json, Path, Query};
+pub use extract::{Json, Path, Query, Text};
 pub use metrics::Metrics;
 pub use problem::Problem;
+pub use requests::Callers;
 pub use schema::watch_schema;
 pub use seal::{BadSeal, NotSigned, Seal};
 pub use serve::{Addresses, ended, layered, run, serve, watching};
+pub use traces::told_on;
 pub use vitrine_program::{NotServed, Readiness};

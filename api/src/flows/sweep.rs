@@ -23,7 +23,14 @@ pub async fn sweep<S: Store, T: Stripe>(store: &S, stripe: &T, since: Timestamp)
     let (mut new, mut last) = (0, None);
     loop {
         let page = stripe.events(since, last.as_deref()).await?;
+        let before = last;
         last = page.events.last().map(|event| event.id.clone());
+        if page.has_more && last.is_some() && last == before {
+            return Err(SweepError::Stripe(Outside::Unknown {
+                who: "Stripe",
+                why: "its list of events does not go on".to_owned(),
+            }));
+        }
         // What an event says is read anew: its own bytes are not kept.
         let told = page.events.into_iter().map(|event| {
             let digest = vitrine_commerce::sha256(&event.id);

@@ -98,6 +98,9 @@ pub async fn receive<S: Store>(
         kind: text(&told.kind),
         created,
     };
+    let event = event
+        .sound()
+        .map_err(|error| Rejected::Shape(error.to_string()))?;
     let told = [(event, vitrine_commerce::sha256(body))];
     Ok(store.receive(&told).await? > 0)
 }

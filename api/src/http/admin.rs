@@ -8,7 +8,7 @@ use vitrine_commerce::{
     money::{Money, MoneyError},
     price::Tax,
 };
-use vitrine_service::{Json, Problem};
+use vitrine_service::{Json, Problem, Text};
 
 use super::{Counter, problems};
 use crate::identity::Admin;
@@ -18,7 +18,8 @@ use crate::identity::Admin;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PriceRequest {
     /// What.
-    sku: String,
+    #[schema(value_type = String)]
+    sku: Text,
     /// Minor units, not negative.
     minor: i64,
     /// ISO 4217.
@@ -72,7 +73,7 @@ pub(super) async fn price(
     };
     let made = counter
         .shop
-        .add_price(&request.sku, Money::new(request.minor, currency), tax)
+        .add_price(&request.sku.0, Money::new(request.minor, currency), tax)
         .await;
     let (price, version) = made.map_err(|error| problems::store(&error))?;
     Ok((StatusCode::CREATED, Json(PriceMade { price, version })))

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vitrine_commerce::{money::Money, pan};
-use vitrine_service::{Json, Problem};
+use vitrine_service::{Json, Problem, Text};
 
 use super::{
     Counter, problems,
@@ -38,7 +38,8 @@ pub(super) struct CheckoutRequest {
 #[serde(deny_unknown_fields)]
 pub(super) struct Item {
     /// Which.
-    sku: String,
+    #[schema(value_type = String)]
+    sku: Text,
     /// How many, 1 to 1000.
     quantity: u32,
 }
@@ -79,7 +80,7 @@ pub(super) async fn checkout(
     let texts = request
         .items
         .iter()
-        .map(|item| item.sku.as_str())
+        .map(|item| item.sku.0.as_str())
         .chain([request.currency.as_str()]);
     no_card_numbers(texts)?;
     let currency = request
@@ -98,7 +99,7 @@ pub(super) async fn checkout(
         .items
         .into_iter()
         .map(|item| Want {
-            sku: item.sku,
+            sku: item.sku.0,
             quantity: item.quantity,
         })
         .collect();

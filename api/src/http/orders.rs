@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 use vitrine_commerce::facts::UnitId;
-use vitrine_service::{Json, Path, Problem, Query};
+use vitrine_service::{Json, Path, Problem, Query, Text};
 
 use super::{
     Counter,
@@ -112,7 +112,8 @@ pub(super) struct RefundRequest {
     #[serde(default)]
     units: Vec<UnitRef>,
     /// Why.
-    reason: String,
+    #[schema(value_type = String)]
+    reason: Text,
 }
 
 /// A refund that is on its way.
@@ -139,8 +140,9 @@ pub(super) async fn refund(
     Json(request): Json<RefundRequest>,
 ) -> Result<(StatusCode, Json<RefundView>), Problem> {
     let order = person.order(&counter.shop, id).await?.order;
-    no_card_numbers([request.reason.as_str()])?;
-    if request.reason.trim().is_empty() || request.reason.chars().count() > LONGEST_REASON {
+    let reason = request.reason.0;
+    no_card_numbers([reason.as_str()])?;
+    if reason.trim().is_empty() || reason.chars().count() > LONGEST_REASON {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "reason-length",
@@ -158,7 +160,7 @@ pub(super) async fn refund(
             } else {
                 named.clone()
             };
-            refund::ask(order, refund_id, &units, &request.reason, at)
+            refund::ask(order, refund_id, &units, &reason, at)
         })
         .await
         .map_err(|error| problems::store(&error))?;

@@ -7,6 +7,7 @@
 )]
 
 pub mod around;
+pub mod garbage;
 pub mod house;
 pub mod model;
 pub mod postgres;

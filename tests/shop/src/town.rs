@@ -38,7 +38,7 @@ use vitrine_api::{
 };
 use vitrine_commerce::{licence::Grant, money::Money, note::NamedKey, price::Tax};
 use vitrine_finance::{http as finance_http, ledger};
-use vitrine_service::{Crowd, Metrics, Seal, Token, layered};
+use vitrine_service::{Callers, Crowd, Metrics, Seal, Token, layered};
 use vitrine_signer::http as signer_http;
 use vitrine_stripe::{
     server::{Server as StripeServer, Webhooks},
@@ -52,7 +52,7 @@ use crate::{
 };
 
 /// Stripe's secret key.
-pub(crate) const STRIPE_KEY: &str = "sk_test_town";
+pub const STRIPE_KEY: &str = "sk_test_town";
 /// The secret of its webhooks.
 pub const WEBHOOK_SECRET: &str = "whsec_town_town_town_town";
 /// The one before, which still lives while it is rolled.
@@ -248,7 +248,7 @@ impl IdentityProvider {
 async fn serve(servers: &mut JoinSet<()>, routes: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let routes = layered(routes, Metrics::new());
+    let routes = layered(routes, Callers::Ours, Metrics::new());
     servers.spawn(async move { axum::serve(listener, routes).await.unwrap() });
     base
 }
@@ -314,7 +314,7 @@ impl Town {
             shops.push(replica.shop.clone());
             let metrics = Metrics::new();
             let (counter, bench) = replica.parts(&metrics);
-            let routes = layered(http::routes(counter), metrics);
+            let routes = layered(http::routes(counter), Callers::Anybody, metrics);
             around
                 .servers
                 .spawn(async move { axum::serve(listener, routes).await.unwrap() });

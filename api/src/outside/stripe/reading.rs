@@ -162,12 +162,13 @@ pub fn session(json: Value) -> Result<Session, Outside> {
 /// If it has not the shape of one.
 pub fn event(json: Value) -> Result<Event, Outside> {
     let event: EventObject = serde_json::from_value(json).map_err(drifted)?;
-    Ok(Event {
+    let event = Event {
         object: event.data.object.id.unwrap_or_else(|| event.id.clone()),
         id: event.id,
         kind: event.kind,
         created: at(event.created)?,
-    })
+    };
+    event.sound().map_err(drifted)
 }
 
 /// A page of the events since a moment, the newest first. Page by page: what a busy shop's events of three days say is more than its memory.
@@ -259,6 +260,9 @@ async fn find<T: DeserializeOwned>(
     }
 }
 
+/// Of one payment there are not so many refunds or disputes: a list that has more does not end.
+const MOST: usize = 10_000;
+
 /// All pages of a list.
 async fn all<T: DeserializeOwned>(
     stripe: &impl Ask,
@@ -271,6 +275,10 @@ async fn all<T: DeserializeOwned>(
         let page = page(stripe, path, parameters, after).await?;
         let is_last = !page.has_more || page.data.is_empty();
         all.extend(page.data);
+        let goes_on = all.last().is_some_and(|last| last["id"].is_string());
+        if !is_last && (!goes_on || all.len() > MOST) {
+            return Err(drifted("a list goes on after its last object, and ends"));
+        }
         if is_last {
             return all
                 .into_iter()
