@@ -47,14 +47,18 @@ pub enum ListError {
 /// # Errors
 /// If the store or the signer does not answer: tried again.
 pub async fn step(shop: &Shop, signer: &SignerApi, settings: &Settings) -> Result<(), ListError> {
-    let newest = shop.last_list().await?;
-    let now = Timestamp::now();
-    if let Some(unsigned) = newest.as_ref().filter(|list| !list.is_signed) {
-        let signature = signer.sign_list(unsigned.sequence).await?;
-        return Ok(shop.list_signed(unsigned.sequence, &signature).await?);
-    }
-    let Some(due) = due(newest.as_ref(), shop.revoked_changed().await?, now) else {
-        return Ok(());
+    let (newest, now, key) = (
+        shop.last_list().await?,
+        Timestamp::now(),
+        settings.key.to_string(),
+    );
+    let due = match due(newest.as_ref(), shop.revoked_changed().await?, &key, now) {
+        Due::Nothing => return Ok(()),
+        Due::Signature(sequence) => {
+            let signature = signer.sign_list(sequence).await?;
+            return Ok(shop.list_signed(sequence, &signature).await?);
+        }
+        Due::List(sequence) => sequence,
     };
     let revoked = shop.revoked().await?;
     let salt = hex::encode(rand::random::<[u8; 16]>());
@@ -63,26 +67,40 @@ pub async fn step(shop: &Shop, signer: &SignerApi, settings: &Settings) -> Resul
     let list = Revocations::new(due.unsigned_abs(), issued_at, issued_at + VALID, salt, revoked);
     let text = note::text(Revocations::KIND, &list).map_err(|error| ListError::Json(error.to_string()))?;
     // Whoever is first: the sequence is said once.
-    shop.add_list(
-        due,
-        issued_at,
-        issued_at + VALID,
-        &text,
-        &settings.key.to_string(),
-    )
-    .await?;
+    shop.add_list(due, issued_at, issued_at + VALID, &text, &key)
+        .await?;
     Ok(())
 }
 
-/// The number of the list that has to be made, if there has to be one.
-fn due(newest: Option<&List>, changed: Option<Timestamp>, now: Timestamp) -> Option<i64> {
+/// What has to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// The newest list says all there is to say.
+    Nothing,
+    /// The list with this number is to be signed.
+    Signature(i64),
+    /// One with this number is to be made.
+    List(i64),
+}
+
+/// What has to be done, where lists are signed by this key.
+fn due(newest: Option<&List>, changed: Option<Timestamp>, key: &str, now: Timestamp) -> Due {
     let Some(newest) = newest else {
-        return Some(1);
+        return Due::List(1);
     };
+    if !newest.is_signed && newest.key == key {
+        return Due::Signature(newest.sequence);
+    }
+    // Its key was retired before it has signed it, and signs nothing any more. While a shop changes its key, two replicas have one each.
+    let is_nobodys = !newest.is_signed;
     let is_old = newest.issued_at + RENEWED <= now;
-    let has_changed =
-        changed.is_some_and(|changed| changed >= newest.issued_at) && newest.issued_at + APART <= now;
-    (is_old || has_changed).then_some(newest.sequence + 1)
+    let has_changed = changed.is_some_and(|changed| changed >= newest.issued_at);
+    let is_due = is_old || ((has_changed || is_nobodys) && newest.issued_at + APART <= now);
+    if is_due {
+        Due::List(newest.sequence + 1)
+    } else {
+        Due::Nothing
+    }
 }
 
 #[cfg(test)]
@@ -98,13 +116,27 @@ mod tests {
         let list = List {
             sequence: 4,
             issued_at: at(1000),
+            key: "ours".to_owned(),
             is_signed: true,
         };
-        assert_eq!(due(None, None, at(0)), Some(1));
-        assert_eq!(due(Some(&list), None, at(1000)), None);
-        assert_eq!(due(Some(&list), Some(at(999)), at(2000)), None);
-        assert_eq!(due(Some(&list), Some(at(1001)), at(1002)), None);
-        assert_eq!(due(Some(&list), Some(at(1001)), at(1011)), Some(5));
-        assert_eq!(due(Some(&list), None, at(1000 + 12 * 3600)), Some(5));
+        let of = |list: &List, changed, now| due(Some(list), changed, "ours", at(now));
+        assert_eq!(due(None, None, "ours", at(0)), Due::List(1));
+        assert_eq!(of(&list, None, 1000), Due::Nothing);
+        assert_eq!(of(&list, Some(at(999)), 2000), Due::Nothing);
+        assert_eq!(of(&list, Some(at(1001)), 1002), Due::Nothing);
+        assert_eq!(of(&list, Some(at(1001)), 1011), Due::List(5));
+        assert_eq!(of(&list, None, 1000 + 12 * 3600), Due::List(5));
+        let unsigned = List {
+            is_signed: false,
+            ..list
+        };
+        assert_eq!(of(&unsigned, Some(at(1001)), 1011), Due::Signature(4));
+        // By a key that is no more.
+        let nobodys = List {
+            key: "the one before".to_owned(),
+            ..unsigned
+        };
+        assert_eq!(of(&nobodys, None, 1009), Due::Nothing);
+        assert_eq!(of(&nobodys, None, 1010), Due::List(5));
     }
 }

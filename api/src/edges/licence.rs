@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 use uuid::Uuid;
 use vitrine_commerce::{
     facts::{UnitId, may_license},
@@ -12,9 +13,10 @@ use vitrine_commerce::{
 };
 
 use super::{At, Refusal};
-use crate::order::{Licence, Line, Order};
+use crate::order::{Licence, Line, News, Order};
 
-/// A licence's id, if it is to be signed now: its bytes are fixed by then.
+/// A licence's id, if it is to be signed now: its bytes are fixed by then. What was fixed for a key that was retired before it signed them is fixed
+/// anew, for the one that signs now.
 ///
 /// # Errors
 /// If the order has no such unit.
@@ -25,9 +27,12 @@ pub fn freeze(order: &mut Order, unit: UnitId, at: &At<'_>) -> Result<Option<Uui
     if may_license(&order.facts(), unit).is_err() {
         return Ok(None);
     }
-    if let Some(known) = order.licences.get(&unit) {
-        return Ok(known.signature.is_none().then_some(known.id));
-    }
+    let key = at.house.licence_key.to_string();
+    let superseded = match order.licences.get(&unit) {
+        Some(known) if known.signature.is_some() => return Ok(None),
+        Some(known) if known.key == key => return Ok(Some(known.id)),
+        known => known.cloned(),
+    };
     let Some(ack) = order.reserved() else {
         return Ok(None);
     };
@@ -36,12 +41,21 @@ pub fn freeze(order: &mut Order, unit: UnitId, at: &At<'_>) -> Result<Option<Uui
         .map_err(|error| Refusal::Json("a licence", error.to_string()))?;
     let frozen = Licence {
         id: document.id,
-        lookup: LicenceKey::new(at.random),
+        lookup: superseded
+            .as_ref()
+            .map_or_else(|| LicenceKey::new(at.random), |old| old.lookup),
         ack: ack.id,
         text,
-        key: at.house.licence_key.to_string(),
+        key,
         signature: None,
     };
+    if let Some(old) = superseded {
+        order.news.push(News {
+            kind: "licence.superseded",
+            actor: at.actor.to_owned(),
+            body: json!({"licence": old.id, "key": old.key, "sha256": vitrine_commerce::sha256(&old.text)}),
+        });
+    }
     order.licences.insert(unit, frozen);
     Ok(Some(document.id))
 }

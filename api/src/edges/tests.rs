@@ -594,6 +594,47 @@ fn nothing_is_licensed_while_a_refund_is_on_its_way() {
 }
 
 #[test]
+fn what_a_retired_key_has_not_signed_is_fixed_anew_and_what_it_has_signed_stays() {
+    let mut shop = Shop::new();
+    let mut order = shop.order(1000);
+    let session = shop.session(&mut order);
+    shop.see(&mut order, &paid(&session, 1, "pi_1", 3700));
+    shop.books_all(&mut order);
+    let (signed, fixed) = (unit(0, 0), unit(0, 1));
+    for unit in [signed, fixed] {
+        shop.take(&mut order, |order, at| licence::freeze(order, unit, at))
+            .unwrap();
+    }
+    let signature = shop.licences.sign(&order.licences[&signed].text).unwrap();
+    shop.take(&mut order, |order, _| licence::signed(order, signed, &signature))
+        .unwrap();
+    let before = order.licences.clone();
+    // A key of the same name, as a shop changes it; and time has passed.
+    shop.licences = seal("shop.example/licence", 9);
+    shop.house.licence_key = shop.licences.key().clone();
+    shop.now += jiff::SignedDuration::from_hours(1);
+    let late = seal("shop.example/licence", 2)
+        .sign(&before[&fixed].text)
+        .unwrap();
+    shop.licenses_all(&mut order);
+    assert_eq!(order.licences[&signed], before[&signed]);
+    let (old, new) = (&before[&fixed], &order.licences[&fixed]);
+    assert_eq!((old.id, old.lookup, old.ack), (new.id, new.lookup, new.ack));
+    assert!(old.text != new.text && new.key == shop.licences.key().to_string());
+    let told = order.news.iter().filter(|news| news.kind == "licence.superseded");
+    assert_eq!(told.count(), 1);
+    // What the old key has signed after all is nobody's licence.
+    let mut order = Order {
+        licences: before,
+        ..order
+    };
+    shop.take(&mut order, |order, at| licence::freeze(order, fixed, at))
+        .unwrap();
+    let refused = shop.take(&mut order, |order, _| licence::signed(order, fixed, &late));
+    assert!(matches!(refused, Err(Refusal::Signature(_))), "{refused:?}");
+}
+
+#[test]
 fn a_refund_from_the_dashboard_takes_all_or_waits_for_a_person() {
     let mut shop = Shop::new();
     let mut order = shop.completed();

@@ -48,6 +48,14 @@ impl Keys {
         }
     }
 
+    /// Those that were before: licences are signed by another one now.
+    pub fn before() -> Self {
+        Self {
+            licences: seal("shop.example/licence", 12),
+            ..Self::default()
+        }
+    }
+
     /// The shop that they are of.
     pub fn house(&self) -> House {
         House {

@@ -189,7 +189,9 @@ pub struct List {
     pub sequence: i64,
     /// When it was made.
     pub issued_at: Timestamp,
-    /// Whether it is signed.
+    /// By which key it is to be signed.
+    pub key: String,
+    /// Whether it is.
     pub is_signed: bool,
 }
 
@@ -200,7 +202,7 @@ impl Shop {
     /// If the database does not answer.
     pub async fn last_list(&self) -> Result<Option<List>> {
         let row = sqlx::query!(
-            "SELECT sequence, issued_at AS \"issued_at: jiff_sqlx::Timestamp\", signature IS NOT NULL AS \"is_signed!\"
+            "SELECT sequence, issued_at AS \"issued_at: jiff_sqlx::Timestamp\", key, signature IS NOT NULL AS \"is_signed!\"
             FROM shop.revocation_lists ORDER BY sequence DESC LIMIT 1"
         )
         .fetch_optional(&self.pool)
@@ -209,6 +211,7 @@ impl Shop {
         Ok(row.map(|row| List {
             sequence: row.sequence,
             issued_at: row.issued_at.to_jiff(),
+            key: row.key,
             is_signed: row.is_signed,
         }))
     }

@@ -492,6 +492,17 @@ async fn licence(
         .await
         .map_err(database)?;
     }
+    if was.is_some_and(|was| (&was.text, &was.key) != (&licence.text, &licence.key)) {
+        sqlx::query!(
+            "UPDATE shop.licences SET payload = $2, key = $3 WHERE id = $1 AND signature IS NULL",
+            licence.id,
+            licence.text,
+            licence.key
+        )
+        .execute(&mut *connection)
+        .await
+        .map_err(database)?;
+    }
     if let Some(signature) = &licence.signature {
         sqlx::query!(
             "UPDATE shop.licences SET signature = $2, signed_at = clock_timestamp() WHERE id = $1 AND signature IS NULL",

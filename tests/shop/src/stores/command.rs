@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use uuid::Uuid;
 use vitrine_api::{
     edges::{
-        attempt, finance, licence,
+        At, House, attempt, finance, licence,
         observe::{self, Observed},
         refund,
     },
-    order::Session,
+    order::{Order, Session},
     seams::{By, Claim, Event, Job, Placing, Store, StoreError},
 };
-use vitrine_commerce::facts::UnitId;
+use vitrine_commerce::{facts::UnitId, note::NamedKey};
 
 /// How long what is claimed is nobody else's.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -30,6 +30,8 @@ pub enum Command {
     SeeBy(Claim<Event>, Uuid, Observed),
     Acknowledge(Uuid, String, Vec<u8>),
     Freeze(Uuid, UnitId),
+    /// For a key that is retired later.
+    FreezeFor(NamedKey, Uuid, UnitId),
     Sign(Uuid, UnitId, [u8; 64]),
     Refund(Uuid, Uuid, BTreeSet<UnitId>),
     Name(Uuid, Uuid, BTreeSet<UnitId>),
@@ -94,6 +96,16 @@ pub async fn give<S: Store>(store: &S, command: &Command) -> String {
                 .change(order, by, |order, at| licence::freeze(order, unit, at))
                 .await,
         ),
+        Command::FreezeFor(key, order, unit) => {
+            let freeze = |order: &mut Order, at: &At<'_>| {
+                let house = House {
+                    licence_key: key.clone(),
+                    ..at.house.clone()
+                };
+                licence::freeze(order, unit, &At { house: &house, ..*at })
+            };
+            said(store.change(order, by, freeze).await)
+        }
         Command::Sign(order, unit, signature) => said(
             store
                 .change(order, by, |order, _| licence::signed(order, unit, &signature))

@@ -227,7 +227,11 @@ impl History {
                     _ => None,
                 });
                 let unit = licensable.unwrap_or_else(|| self.unit());
-                Command::Freeze(id, unit)
+                if self.rng.random_bool(0.2) {
+                    Command::FreezeFor(Keys::before().licences.key().clone(), id, unit)
+                } else {
+                    Command::Freeze(id, unit)
+                }
             }
             12 | 13 => match order
                 .licences
