@@ -12,7 +12,14 @@ use std::{
     time::Instant,
 };
 
-use vitrine_shop_tests::simulation::{Cell, Choice, run};
+use vitrine_shop_tests::simulation::{
+    Cell, Choice,
+    cells::{FAULTS, IMPOSSIBLE, gaps},
+    run,
+};
+
+/// From so many histories on, what can happen has to have happened.
+const ENOUGH: u64 = 100_000;
 
 /// What all histories together have come to.
 #[derive(Default)]
@@ -95,14 +102,31 @@ fn main() {
     for (end, times) in &sum.ends {
         println!("| {end} | {times} |");
     }
-    if !sum.wrong.is_empty() {
+    let gaps = gaps(&sum.handled);
+    println!("\n{} cells of that table are filled.", sum.handled.len());
+    for listed in &IMPOSSIBLE {
+        println!(
+            "- {:?} is not handled at {:?}: {}.",
+            listed.kinds, listed.statuses, listed.why
+        );
+    }
+    if !gaps.empty.is_empty() {
+        println!("Empty, and not listed as impossible: {:?}.", gaps.empty);
+    }
+    if !gaps.surprising.is_empty() {
+        println!(
+            "Filled, and listed as impossible or nowhere: {:?}.",
+            gaps.surprising
+        );
+    }
+    let lacks = !gaps.surprising.is_empty() || (sum.histories >= ENOUGH && !gaps.empty.is_empty());
+    if !sum.wrong.is_empty() || lacks {
         std::process::exit(1);
     }
 }
 
 /// What became of events by their kind and by where their orders stood.
 fn table(handled: &BTreeMap<Cell, u64>) {
-    const FAULTS: [&str; 5] = ["heard", "lost", "unheard", "serialisation failure", "fenced"];
     println!(
         "\n| event | its order | {} |\n|---|---|{}",
         FAULTS.join(" | "),

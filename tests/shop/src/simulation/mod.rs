@@ -3,6 +3,7 @@
 //! the same history.
 
 mod broken;
+pub mod cells;
 mod executor;
 mod oracle;
 mod world;
@@ -489,6 +490,9 @@ async fn banks(world: World, seed: u64) {
             world.act(&match rng.random_range(0..3) {
                 0 => Act::RefundInDashboard(payment.clone(), None),
                 1 => Act::RefundInDashboard(payment.clone(), Some(500)),
+                _ if rng.random_bool(0.3) => {
+                    Act::Dispute(payment.clone(), DisputeStatus::WarningNeedsResponse)
+                }
                 _ => Act::Dispute(payment.clone(), DisputeStatus::NeedsResponse),
             });
         }

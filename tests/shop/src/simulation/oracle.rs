@@ -64,12 +64,16 @@ pub fn moves(stripe: &Stripe) -> Vec<(Act, Act)> {
         let to = |status| Act::Refund(refund.id.clone(), status);
         moves.push((to(RefundStatus::Succeeded), to(RefundStatus::Failed)));
     }
-    for dispute in stripe
-        .disputes()
-        .filter(|dispute| dispute.status == DisputeStatus::NeedsResponse)
-    {
+    for dispute in stripe.disputes() {
+        use DisputeStatus::{Lost, NeedsResponse, UnderReview, WarningClosed, WarningNeedsResponse, Won};
+        let (usual, other) = match dispute.status {
+            WarningNeedsResponse => (WarningClosed, NeedsResponse),
+            NeedsResponse => (Won, UnderReview),
+            UnderReview => (Won, Lost),
+            _ => continue,
+        };
         let to = |status| Act::Settle(dispute.id.clone(), status);
-        moves.push((to(DisputeStatus::Won), to(DisputeStatus::Lost)));
+        moves.push((to(usual), to(other)));
     }
     moves
 }
