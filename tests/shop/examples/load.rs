@@ -19,12 +19,17 @@ use vitrine_shop_tests::{
     around::{Around, spawn},
     town::{CHECKOUT, WEBHOOK_SECRET, session_of, until, wants, within},
 };
-use vitrine_stripe::{sim::Act, webhook::signature};
+use vitrine_stripe::{
+    sim::{Act, Limits},
+    webhook::signature,
+};
 
 /// As many at once as make an order each when nobody waits.
 const AT_ONCE: usize = 32;
 /// Workers of the shop's process.
 const WORKERS: usize = 8;
+/// A bench that takes longer is none.
+const LONGEST: Duration = Duration::from_secs(3_600);
 /// Bytes of the row that the floor writes: about what an order's rows have.
 const ROW: usize = 2_048;
 /// Connections of the floor, as many as the shop has.
@@ -111,8 +116,15 @@ impl Spread {
 }
 
 impl Bench {
-    async fn new(program: &str) -> Self {
-        let around = Around::direct(WORKERS).await;
+    /// A shop that sends Stripe so many requests a second at most, if that is said.
+    async fn new(program: &str, rate: Option<u32>) -> Self {
+        let mut around = Around::direct(WORKERS).await;
+        if let Some(rate) = rate {
+            around
+                .arguments
+                .retain(|said| !said.starts_with("--stripe-rate="));
+            around.arguments.push(format!("--stripe-rate={rate}"));
+        }
         let shop = Running(spawn(program.as_ref(), &around.arguments));
         let client = vitrine_api::outside::client().unwrap();
         let products = format!("{}/api/v1/marketplace/products", around.base);
@@ -179,7 +191,7 @@ impl Bench {
 
     /// Waits until all of these are licensed, and says when each was.
     async fn licensed(&self, orders: &[uuid::Uuid]) -> BTreeMap<uuid::Uuid, Timestamp> {
-        let seen = within(Duration::from_secs(600), async || {
+        let seen = within(LONGEST, async || {
             let rows: Vec<(uuid::Uuid, jiff_sqlx::Timestamp)> = sqlx::query_as(
                 "SELECT order_id, signed_at FROM shop.licences WHERE signed_at IS NOT NULL AND order_id = ANY($1)",
             )
@@ -277,17 +289,51 @@ async fn floor(url: sqlx::postgres::PgConnectOptions, rate: f64, time: Duration)
     Spread::of(written.into_iter().map(|(_, took)| took))
 }
 
+/// So many orders that are paid all at once, at a Stripe that has its usual limits and a shop that knows of the account's: how long until the last
+/// one is licensed, and how often Stripe had to turn the shop away.
+async fn drained(program: &str, orders: usize) {
+    let bench = Bench::new(program, Some(Limits::USUAL.account)).await;
+    let placed: Vec<_> = stream::iter(0..orders)
+        .map(|number| tokio::spawn(bench.order(number)))
+        .buffer_unordered(AT_ONCE)
+        .map(Result::unwrap)
+        .collect()
+        .await;
+    let stripe = &bench.around.stripe;
+    stripe.stripe().limit(Limits::USUAL);
+    bench.pay(&placed);
+    let (asked, begun) = (stripe.asked().len(), Instant::now());
+    stream::iter(&placed)
+        .for_each_concurrent(AT_ONCE, |placed| bench.tell(&placed.session))
+        .await;
+    let told = begun.elapsed().as_secs_f64();
+    let ids: Vec<_> = placed.iter().map(|placed| placed.order).collect();
+    bench.licensed(&ids).await;
+    let (answered, turned_away) = (stripe.asked().len() - asked, stripe.turned_away());
+    println!(
+        "{orders} orders that were paid at once, of which Stripe told within {told:.0} s, are licensed after {:.0} s. Of a Stripe that takes \
+         {} requests a second, {} of each endpoint, {answered} were answered and {turned_away} turned away ({:.1} %).",
+        begun.elapsed().as_secs_f64(),
+        Limits::USUAL.account,
+        Limits::USUAL.endpoint,
+        turned_away as f64 * 100.0 / (answered + turned_away) as f64
+    );
+}
+
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [program, rate, seconds, sizes] = arguments.as_slice() else {
-        panic!("PROGRAM RATE SECONDS SIZE,… and not {arguments:?}");
+    let [program, rate, seconds, sizes, limited] = arguments.as_slice() else {
+        panic!("PROGRAM RATE SECONDS SIZE,… LIMITED and not {arguments:?}");
     };
     let (rate, time) = (
         rate.parse::<f64>().unwrap(),
         Duration::from_secs(seconds.parse().unwrap()),
     );
-    let bench = Bench::new(program).await;
+    if let Ok(orders @ 1..) = limited.parse() {
+        return drained(program, orders).await;
+    }
+    let bench = Bench::new(program, None).await;
     println!("At {rate}/s, open-loop, {seconds} s each; milliseconds from when each was due.\n");
     println!("| | n | p50 | p90 | p99 | most |\n|---|--:|--:|--:|--:|--:|");
     let options = (*bench.around.pool.connect_options()).clone();

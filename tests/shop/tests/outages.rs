@@ -11,7 +11,7 @@ use vitrine_shop_tests::{
     around::CLOCK,
     town::{Plan, Town, until, within},
 };
-use vitrine_stripe::sim::Act;
+use vitrine_stripe::sim::{Act, Limits};
 
 /// Orders that are paid meanwhile.
 const ORDERS: usize = 6;
@@ -114,7 +114,10 @@ async fn a_stripe_that_takes_less_than_was_thought_is_not_stormed() {
         let (order, session) = town.orders(&buyer, "notes", 1).await;
         orders.push((buyer, order, session));
     }
-    town.stripe.stripe().limit(20);
+    town.stripe.stripe().limit(Limits {
+        account: 20,
+        endpoint: 20,
+    });
     let before = town.stripe.asked().len();
     for (_, _, session) in &orders {
         town.stripe.act(&Act::Pay(session.clone())).unwrap();

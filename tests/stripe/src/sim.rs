@@ -132,10 +132,31 @@ pub struct Stripe {
     /// Sessions by when they expire, and answers by since when they are kept: of many, those that are over are found without looking at the others.
     expiring: BTreeSet<(i64, String)>,
     aging: BTreeSet<(i64, String)>,
-    /// How many requests it answers in a second.
-    limit: u32,
-    /// In which second it has answered how many.
-    answered: (i64, u32),
+    limits: Limits,
+    /// In which second it was asked for what how often.
+    asked: (i64, BTreeMap<String, u32>),
+}
+
+/// How many requests are answered in a second; others are turned away (<https://docs.stripe.com/rate-limits>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub account: u32,
+    /// Of each endpoint: a method, and a path without the ids in it.
+    pub endpoint: u32,
+}
+
+impl Limits {
+    /// None.
+    pub const NONE: Self = Self {
+        account: u32::MAX,
+        endpoint: u32::MAX,
+    };
+    /// Those of an account in live mode that has agreed on no others.
+    pub const USUAL: Self = Self {
+        account: 100,
+        endpoint: 25,
+    };
 }
 
 type Answer = Result<Value, Error>;
@@ -157,22 +178,26 @@ impl Stripe {
             kept: BTreeMap::new(),
             expiring: BTreeSet::new(),
             aging: BTreeSet::new(),
-            limit: u32::MAX,
-            answered: (0, 0),
+            limits: Limits::NONE,
+            asked: (0, BTreeMap::new()),
         }
     }
 
-    /// Answers so many requests in a second from now on, and turns others away (<https://docs.stripe.com/rate-limits>).
-    pub const fn limit(&mut self, requests: u32) {
-        self.limit = requests;
+    /// Has these limits from now on.
+    pub const fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
-    const fn is_asked_too_often(&mut self, now: i64) -> bool {
-        if self.answered.0 != now {
-            self.answered = (now, 0);
+    fn is_asked_too_often(&mut self, request: &Request, now: i64) -> bool {
+        if self.limits == Limits::NONE {
+            return false;
         }
-        self.answered.1 = self.answered.1.saturating_add(1);
-        self.answered.1 > self.limit
+        if self.asked.0 != now {
+            self.asked = (now, BTreeMap::new());
+        }
+        let asked = &mut self.asked.1;
+        *asked.entry(endpoint(request)).or_default() += 1;
+        asked[&endpoint(request)] > self.limits.endpoint || asked.values().sum::<u32>() > self.limits.account
     }
 
     /// All events, the oldest first.
@@ -221,7 +246,7 @@ impl Stripe {
         if request.key.as_deref() != Some(&self.account.key) {
             return refused(&Error::unauthorized());
         }
-        if self.is_asked_too_often(now) {
+        if self.is_asked_too_often(request, now) {
             return refused(&Error::too_often());
         }
         let Some(key) = request
@@ -1004,6 +1029,15 @@ impl Stripe {
         }
         Ok(())
     }
+}
+
+/// What is asked for, without which one: ids have an underscore after the kind of their object, and a digit somewhere.
+fn endpoint(request: &Request) -> String {
+    let is_id =
+        |part: &&str| part.contains('_') && part.contains(|character: char| character.is_ascii_digit());
+    let parts = request.path.split('/');
+    let parts: Vec<_> = parts.map(|part| if is_id(&part) { "ID" } else { part }).collect();
+    format!("{} {}", request.method, parts.join("/"))
 }
 
 fn refused(error: &Error) -> Response {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use vitrine_stripe::{
     form,
     object::{DisputeStatus, RefundStatus},
-    sim::{Account, Act, Request, Response, Stripe},
+    sim::{Account, Act, Limits, Request, Response, Stripe},
 };
 
 const KEY: &str = "sk_test_key";
@@ -477,7 +477,10 @@ fn two_accounts_to_which_the_same_happens_are_the_same() {
 #[test]
 fn who_asks_too_often_in_a_second_is_turned_away_until_the_next_one() {
     let mut shop = Shop::new();
-    shop.stripe.limit(2);
+    shop.stripe.limit(Limits {
+        account: 2,
+        endpoint: 2,
+    });
     let statuses = |shop: &mut Shop| {
         let mut ask = || shop.send("GET", "/v1/events", &[], None);
         let answers = [ask(), ask(), ask()];
@@ -487,4 +490,19 @@ fn who_asks_too_often_in_a_second_is_turned_away_until_the_next_one() {
     assert_eq!(statuses(&mut shop), [200, 200, 429]);
     shop.now += 1;
     assert_eq!(statuses(&mut shop), [200, 200, 429]);
+    // An endpoint has less than all together, whichever object is asked for.
+    shop.stripe.limit(Limits {
+        account: 3,
+        endpoint: 1,
+    });
+    shop.now += 1;
+    let mut ask = |path: &str| shop.send("GET", path, &[], None).status;
+    let asked = [
+        "/v1/refunds/re_1",
+        "/v1/refunds/re_2",
+        "/v1/refunds",
+        "/v1/events",
+        "/v1/disputes",
+    ];
+    assert_eq!(asked.map(&mut ask), [404, 429, 200, 429, 429]);
 }

@@ -91,6 +91,9 @@ pub enum Command {
         /// Orders in the database at which it is measured
         #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
         orders: Vec<u64>,
+        /// Instead of all that: so many orders that are paid at once, at a Stripe with its usual limits
+        #[arg(long, default_value_t = 0)]
+        limited: u64,
     },
     /// The gateway beside a bare proxy and a direct connection: requests a second, latencies, memory
     Gateway {
@@ -135,7 +138,8 @@ pub fn run(command: &Command) -> Result<ExitCode, Error> {
             rate,
             seconds,
             orders,
-        } => shop::measure(*rate, *seconds, orders)?,
+            limited,
+        } => shop::measure(*rate, *seconds, orders, *limited)?,
         Command::Gateway { previews, seconds } => {
             let words = ["gateway", &previews.to_string(), &seconds.to_string()];
             numbers::measure(&words, numbers::Nodes::FEW)?

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use vitrine_kit::{Result, program};
 
 /// Runs it; the result is its report in Markdown.
-pub fn measure(rate: f64, seconds: u64, orders: &[u64]) -> Result<String> {
+pub fn measure(rate: f64, seconds: u64, orders: &[u64], limited: u64) -> Result<String> {
     let release = super::released(&[
         "--package=vitrine-api",
         "--package=vitrine-shop-tests",
@@ -15,7 +15,12 @@ pub fn measure(rate: f64, seconds: u64, orders: &[u64]) -> Result<String> {
     let sizes: Vec<_> = orders.iter().map(u64::to_string).collect();
     let mut load = Command::new(release.join("examples/load"));
     load.arg(release.join("vitrine-api"))
-        .args([rate.to_string(), seconds.to_string(), sizes.join(",")])
+        .args([
+            rate.to_string(),
+            seconds.to_string(),
+            sizes.join(","),
+            limited.to_string(),
+        ])
         .stderr(Stdio::inherit());
     program::run_with(&mut load)
 }
