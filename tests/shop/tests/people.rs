@@ -46,15 +46,20 @@ async fn people_of_a_certified_provider_come_in_by_the_token_that_they_get() {
     // A token of the town's own provider, which is another one.
     let other = town.token("alice", &json!({"iss": issuer}));
     assert_eq!(asks(&town, &other, Method::GET, ORDERS, &json!({})).await, 401);
-    // When hers is over, she gets another one; the first time only.
-    let refresh = of(&alice, "refresh_token");
-    let again = [
-        ("grant_type", "refresh_token"),
-        ("refresh_token", refresh.as_str()),
-    ];
-    let next = of(&people.token(&again).await.unwrap(), "access_token");
-    assert!(next != access);
+    // When hers is over, she gets another one; by a refresh token that is for once (RFC 9700, section 4.14.2). Whoever has taken it finds it spent,
+    // and with that all that came of it is over.
+    let refreshes = async |token: &str| {
+        let grant = [("grant_type", "refresh_token"), ("refresh_token", token)];
+        people.token(&grant).await.unwrap()
+    };
+    let first = of(&alice, "refresh_token");
+    let again = refreshes(&first).await;
+    let (next, second) = (of(&again, "access_token"), of(&again, "refresh_token"));
+    assert!(next != access && second != first);
     assert_eq!(asks(&town, &next, Method::GET, ORDERS, &json!({})).await, 200);
+    for spent in [&first, &second] {
+        assert_eq!(refreshes(spent).await["error"], "invalid_grant");
+    }
     // Who runs the shop is who the provider says, with a second factor.
     let price =
         json!({"sku": "notes", "minor": 2500, "currency": "EUR", "taxRatePpm": 190_000, "taxIncluded": true});

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use vitrine_parts::soak;
-use vitrine_shop_tests::town::{OLD_WEBHOOK_SECRET, Plan, Town, WEBHOOK_SECRET, until};
+use vitrine_shop_tests::town::{OLD_WEBHOOK_SECRET, Plan, STRIPE_KEY, Town, WEBHOOK_SECRET, until};
 use vitrine_stripe::{sim::Act, webhook::signature};
 
 const LARGEST: usize = 256 << 10;
@@ -304,5 +304,138 @@ async fn a_buyer_who_comes_back_races_the_webhook_and_one_of_them_is_enough() {
         assert_eq!((told, confirmed), (200, 200), "race {race}: {seen}");
         assert_eq!(until(|| effects(&town, &order)).await, ONCE, "race {race}");
     }
+    town.ends().await;
+}
+
+/// Stripe tells that a session is completed; in its own words of it, or in somebody's.
+fn completed(id: &str, session: &str, said: &str) -> Value {
+    json!({
+        "id": id, "object": "event", "type": "checkout.session.completed", "created": now(), "livemode": false,
+        "data": {"object": {
+            "id": session, "object": "checkout.session", "status": "complete", "payment_status": said, "mode": "payment"
+        }}
+    })
+}
+
+/// Tells of something, and waits until that is handled.
+async fn tell(town: &Town, event: &Value) {
+    let body = event.to_string();
+    let header = signature(&[WEBHOOK_SECRET], body.as_bytes(), now());
+    assert_eq!(send(town, 0, Some(header), body).await, 200, "{event}");
+    until(async || {
+        let open = "SELECT event_id FROM shop.inbox WHERE handled_at IS NULL";
+        let open: Vec<String> = sqlx::query_scalar(open).fetch_all(&town.pool).await.unwrap();
+        if open.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{open:?} are not handled"))
+        }
+    })
+    .await;
+}
+
+async fn stage(town: &Town, who: &str, order: &str) -> Value {
+    let path = format!("/api/v1/marketplace/orders/{order}");
+    town.ask(who, "GET", &path, None, None).await.1["stage"].clone()
+}
+
+/// What a completed session grants is what Stripe has of it when it is asked, and nothing of what the event says (CHK-06); and what money grants that
+/// comes later (CHK-07).
+#[tokio::test]
+async fn a_completed_session_grants_what_stripe_says_of_it_and_no_more() {
+    let mut town = Town::with(1, false).await;
+    let nothing = async |order: &str| {
+        let licences = "SELECT count(*) FROM shop.licences WHERE order_id = $1::text::uuid";
+        let count: i64 = sqlx::query_scalar(licences)
+            .bind(order)
+            .fetch_one(&town.pool)
+            .await
+            .unwrap();
+        count == 0
+    };
+    // Nobody has paid, whatever the event says.
+    let (order, session) = town.orders("alice", "notes", 1).await;
+    tell(&town, &completed("evt_unpaid", &session, "paid")).await;
+    assert_eq!(stage(&town, "alice", &order).await, "pending");
+    assert!(nothing(&order).await);
+    // The money is on its way: it has not come, and then it has.
+    let (late, session) = town.orders("bob", "notes", 1).await;
+    town.stripe.act(&Act::PayLater(session.clone())).unwrap();
+    tell(&town, &completed("evt_late", &session, "paid")).await;
+    assert_eq!(stage(&town, "bob", &late).await, "awaiting_funds");
+    assert!(nothing(&late).await);
+    town.stripe.act(&Act::Arrive(session.clone())).unwrap();
+    let mut arrived = completed("evt_arrived", &session, "unpaid");
+    arrived["type"] = json!("checkout.session.async_payment_succeeded");
+    tell(&town, &arrived).await;
+    assert_eq!(until(|| effects(&town, &late)).await, ONCE);
+    // It does not come: the order can be paid otherwise.
+    let (bounced, session) = town.orders("carol", "notes", 1).await;
+    town.stripe.act(&Act::PayLater(session.clone())).unwrap();
+    tell(&town, &completed("evt_waits", &session, "unpaid")).await;
+    assert_eq!(stage(&town, "carol", &bounced).await, "awaiting_funds");
+    town.stripe.act(&Act::Bounce(session.clone())).unwrap();
+    let mut failed = completed("evt_bounced", &session, "paid");
+    failed["type"] = json!("checkout.session.async_payment_failed");
+    tell(&town, &failed).await;
+    assert_eq!(stage(&town, "carol", &bounced).await, "pending");
+    assert!(nothing(&bounced).await);
+    // Paid; and told again when all of it went back.
+    let (paid, session) = town.orders("dan", "notes", 1).await;
+    town.stripe.act(&Act::Pay(session.clone())).unwrap();
+    tell(&town, &completed("evt_paid", &session, "unpaid")).await;
+    assert_eq!(until(|| effects(&town, &paid)).await, ONCE);
+    let refund = json!({"units": [{"line": 0, "unit": 0}], "reason": "withdrawn"});
+    let path = format!("/api/v1/marketplace/orders/{paid}/refunds");
+    let (status, asked) = town.ask("dan", "POST", &path, Some("r"), Some(refund)).await;
+    assert_eq!(status, 202, "{asked}");
+    town.reaches("dan", &paid, "refunded").await;
+    tell(&town, &completed("evt_paid_again", &session, "paid")).await;
+    assert_eq!(stage(&town, "dan", &paid).await, "refunded");
+    let signed: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM shop.licences WHERE order_id = $1::text::uuid")
+            .bind(&paid)
+            .fetch_one(&town.pool)
+            .await
+            .unwrap();
+    assert_eq!(signed, 1);
+    // Of another shop that has the same account, and of nobody.
+    let of_others = [
+        ("mode", "payment"),
+        ("success_url", "https://other.example/"),
+        ("line_items[0][quantity]", "1"),
+        ("line_items[0][price_data][currency]", "eur"),
+        ("line_items[0][price_data][unit_amount]", "2000"),
+        ("line_items[0][price_data][product_data][name]", "Another shop's"),
+        ("metadata[order]", "0b8b7e0e-0000-4000-8000-000000000000"),
+    ];
+    let of_others = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(of_others)
+        .finish();
+    let made = town
+        .client
+        .post(format!("{}/v1/checkout/sessions", town.stripe.base()))
+        .bearer_auth(STRIPE_KEY)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(of_others)
+        .send()
+        .await
+        .unwrap();
+    let made: Value = serde_json::from_slice(&made.bytes().await.unwrap()).unwrap();
+    let session = made["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    town.stripe.act(&Act::Pay(session.clone())).unwrap();
+    tell(&town, &completed("evt_other", &session, "paid")).await;
+    tell(&town, &completed("evt_nobody", "cs_test_nobody", "paid")).await;
+    let ignored: Vec<String> =
+        sqlx::query_scalar("SELECT event_id FROM shop.inbox WHERE ignored ORDER BY event_id")
+            .fetch_all(&town.pool)
+            .await
+            .unwrap();
+    assert_eq!(ignored, ["evt_nobody", "evt_other"]);
+    let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM shop.orders")
+        .fetch_one(&town.pool)
+        .await
+        .unwrap();
+    assert_eq!(orders, 4);
     town.ends().await;
 }
