@@ -15,7 +15,7 @@ mod traces;
 
 pub use bearer::{BadToken, Token, known};
 pub use crowd::{Crowd, with_room};
-pub use database::Database;
+pub use database::{Database, PLANNED_ONCE};
 pub use extract::{Json, Path, Query, Text};
 pub use metrics::Metrics;
 pub use problem::Problem;

@@ -16,7 +16,7 @@ use crate::{
     flows::checkout::{self, Destination},
     idempotency::Key,
     identity::Person,
-    seams::{Placing, Store},
+    seams::Placing,
 };
 
 /// Lines of an order at most.
@@ -119,9 +119,9 @@ pub(super) async fn checkout(
         .await
         .map_err(|error| problems::checkout(&error))?;
     counter.counters.orders.inc();
-    let order = counter.shop.order(placing.id).await;
-    let order = order.map_err(|error| problems::store(&error))?;
-    sent_to_pay(order.id, order.sum.total, destination).map(|view| (StatusCode::CREATED, Json(view)))
+    let total = counter.shop.total(placing.id).await;
+    let total = total.map_err(|error| problems::store(&error))?;
+    sent_to_pay(placing.id, total, destination).map(|view| (StatusCode::CREATED, Json(view)))
 }
 
 /// Where an order is paid now.

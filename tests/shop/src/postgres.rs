@@ -17,6 +17,7 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 use vitrine_parts::{OWNER, Server};
+use vitrine_service::PLANNED_ONCE;
 
 /// A clock that is set ([`set_clock`]): what leases and waits go by.
 pub const SET_CLOCK: &str = "
@@ -116,6 +117,7 @@ impl Database {
             .after_connect(move |connection, _| {
                 let role = role.clone();
                 Box::pin(async move {
+                    connection.execute(PLANNED_ONCE).await?;
                     if let Some(role) = role {
                         connection.execute(AssertSqlSafe(role)).await?;
                     }

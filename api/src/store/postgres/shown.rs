@@ -196,6 +196,19 @@ pub struct List {
 }
 
 impl Shop {
+    /// What an order comes to.
+    ///
+    /// # Errors
+    /// If there is no such order, or the database does not answer.
+    pub async fn total(&self, id: Uuid) -> Result<Money> {
+        let row = sqlx::query!("SELECT total, currency FROM shop.orders WHERE id = $1", id)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(database)?;
+        let row = row.ok_or_else(|| StoreError::Missing(format!("order {id}")))?;
+        Ok(Money::new(row.total, row.currency.parse().map_err(unreadable)?))
+    }
+
     /// The last revocation list.
     ///
     /// # Errors
