@@ -3,7 +3,7 @@
 use clap::Args;
 use sqlx::{Executor, PgPool, postgres::PgPoolOptions};
 
-/// What a connection is told before anything else. Each statement of a service finds what it is about by a key, so that one plan is good for all: left
+/// What a connection is told before anything else. What a service does often it finds by a key, so that one plan is good for all: left
 /// to itself, Postgres planned the larger ones anew each time, which was a quarter of what the whole shop took of the processors under load. And the
 /// plan is one by the key also where it was made while a table was small.
 pub const PLANNED_ONCE: &str =

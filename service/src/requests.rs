@@ -47,7 +47,8 @@ pub(crate) async fn with_id(State(callers): State<Callers>, request: Request, ne
         .map_or("none", MatchedPath::as_str);
     let method = request.method();
     let name = format!("{method} {route}");
-    let span = tracing::info_span!("request", id, %method, route, otel.name = name, otel.kind = "server", status = Empty);
+    // Of the gravest level, that a log which tells of nothing else says which all the same.
+    let span = tracing::error_span!("request", id, %method, route, otel.name = name, otel.kind = "server", status = Empty);
     if callers == Callers::Ours {
         traces::go_on(&span, request.headers());
     }

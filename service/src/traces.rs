@@ -2,7 +2,7 @@
 //! (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>); for nobody where they name nobody. Touches the network, from threads of its own.
 
 use axum::http::HeaderMap;
-use opentelemetry::{propagation::TextMapPropagator, trace::TracerProvider};
+use opentelemetry::{KeyValue, propagation::TextMapPropagator, trace::TracerProvider};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_otlp::{
     ExporterBuildError, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, SpanExporter,
@@ -20,14 +20,15 @@ const OURS: &str = "vitrine";
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Of a service by this name (`OTEL_SERVICE_NAME` says another one), if anybody wants them.
+    /// Of a service by this name, unless a variable says another one; if anybody wants them.
     ///
     /// # Errors
     /// If the variables make no sense, or there is no TLS to be had.
     pub fn wanted(service: &'static str) -> Result<Option<Self>, ExporterBuildError> {
         let named = [OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT];
-        let is_set = |name: &&str| std::env::var(name).is_ok_and(|address| !address.is_empty());
-        if !named.iter().any(is_set) {
+        let is_off = said("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true")
+            || said("OTEL_TRACES_EXPORTER").eq_ignore_ascii_case("none");
+        if is_off || named.iter().all(|name| said(name).is_empty()) {
             return Ok(None);
         }
         // The process has one already, or has this one from here on.
@@ -57,10 +58,18 @@ impl Traces {
     }
 }
 
+/// What a variable says; nothing if it is not there.
+fn said(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
 /// The service's name, where no variable says it.
-fn named_by(service: &'static str) -> Option<opentelemetry::KeyValue> {
-    let is_said = std::env::var_os("OTEL_SERVICE_NAME").is_some();
-    (!is_said).then(|| opentelemetry::KeyValue::new("service.name", service))
+fn named_by(service: &'static str) -> Option<KeyValue> {
+    let is_said = !said("OTEL_SERVICE_NAME").is_empty()
+        || said("OTEL_RESOURCE_ATTRIBUTES")
+            .split(',')
+            .any(|attribute| attribute.trim_start().starts_with("service.name="));
+    (!is_said).then(|| KeyValue::new("service.name", service))
 }
 
 /// Has a span that nobody has entered go on with its caller's trace (W3C Trace Context).

@@ -64,7 +64,8 @@ pub async fn event<S: Store, T: Stripe>(store: &S, stripe: &T) -> Result<Step, S
         return Ok(Step::Idle);
     };
     let what = &claim.what;
-    let span = tracing::info_span!(
+    // Of the gravest level, that a log which tells of nothing else says which all the same.
+    let span = tracing::error_span!(
         "event",
         otel.name = what.kind,
         id = what.id,
@@ -149,7 +150,7 @@ pub async fn job<S: Store, T: Stripe, F: Finance, G: Signer>(
         return Ok(Step::Idle);
     };
     let Job { order, task } = &claim.what;
-    let span = tracing::info_span!("task", otel.name = task.verb(), %task, %order);
+    let span = tracing::error_span!("task", otel.name = task.verb(), %task, %order);
     work(store, stripe, finance, signer, &claim)
         .instrument(span)
         .await

@@ -86,7 +86,8 @@ impl StripeApi {
             }
             read(WHO, sent).await
         };
-        let sent = sent.instrument(asking(WHO, path));
+        // Made when it is Stripe's turn: what waits for its turn here, or gets none, is nothing that was asked.
+        let sent = async { sent.instrument(asking(WHO, path)).await };
         let said = self.budget.through(class, sent).await?;
         serde_json::from_slice(&said).map_err(drifted)
     }

@@ -54,7 +54,23 @@ pub struct Impossible {
 }
 
 /// All of them, whatever the fault.
-pub const IMPOSSIBLE: [Impossible; 0] = [];
+pub const IMPOSSIBLE: [Impossible; 1] = [Impossible {
+    kinds: &[
+        "charge.dispute.closed",
+        "charge.dispute.created",
+        "charge.dispute.funds_reinstated",
+        "charge.dispute.funds_withdrawn",
+        "charge.dispute.updated",
+        "charge.refunded",
+        "checkout.session.async_payment_succeeded",
+        "payment_intent.succeeded",
+        "refund.created",
+        "refund.failed",
+        "refund.updated",
+    ],
+    statuses: &[Failed],
+    why: "they follow money that has come, and an order is given up only once Stripe has said of each of its sessions that none will",
+}];
 
 /// Why a cell is one that no history can fill.
 pub fn impossible(kind: &str, stood: OrderStatus) -> Option<&'static str> {
