@@ -190,6 +190,10 @@ pub fn open<T: Serialize + DeserializeOwned>(
     }
     let line = signature.strip_prefix(DASH).and_then(|line| line.split_once(' '));
     let (name, encoded) = line.ok_or_else(|| malformed("its last line is no signature"))?;
+    // signed-note, "Signatures": a key's name is not empty, and has neither spaces nor a plus in it.
+    if name.is_empty() || name.contains(|character: char| character == '+' || character.is_whitespace()) {
+        return Err(malformed("its last line names no key"));
+    }
     // Strict: one text is one signature, also where padding bits could differ.
     let bytes = STANDARD
         .decode(encoded)
@@ -322,6 +326,16 @@ pub(crate) mod tests {
             open::<Value>(KIND, renamed.as_bytes(), &keys),
             Err(BadNote::BadSignature(_))
         ));
+        // A name that can be no key's is no signature of somebody unknown.
+        let text = String::from_utf8(note.clone()).unwrap();
+        for bad in ["", "a+b", "a\u{a0}b"] {
+            let renamed = text.replace(&format!("\u{2014} {}", mine.1.name), &format!("\u{2014} {bad}"));
+            let opened = open::<Value>(KIND, renamed.as_bytes(), &keys);
+            assert!(
+                matches!(opened, Err(BadNote::Malformed(_))),
+                "{bad:?}: {opened:?}"
+            );
+        }
         // Nor does what is signed twice, of which one would be unknown.
         let mut twice = note.clone();
         twice.extend_from_slice("\u{2014} else AAAA\n".as_bytes());

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -77,6 +78,15 @@ func open(kind string, text []byte, keys, fields []string, into any) string {
 	if len(lines) != 5 || lines[0] != kind || lines[2] != "" || lines[4] != "" || !strings.HasPrefix(lines[3], "\u2014 ") {
 		return "malformed"
 	}
+	// Go's implementation also takes base64 with stray bits at its end: there is one way to write a signature (RFC 4648, section 3.5), or there
+	// would be a second text of the same licence.
+	encoded := lines[3][strings.LastIndex(lines[3], " ")+1:]
+	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	// A key's id and an Ed25519 signature.
+	const size = 4 + 64
+	if err != nil || base64.StdEncoding.EncodeToString(decoded) != encoded || len(decoded) != size {
+		return "malformed"
+	}
 	var verifiers []note.Verifier
 	for _, key := range keys {
 		verifier, err := note.NewVerifier(key)
@@ -85,7 +95,7 @@ func open(kind string, text []byte, keys, fields []string, into any) string {
 		}
 		verifiers = append(verifiers, verifier)
 	}
-	_, err := note.Open(text, note.VerifierList(verifiers...))
+	_, err = note.Open(text, note.VerifierList(verifiers...))
 	switch err.(type) {
 	case nil:
 	case *note.UnverifiedNoteError:
