@@ -50,7 +50,7 @@ impl NamedKey {
     /// # Errors
     /// If names of signed notes may not be so: empty, with white space, or with `+`.
     pub fn new(name: &str, key: VerifyingKey) -> Result<Self, BadKey> {
-        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') {
+        if !is_name(name) {
             let text = name.to_owned();
             return Err(BadKey {
                 text,
@@ -190,8 +190,7 @@ pub fn open<T: Serialize + DeserializeOwned>(
     }
     let line = signature.strip_prefix(DASH).and_then(|line| line.split_once(' '));
     let (name, encoded) = line.ok_or_else(|| malformed("its last line is no signature"))?;
-    // signed-note, "Signatures": a key's name is not empty, and has neither spaces nor a plus in it.
-    if name.is_empty() || name.contains(|character: char| character == '+' || character.is_whitespace()) {
+    if !is_name(name) {
         return Err(malformed("its last line names no key"));
     }
     // Strict: one text is one signature, also where padding bits could differ.
@@ -211,6 +210,11 @@ pub fn open<T: Serialize + DeserializeOwned>(
         return Err(BadNote::BadSignature(name.to_owned()));
     }
     document(json)
+}
+
+/// Whether this can be a key's name (signed-note, "Signatures").
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
 }
 
 /// Whether a key has signed a text: strict (RFC 8032, section 5.1.7, and no keys or signatures of small order), so that a text has one signature

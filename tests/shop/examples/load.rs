@@ -241,23 +241,37 @@ impl Bench {
         println!("{}", Spread::of(until_licence).row(&of("webhook to licence")));
     }
 
-    /// So many orders as fast as they are taken, and then as fast as they are licensed; orders a second, both.
-    async fn as_fast_as_it_goes(&self, count: usize) -> (f64, f64) {
-        let begun = Instant::now();
-        let placed: Vec<_> = stream::iter(0..count)
+    /// So many orders, as fast as they are taken.
+    async fn place(&self, count: usize) -> Vec<Placed> {
+        stream::iter(0..count)
             .map(|number| tokio::spawn(self.order(number)))
             .buffer_unordered(AT_ONCE)
             .map(Result::unwrap)
             .collect()
+            .await
+    }
+
+    /// Tells that all of these were paid, as fast as that is taken.
+    async fn tell_of_all(&self, placed: &[Placed]) {
+        stream::iter(placed)
+            .for_each_concurrent(AT_ONCE, |placed| self.tell(&placed.session))
             .await;
+    }
+
+    async fn all_licensed(&self, placed: &[Placed]) {
+        let orders: Vec<_> = placed.iter().map(|placed| placed.order).collect();
+        self.licensed(&orders).await;
+    }
+
+    /// So many orders as fast as they are taken, and then as fast as they are licensed; orders a second, both.
+    async fn as_fast_as_it_goes(&self, count: usize) -> (f64, f64) {
+        let begun = Instant::now();
+        let placed = self.place(count).await;
         let taken = count as f64 / begun.elapsed().as_secs_f64();
         self.pay(&placed);
         let begun = Instant::now();
-        stream::iter(&placed)
-            .for_each_concurrent(AT_ONCE, |placed| self.tell(&placed.session))
-            .await;
-        let orders: Vec<_> = placed.iter().map(|placed| placed.order).collect();
-        self.licensed(&orders).await;
+        self.tell_of_all(&placed).await;
+        self.all_licensed(&placed).await;
         (taken, count as f64 / begun.elapsed().as_secs_f64())
     }
 
@@ -293,22 +307,14 @@ async fn floor(url: sqlx::postgres::PgConnectOptions, rate: f64, time: Duration)
 /// one is licensed, and how often Stripe had to turn the shop away.
 async fn drained(program: &str, orders: usize) {
     let bench = Bench::new(program, Some(Limits::USUAL.account)).await;
-    let placed: Vec<_> = stream::iter(0..orders)
-        .map(|number| tokio::spawn(bench.order(number)))
-        .buffer_unordered(AT_ONCE)
-        .map(Result::unwrap)
-        .collect()
-        .await;
+    let placed = bench.place(orders).await;
     let stripe = &bench.around.stripe;
     stripe.stripe().limit(Limits::USUAL);
     bench.pay(&placed);
     let (asked, begun) = (stripe.asked().len(), Instant::now());
-    stream::iter(&placed)
-        .for_each_concurrent(AT_ONCE, |placed| bench.tell(&placed.session))
-        .await;
+    bench.tell_of_all(&placed).await;
     let told = begun.elapsed().as_secs_f64();
-    let ids: Vec<_> = placed.iter().map(|placed| placed.order).collect();
-    bench.licensed(&ids).await;
+    bench.all_licensed(&placed).await;
     let (answered, turned_away) = (stripe.asked().len() - asked, stripe.turned_away());
     println!(
         "{orders} orders that were paid at once, of which Stripe told within {told:.0} s, are licensed after {:.0} s. Of a Stripe that takes \

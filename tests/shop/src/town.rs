@@ -407,6 +407,24 @@ impl Town {
         session.payment_intent.clone().unwrap()
     }
 
+    /// The list of revoked licences, once there is one.
+    pub async fn revocations(&self) -> Vec<u8> {
+        until(async || {
+            let answer = self
+                .client
+                .get(format!("{}/revocations", self.base))
+                .send()
+                .await
+                .unwrap();
+            if answer.status().is_success() {
+                Ok(answer.bytes().await.unwrap().into())
+            } else {
+                Err(answer.status().to_string())
+            }
+        })
+        .await
+    }
+
     /// Waits until a person's order is so far.
     pub async fn reaches(&self, subject: &str, order: &str, stage: &str) -> Value {
         let path = format!("/api/v1/marketplace/orders/{order}");

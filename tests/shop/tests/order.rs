@@ -10,23 +10,6 @@ use vitrine_commerce::licence::{Asked, Code, Remembered, Trust, verify};
 use vitrine_shop_tests::town::{CHECKOUT, IdentityProvider, Town, ask, session_of, until, wants, within};
 use vitrine_stripe::sim::Act;
 
-async fn list(town: &Town) -> Vec<u8> {
-    until(async || {
-        let answer = town
-            .client
-            .get(format!("{}/revocations", town.base))
-            .send()
-            .await
-            .unwrap();
-        if answer.status().is_success() {
-            Ok(answer.bytes().await.unwrap().into())
-        } else {
-            Err(answer.status().to_string())
-        }
-    })
-    .await
-}
-
 fn judged(town: &Town, licence: &str, revocations: &[u8]) -> Code {
     let trust = Trust::read(&town.pinned).unwrap();
     let asked = Asked {
@@ -122,7 +105,7 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
         .map(|one| one["document"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(licences.len(), 2);
-    let before = list(&town).await;
+    let before = town.revocations().await;
     assert!(
         licences
             .iter()
@@ -151,7 +134,7 @@ async fn an_order_is_paid_licensed_verified_refunded_and_refused() {
         "{twice}"
     );
     let codes = until(async || {
-        let now = list(&town).await;
+        let now = town.revocations().await;
         let codes: Vec<_> = licences
             .iter()
             .map(|licence| judged(&town, licence, &now))

@@ -14,7 +14,7 @@ use vitrine_api::{
 use vitrine_parts::soak;
 use vitrine_shop_tests::{
     garbage::Garbage,
-    town::{Town, WEBHOOK_SECRET, until, wants},
+    town::{Town, WEBHOOK_SECRET, wants},
 };
 use vitrine_stripe::{sim::Act, webhook::signature};
 
@@ -85,31 +85,24 @@ fn path_of(garbage: &mut Garbage, path: &str, order: &str) -> String {
     path
 }
 
+/// Has a person buy something, until it is licensed; the order.
+async fn buys(town: &Town, who: &str) -> String {
+    let (order, session) = town.orders(who, "notes", 1).await;
+    town.stripe.act(&Act::Pay(session)).unwrap();
+    let confirm = "/api/v1/marketplace/checkout/confirm";
+    let (status, seen) = town
+        .ask(who, "POST", confirm, None, Some(json!({"order": order})))
+        .await;
+    assert_eq!(status, 200, "{seen}");
+    town.reaches(who, &order, "completed").await;
+    order
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_sent_is_answered_and_nothing_falls_over() {
     let mut town = Town::with(1, false).await;
-    let (order, session) = town.orders("alice", "notes", 1).await;
-    town.stripe.act(&Act::Pay(session)).unwrap();
-    let confirm = "/api/v1/marketplace/checkout/confirm";
-    let confirmed = town
-        .ask("alice", "POST", confirm, None, Some(json!({"order": order})))
-        .await;
-    assert_eq!(confirmed.0, 200, "{}", confirmed.1);
-    town.reaches("alice", &order, "completed").await;
-    until(async || {
-        let list = town
-            .client
-            .get(format!("{}/revocations", town.base))
-            .send()
-            .await
-            .unwrap();
-        if list.status().is_success() {
-            Ok(())
-        } else {
-            Err("there is no revocation list yet".to_owned())
-        }
-    })
-    .await;
+    let order = buys(&town, "alice").await;
+    town.revocations().await;
     let runs_the_shop = json!({"groups": ["vitrine:admins"], "amr": ["mfa"]});
     let (mut taken, mut refused) = (0, 0);
     for (number, good) in all_good(&order).into_iter().enumerate() {
@@ -174,13 +167,7 @@ async fn whatever_is_sent_is_answered_and_nothing_falls_over() {
     eprintln!("{taken} were taken, and {refused} refused");
     assert!(taken > 0 && refused > 0);
     // It goes on as if nothing had been.
-    let (order, session) = town.orders("bob", "notes", 1).await;
-    town.stripe.act(&Act::Pay(session)).unwrap();
-    let confirmed = town
-        .ask("bob", "POST", confirm, None, Some(json!({"order": order})))
-        .await;
-    assert_eq!(confirmed.0, 200, "{}", confirmed.1);
-    town.reaches("bob", &order, "completed").await;
+    buys(&town, "bob").await;
     town.ends().await;
 }
 

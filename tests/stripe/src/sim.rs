@@ -195,9 +195,9 @@ impl Stripe {
         if self.asked.0 != now {
             self.asked = (now, BTreeMap::new());
         }
-        let asked = &mut self.asked.1;
-        *asked.entry(endpoint(request)).or_default() += 1;
-        asked[&endpoint(request)] > self.limits.endpoint || asked.values().sum::<u32>() > self.limits.account
+        let asked = self.asked.1.entry(endpoint(request)).or_default();
+        *asked += 1;
+        *asked > self.limits.endpoint || self.asked.1.values().sum::<u32>() > self.limits.account
     }
 
     /// All events, the oldest first.
